@@ -1,0 +1,46 @@
+# The two commands: `make book` and `make test`. Each works as the first one in a fresh
+# clone, given Python, make and a package index; `make help` lists the rest.
+PYTHON ?= python3
+PROFILE ?= quick
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: book test paper lint bench lock clean help
+
+book: $(READY) ## the quick runs and the book, at _build/html/index.html (PROFILE=smoke: faster)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make book: this is Python %d.%d; Snakemake 9 needs 3.11 or newer: make book PYTHON=python3.12" % sys.version_info[:2])'
+	@$(BIN)/python tools/build.py --config profile=$(PROFILE)
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+test: $(READY) ## the tests
+	$(BIN)/python -m pytest
+
+paper: $(READY) ## the full-scale records, results/paper (needs the full data)
+	@$(BIN)/python tools/build.py records --config profile=paper
+
+lint: $(READY) ## ruff, pyright, codespell, stripped notebooks
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/ruff check && $(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/codespell
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+bench: $(READY) ## the benchmarks
+	$(BIN)/python -m benchmarks.dense_first_layer
+
+lock: ## refresh constraints.txt: newest versions for all Pythons (needs uv)
+	uv pip compile --universal --python-version 3.10 --upgrade --no-emit-index-url --no-annotate \
+	  --no-header --extra dev pyproject.toml -o constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "this is Python %d.%d; expected 3.10 or newer: make PYTHON=python3.12" % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+clean: ## all that was built; the records under results/paper and .venv stay
+	rm -rf _build .snakemake results/quick results/smoke
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,341 @@
+"""The files of the repository agree with each other and hold nothing that they should not."""
+
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+OWNER, NAME = PROJECT["urls"]["Repository"].split("/")[-2:]
+TOOL = runpy.run_path(str(ROOT / "tools" / "set_address.py"), run_name="set_address")
+
+# PyPI's name of what conda-forge calls otherwise.
+CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+
+# Parts of file names of one machine and settings of one network. Letters in brackets keep
+# these lines from matching themselves.
+MACHINE = re.compile(
+    r"(?<![\w.:/*~-])[/](?:home|root|Users|tmp|var[/]tmp|private)[/]\w"
+    r"|\b[A-Za-z]:\\\\?Users\b"
+    r"|(?:extra[-_]|default[-_]|\b|_)(?<!emit-)index[-_]?ur[l]\b"
+    r"|https?://[^\s\"'<>)]+/(?:simple|whl)(?:[/\s\"']|$)"
+    r"|pythonhoste[d]|[/]{2}registry\.",
+    re.IGNORECASE | re.MULTILINE,
+)
+LOCK_LINE = re.compile(r"[a-z0-9][a-z0-9-]*(?:\[[a-z0-9,-]+\])?==[0-9][\w.!+]*(?: ; \S.*)?")
+
+
+def texts():
+    return [(path.relative_to(ROOT).as_posix(), text) for path, text in TOOL["source_texts"](ROOT)]
+
+
+def load_yaml(name):
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+# The address
+
+
+def run_tool(root, *arguments):
+    return subprocess.run(
+        [sys.executable, str(root / "tools" / "set_address.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+needs_tomllib = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is new in 3.11")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of the files that name the address."""
+    root = tmp_path / "copy"
+    for path, text in TOOL["address_texts"](ROOT):
+        if re.search(r"github\.(?:com|io)|mybinder|set_address", text):
+            target = root / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    return root
+
+
+@needs_tomllib
+def test_all_files_agree_on_the_address():
+    done = run_tool(ROOT, "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_tomllib
+@pytest.mark.parametrize(
+    "link",
+    [
+        f"https://github.com/elsewhere/{NAME}/issues",
+        f"https://github.com/{OWNER}/x",
+        "https://mybinder.org/v2/gh/a/b/HEAD",
+        "https://colab.research.google.com/github/a/b/blob/main/c.ipynb",
+        "git+https://github.com/a/b",
+        f"https://elsewhere.github.io/{NAME}/page.html",
+    ],
+)
+def test_the_check_names_the_file_and_line_of_another_address(tree, link):
+    readme = tree / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    lines = text.count("\n")
+    readme.write_text(f"{text}\nSee <{link}>.\n", encoding="utf-8")
+    done = run_tool(tree, "--check")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"README.md:{lines + 2}: ")
+    assert done.stderr.count("\n") == 1
+
+
+@needs_tomllib
+def test_other_projects_links_are_let_be(tree):
+    readme = tree / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    text += "https://github.com/pytorch/pytorch https://snakemake.github.io/x\n"
+    readme.write_text(text, encoding="utf-8")
+    assert run_tool(tree, "--check").returncode == 0
+
+
+@needs_tomllib
+def test_the_check_misses_no_absent_address(tree):
+    (tree / "CITATION.cff").unlink()
+    done = run_tool(tree, "--check")
+    assert done.returncode == 1
+    assert "CITATION.cff" in done.stderr
+
+
+@needs_tomllib
+def test_a_new_address_reaches_all_files_and_can_be_undone(tree):
+    def contents():
+        return {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()}
+
+    before = contents()
+    old = PROJECT["urls"]["Repository"]
+    new = "https://github.com/Some-One/the.book"
+    done = run_tool(tree, new + "/")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {"pyproject.toml", "README.md", "CITATION.cff"} <= set(
+        done.stdout.replace("changed ", "").split()
+    )
+    assert run_tool(tree, "--check").returncode == 0
+    urls = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    assert urls["Repository"] == new
+    assert urls["Documentation"] == "https://some-one.github.io/the.book"
+    readme = (tree / "README.md").read_text(encoding="utf-8")
+    assert "/v2/gh/Some-One/the.book/HEAD" in readme
+    assert f"{OWNER}/{NAME}" not in readme
+
+    assert run_tool(tree, old).returncode == 0
+    assert contents() == before
+
+
+@needs_tomllib
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://github.com/a/b",
+        "https://github.com/a",
+        "https://github.com/a/b/c",
+        "https://example.org/a/b",
+        "https://github.com/-a/b",
+        "https://github.com/a/a.github.io",
+        "https://github.com/a/b c",
+    ],
+)
+def test_a_wrong_address_changes_nothing(tree, address):
+    before = (tree / "pyproject.toml").read_bytes()
+    done = run_tool(tree, address)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert (tree / "pyproject.toml").read_bytes() == before
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 11), reason="for older versions of Python")
+def test_the_tool_says_which_python_it_needs():
+    done = run_tool(ROOT, "--check")
+    assert done.returncode == 2
+    assert "needs Python 3.11" in done.stderr
+
+
+# Metadata
+
+
+def test_the_version_is_the_same_everywhere():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(
+        r"^## \[(\d+\.\d+\.\d+)\] - (?:\d{4}-\d\d-\d\d|Unreleased)$", changelog, re.MULTILINE
+    )
+    assert released[0] == PROJECT["version"]
+    assert str(load_yaml("CITATION.cff")["version"]) == PROJECT["version"]
+
+
+def test_the_citation_names_software_and_paper():
+    citation = load_yaml("CITATION.cff")
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["authors"] == [{"name": author["name"]} for author in PROJECT["authors"]]
+    assert citation["license"] == PROJECT["license"]
+    (paper,) = citation["references"]
+    assert [author["family-names"] for author in paper["authors"]] == [
+        "Skorski",
+        "Temperoni",
+        "Theobald",
+    ]
+    assert paper["url"].endswith("2004.09506")
+
+
+def conda_requirements():
+    """environment.yml's requirements under PyPI's names, and its pip section."""
+    found, pip = {}, []
+    for entry in load_yaml("environment.yml")["dependencies"]:
+        if isinstance(entry, dict):
+            pip += entry["pip"]
+            continue
+        # conda's "name range build" and "name=version".
+        name, version = re.fullmatch(r"([\w.-]+) ?([<>=!~][^ ]*)?(?: \S+)?", entry).groups()
+        version = re.sub(r"^=(?!=)", "==", version or "")
+        requirement = Requirement(CONDA_NAMES.get(name, name) + version)
+        found[canonicalize_name(requirement.name)] = requirement.specifier
+    return found, pip
+
+
+def test_the_conda_environment_has_the_ranges_of_pyproject():
+    conda, pip = conda_requirements()
+    wanted = {}
+    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["notebooks"]:
+        requirement = Requirement(text)
+        wanted[canonicalize_name(requirement.name)] = requirement.specifier
+    extra = {"python", "pip"}
+    assert {name: spec for name, spec in conda.items() if name not in extra} == wanted
+    assert (
+        next(iter(conda["python"])).version
+        in Requirement(f"python{PROJECT['requires-python']}").specifier
+    )
+    assert pip == ["-e .[notebooks]"]
+
+
+def test_the_conda_environment_has_the_cpu_build_from_one_channel():
+    environment = load_yaml("environment.yml")
+    assert environment["channels"] == ["conda-forge"]
+    assert any(
+        re.fullmatch(r"pytorch \S+ cpu\S*", str(entry)) for entry in environment["dependencies"]
+    )
+
+
+def test_the_lock_holds_pinned_versions_only():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not LOCK_LINE.fullmatch(line)] == []
+    assert len(set(lines)) == len(lines)
+
+
+def test_the_lock_is_within_the_ranges_of_pyproject():
+    locked = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        pin = Requirement(line)
+        (version,) = pin.specifier
+        locked.setdefault(canonicalize_name(pin.name), []).append(version.version)
+    extras = PROJECT["optional-dependencies"].values()
+    for text in PROJECT["dependencies"] + [text for extra in extras for text in extra]:
+        wanted = Requirement(text)
+        name = canonicalize_name(wanted.name)
+        if name == canonicalize_name(PROJECT["name"]):
+            continue
+        assert locked.get(name), f"{name} is not locked"
+        for version in locked[name]:
+            assert wanted.specifier.contains(version, prereleases=True), f"{name} {version}"
+
+
+# Contents
+
+
+def stored_runs(notebook):
+    """Give the numbers of the cells that hold an output or an execution count."""
+    return [
+        number
+        for number, cell in enumerate(notebook["cells"])
+        if cell.get("outputs") or cell.get("execution_count") is not None
+    ]
+
+
+def test_notebooks_carry_no_outputs():
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert notebooks
+    stored = {
+        path.name: stored_runs(json.loads(path.read_text(encoding="utf-8"))) for path in notebooks
+    }
+    assert stored == {path.name: [] for path in notebooks}
+
+
+def test_stored_outputs_are_seen():
+    clean = {"cell_type": "code", "outputs": [], "execution_count": None}
+    output = {**clean, "outputs": [{"output_type": "stream", "name": "stdout", "text": "1"}]}
+    counted = {**clean, "execution_count": 1}
+    cells = [{"cell_type": "markdown"}, clean, output, counted]
+    assert stored_runs({"cells": cells}) == [2, 3]
+
+
+def test_no_file_names_a_place_of_one_machine():
+    found = [
+        f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]}"
+        for name, text in texts()
+        for match in MACHINE.finditer(text)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("see ", "/", "home", "/ann/x"),
+        ('"', "/", "root", "/x"),
+        ("(", "/", "tmp", "/x)"),
+        ("C:", "\\", "Users", "\\ann"),
+        ("--index", "-url=x"),
+        ("PIP_EXTRA_INDEX", "_URL=x"),
+        ("https://example.org/", "simple", "/"),
+    ],
+)
+def test_places_of_one_machine_are_seen(parts):
+    assert MACHINE.search("".join(parts))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://example.org/home/page", "--no-emit-index-url", "~/tmp/x", "results/root/x", "url"],
+)
+def test_other_text_is_let_be(text):
+    assert not MACHINE.search(text)
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff_is_content(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *command, "--no-cache", "--quiet", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_example_in_the_readme_runs(capsys):
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S
+    )
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    assert "0.weight" in capsys.readouterr().out
