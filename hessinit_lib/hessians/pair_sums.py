@@ -1,0 +1,85 @@
+r"""Frobenius norms of batch-mean blocks, from sums over pairs of samples.
+
+For $M = B^{-1} \sum_b A_b \otimes z_b z_b^\top$,
+
+$$\|M\|_F^2 = B^{-2} \sum_{b,b'} (z_b \cdot z_{b'})^2 \langle A_b, A_{b'} \rangle,$$
+
+so no matrix of the size of the parameters is formed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hessinit_lib.hessians.backward import LayerCurvature
+
+
+class PairSums(NamedTuple):
+    """Squared Frobenius norms of G + R, G and R."""
+
+    total: Float[Tensor, ""]
+    linearization: Float[Tensor, ""]
+    residual: Float[Tensor, ""]
+
+
+def squared_norms(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> PairSums:
+    """Compute the squared Frobenius norms of a layer's Hessian and of its two parts.
+
+    Args:
+        layer: S, R and the inputs.
+        kernel: the Gram matrix z_b . z_b' of the inputs, shape (B, B).
+    """
+    batch = kernel.shape[0]
+    weights = kernel.square()
+    factor, residual = layer.factor, layer.residual
+    units, rank = factor.shape[1:]
+    # Per pair, products of packed symmetric matrices cost n(n+1)/2, products of factors
+    # n r^2. With a dense residual the packed linearization is needed anyway.
+    packed = None
+    if (residual is not None and residual.ndim == 3) or units + 1 <= 2 * rank**2:
+        packed = _pack(factor @ factor.mT)
+    if packed is not None:
+        linearization = torch.vdot((weights @ packed).flatten(), packed.flatten())
+    else:
+        linearization = _factor_pairs(factor, weights)
+    if residual is None:
+        zero = torch.zeros_like(linearization)
+        return PairSums(linearization / batch**2, linearization / batch**2, zero)
+    if residual.ndim == 2:
+        # Only the diagonal of S S^T meets a diagonal residual.
+        r, s = residual, factor.square().sum(2)
+    else:
+        assert packed is not None
+        r, s = _pack(residual), packed
+    spread = weights @ r
+    own = torch.vdot(spread.flatten(), r.flatten())
+    cross = torch.vdot(spread.flatten(), s.flatten())
+    # Rounding can leave a tiny negative square where the parts cancel.
+    total = (linearization + 2 * cross + own).clamp(min=0)
+    return PairSums(*(x / batch**2 for x in (total, linearization, own)))
+
+
+def _pack(matrices: Float[Tensor, "b n n"]) -> Float[Tensor, "b p"]:
+    """Keep the upper triangle, off-diagonal entries times sqrt 2: dot products are kept."""
+    units = matrices.shape[1]
+    rows, columns = torch.triu_indices(units, units, device=matrices.device)
+    packed = matrices[:, rows, columns]
+    return packed.mul_(torch.where(rows == columns, torch.ones_like(packed[0]), 2.0**0.5))
+
+
+def _factor_pairs(
+    factor: Float[Tensor, "b n r"], weights: Float[Tensor, "b b"]
+) -> Float[Tensor, ""]:
+    """Sum over b, b' of weights_bb' |S_b^T S_b'|^2, column pair by column pair."""
+    columns = factor.permute(2, 0, 1).contiguous()
+    total = torch.zeros_like(weights)
+    for i, left in enumerate(columns):
+        # (b, i) with (b', j) is (b', j) with (b, i): half of the pairs will do.
+        for j in range(i, len(columns)):
+            product = left @ columns[j].mT
+            total.addcmul_(product, product, value=1.0 if i == j else 2.0)
+    return torch.vdot(total.flatten(), weights.flatten())

@@ -1,0 +1,121 @@
+"""What a computation of layer Hessians gives back: plain numbers, in the model's order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class BlockNorms:
+    r"""Three numbers that sum up a symmetric matrix $M$.
+
+    Attributes:
+        frobenius: $\|M\|_F = (\sum_{ij} M_{ij}^2)^{1/2}$.
+        spectral: $\|M\|_2 = \max_i |\lambda_i(M)|$.
+        trace: $\operatorname{tr} M = \sum_i \lambda_i(M)$.
+    """
+
+    frobenius: float
+    spectral: float
+    trace: float
+
+
+@dataclass(frozen=True)
+class LayerHessian:
+    r"""The diagonal block $H_k = D^2_{W^k} L$ of the loss Hessian, by its norms.
+
+    $H_k = G_k + R_k$: the linearization (the generalized Gauss-Newton block, what the
+    approximated chain rule keeps) and the residual (what it drops: the curvature of the
+    layers above).
+
+    Attributes:
+        name: the parameter, as in `model.named_parameters()`.
+        shape: its shape, (fan_out, fan_in).
+        frobenius: Frobenius norm of $H_k$.
+        spectral: spectral norm of $H_k$, the largest eigenvalue in absolute value.
+        trace: trace of $H_k$.
+        linearization: the same of $G_k$.
+        residual: the same of $R_k$.
+        exact: True where no sampling was used.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    frobenius: float
+    spectral: float
+    trace: float
+    linearization: BlockNorms
+    residual: BlockNorms
+    exact: bool
+
+    @property
+    def residual_ratio(self) -> float:
+        r"""$\|R_k\|_F / \|H_k\|_F$: what the approximated chain rule leaves out.
+
+        It can be large although $\|G_k\|_F$ and $\|H_k\|_F$ are close, so compare this
+        and not the two norms. 0 for a zero Hessian with a zero residual.
+        """
+        if self.residual.frobenius == 0:
+            return 0.0
+        return self.residual.frobenius / self.frobenius if self.frobenius else float("inf")
+
+
+class HessianReport(Mapping[str, LayerHessian]):
+    """Layer Hessians by parameter name, in the order of the model.
+
+    Example:
+        >>> zero = BlockNorms(0.0, 0.0, 0.0)
+        >>> one = BlockNorms(2.0, 1.5, 3.0)
+        >>> layer = LayerHessian("0.weight", (3, 2), 2.0, 1.5, 3.0, one, zero, exact=True)
+        >>> report = HessianReport([layer])
+        >>> list(report), report["0.weight"].frobenius
+        (['0.weight'], 2.0)
+    """
+
+    def __init__(self, layers: list[LayerHessian]) -> None:
+        self._layers = {layer.name: layer for layer in layers}
+
+    def __getitem__(self, name: str) -> LayerHessian:
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Make a pandas table, one row a layer, indexed by parameter name.
+
+        Returns:
+            Columns: fan_out, fan_in, frobenius, spectral, trace, the same three with the
+            prefixes `linearization_` and `residual_`, residual_ratio, exact.
+        """
+        import pandas as pd
+
+        rows = []
+        for layer in self.values():
+            row: dict[str, object] = {
+                "parameter": layer.name,
+                "fan_out": layer.shape[0],
+                "fan_in": layer.shape[1],
+            }
+            parts = {"": layer, "linearization_": layer.linearization, "residual_": layer.residual}
+            for prefix, part in parts.items():
+                row[f"{prefix}frobenius"] = part.frobenius
+                row[f"{prefix}spectral"] = part.spectral
+                row[f"{prefix}trace"] = part.trace
+            row["residual_ratio"] = layer.residual_ratio
+            row["exact"] = layer.exact
+            rows.append(row)
+        return pd.DataFrame(rows).set_index("parameter")
+
+    def __repr__(self) -> str:
+        table = self.to_frame()[["frobenius", "spectral", "trace", "residual_ratio"]]
+        shown = table.map("{:.4g}".format).to_string()
+        return f"HessianReport of {len(self)} layers\n{shown}"
