@@ -1,0 +1,8 @@
+"""Data: MNIST and CIFAR-10, in full or as the small sample that ships with the package."""
+
+from __future__ import annotations
+
+from hessinit_lib.data.datasets import load
+from hessinit_lib.data.images import ImageData
+
+__all__ = ["ImageData", "load"]

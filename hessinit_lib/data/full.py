@@ -1,0 +1,199 @@
+"""Full data sets: where they lie, whether they are there, and reading them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from jaxtyping import Int64, UInt8
+from numpy.exceptions import VisibleDeprecationWarning
+from platformdirs import user_cache_dir
+from torch import Tensor
+
+from hessinit_lib.data.images import ImageData
+from hessinit_lib.errors import DataError
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """What is known of a data set before it is read.
+
+    Attributes:
+        name: the data set, as users call it.
+        classes: name of each class.
+        files: files of the full set, relative to the data folder.
+        sha256: `ImageData.sha256` of the full set.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+    sha256: str
+
+
+# The checksums were taken from files whose MD5 sums are the published ones. They catch what
+# torchvision lets pass: it does not check MNIST's unpacked files.
+SETS = {
+    "mnist": ImageSet(
+        name="MNIST",
+        classes=("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
+        files=(
+            "MNIST/raw/train-images-idx3-ubyte",
+            "MNIST/raw/train-labels-idx1-ubyte",
+            "MNIST/raw/t10k-images-idx3-ubyte",
+            "MNIST/raw/t10k-labels-idx1-ubyte",
+        ),
+        sha256="1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b",
+    ),
+    "cifar10": ImageSet(
+        name="CIFAR-10",
+        classes=(
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ),
+        files=(
+            "cifar-10-batches-py/data_batch_1",
+            "cifar-10-batches-py/data_batch_2",
+            "cifar-10-batches-py/data_batch_3",
+            "cifar-10-batches-py/data_batch_4",
+            "cifar-10-batches-py/data_batch_5",
+            "cifar-10-batches-py/test_batch",
+            "cifar-10-batches-py/batches.meta",
+        ),
+        sha256="9048fcbac9c08a64d57a7c5a5a66750a974ad4eab380914df129f7e223d823df",
+    ),
+}
+
+
+def find_folder(key: str, data_dir: str | Path | None) -> tuple[Path, bool]:
+    """Find the folder of the full sets.
+
+    Args:
+        key: "mnist" or "cifar10".
+        data_dir: the folder, or None for HESSINIT_DATA, or else the user's cache folder.
+
+    Returns:
+        The folder, and whether a user named it (then it exists).
+
+    Raises:
+        DataError: a user named a folder that does not exist. It is not made: a name with a
+            slip would fill the disk at a place where nobody looks.
+
+    Example:
+        >>> find_folder("mnist", ".")[1]
+        True
+    """
+    if data_dir is not None:
+        folder, origin = Path(data_dir).expanduser(), "data_dir"
+    elif os.environ.get("HESSINIT_DATA"):
+        folder, origin = Path(os.environ["HESSINIT_DATA"]).expanduser(), "HESSINIT_DATA"
+    else:
+        return Path(user_cache_dir("hessinit")), False
+    if not folder.is_dir():
+        raise absent(key, folder, f"{origin} names no existing folder; nothing was downloaded")
+    return folder, True
+
+
+def is_present(key: str, folder: Path) -> bool:
+    """Tell whether all files of a full set are in a folder; their content is not looked at.
+
+    Example:
+        >>> is_present("mnist", Path("no such folder"))
+        False
+    """
+    return all((folder / file).is_file() for file in SETS[key].files)
+
+
+def absent(key: str, folder: Path, reason: str) -> DataError:
+    """Word the error for a full set that is not there: one line, with the ways out.
+
+    Example:
+        >>> str(absent("mnist", Path("data"), "download=False")).startswith("full MNIST not found")
+        True
+    """
+    files = SETS[key].files
+    return DataError(
+        f"full {SETS[key].name} not found in {folder} ({reason}): put its {len(files)} unpacked "
+        f"files there ({files[0]}, ...), or set data_dir or HESSINIT_DATA to a folder that has "
+        'them, or allow internet access; or ask for the shipped sample: profile "quick" '
+        "(sample=True)"
+    )
+
+
+def read(key: str, folder: Path) -> ImageData:
+    """Read a full set whose files are present.
+
+    Args:
+        key: "mnist" or "cifar10".
+        folder: folder of the full sets.
+
+    Returns:
+        The data, checked against the known checksum.
+
+    Raises:
+        DataError: a file is damaged or holds something else.
+
+    Example:
+        `read("mnist", Path("data"))` gives 60000 training images of shape (1, 28, 28).
+    """
+    known = SETS[key]
+    try:
+        train_images, train_labels = _read_split(key, folder, train=True)
+        test_images, test_labels = _read_split(key, folder, train=False)
+    # What a damaged file makes of torchvision's reader: its own check, a short file, a wrong
+    # header (assertions), or a file that may not be read.
+    except (RuntimeError, ValueError, AssertionError, OSError, KeyError, pickle.PickleError) as e:
+        raise _damaged(key, folder, str(e)) from None
+    data = ImageData(
+        name=known.name,
+        kind="full",
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        classes=known.classes,
+    )
+    if data.sha256 != known.sha256:
+        raise _damaged(key, folder, "the images and labels do not match the known checksum")
+    return data
+
+
+def _damaged(key: str, folder: Path, reason: str) -> DataError:
+    place = (folder / SETS[key].files[0]).parent
+    reason = " ".join(reason.split()) or "unreadable"
+    return DataError(
+        f"the files of {SETS[key].name} in {place} are damaged or are not {SETS[key].name} "
+        f"({reason}): delete that folder and load again, or put the right files there"
+    )
+
+
+def _read_split(
+    key: str, folder: Path, *, train: bool
+) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
+    if key == "mnist":
+        mnist = torchvision.datasets.MNIST(folder, train=train, download=False)
+        return mnist.data.unsqueeze(1), mnist.targets
+    # CIFAR-10's files are pickles, which could run code when read. torchvision compares each
+    # with its published MD5 sum before it reads any, also with download=False, and that is
+    # the protection here: it stops damage and mix-ups, not somebody able to forge MD5.
+    with warnings.catch_warnings():
+        # Old pickles of arrays make some versions of NumPy warn; users can do nothing about it.
+        warnings.simplefilter("ignore", VisibleDeprecationWarning)
+        cifar = torchvision.datasets.CIFAR10(folder, train=train, download=False)
+    # torchvision turns the stored n c h w into n h w c; turn it back.
+    images = np.ascontiguousarray(cifar.data.transpose(0, 3, 1, 2))
+    return torch.from_numpy(images), torch.tensor(cifar.targets, dtype=torch.int64)
