@@ -1,0 +1,235 @@
+"""Result records: small, versioned JSON files that say how each number came about.
+
+One record holds what one experiment gave for one seed, with all that is needed to
+repeat it. Records are written atomically and checked when read:
+
+    results/<profile>/<experiment>/seed-<seed>.json
+
+JSON has no NaN or infinity, and a diverged run is an outcome worth keeping, so such
+values are stored as the strings "NaN", "Infinity" and "-Infinity" and come back as floats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hessinit_lib.errors import RecordError
+
+# A list of plain values: it goes on one line, so that a record stays small and readable.
+_FLAT_LIST = re.compile(r"\[[^\[\]{}\"]*\]")
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DatasetInfo(_Strict):
+    """Which data a run saw: a sample or another corpus is never labelled as the full set.
+
+    Attributes:
+        name: the data set, as users call it ("MNIST").
+        kind: "full" or "sample".
+        train_size: number of training examples.
+        test_size: number of test examples.
+        sha256: checksum of all images and labels in order.
+    """
+
+    name: str
+    kind: Literal["full", "sample"]
+    train_size: int
+    test_size: int
+    sha256: str
+
+
+class Record(_Strict):
+    """What one experiment gave for one seed, and how.
+
+    Attributes:
+        version: version of this layout.
+        experiment: name of the experiment, as its notebook is called.
+        profile: "smoke", "quick" or "paper".
+        seed: the run's seed.
+        parameters: every parameter of the experiment that bears on the values.
+        dataset: the data and its checksum.
+        device: the machine's device, in words ("cpu: Intel ...", "cuda: NVIDIA ...").
+        versions: of Python and of the libraries that computed.
+        commit: git commit of the project, with "-dirty" if the tree had changes; or None.
+        code: checksum of the library's source files that computed.
+        finished: end of the run, UTC, ISO 8601.
+        duration_s: duration of the run in seconds.
+        values: the results: numbers, strings, lists and mappings of them.
+    """
+
+    version: Literal[1] = 1
+    experiment: str
+    profile: Literal["smoke", "quick", "paper"]
+    seed: int
+    parameters: dict[str, Any]
+    dataset: DatasetInfo
+    device: str
+    versions: dict[str, str]
+    commit: str | None
+    code: str
+    finished: str
+    duration_s: float
+    values: dict[str, Any]
+
+
+def record_path(results_dir: Path | str, profile: str, experiment: str, seed: int) -> Path:
+    """Give the place of a record.
+
+    Example:
+        >>> record_path("results", "paper", "mnist_tracking", 3).as_posix()
+        'results/paper/mnist_tracking/seed-3.json'
+    """
+    return Path(results_dir) / profile / experiment / f"seed-{seed}.json"
+
+
+def write(record: Record, path: Path | str) -> Path:
+    """Write a record atomically: the file is whole or it is not there.
+
+    Args:
+        record: what to write.
+        path: where; its folder is made.
+
+    Returns:
+        The path written.
+    """
+    body = _encode(record.model_dump())
+    text = json.dumps({"sha256": _digest(body), **body}, indent=1, allow_nan=False) + "\n"
+    text = _FLAT_LIST.sub(lambda match: " ".join(match[0].split()), text)
+    path = Path(path)
+    write_atomically(path, text)
+    return path
+
+
+def read(path: Path | str) -> Record:
+    """Read a record and check it.
+
+    Raises:
+        RecordError: the file is missing, not whole, of another version, lacks a field,
+            or its content does not match its checksum.
+    """
+    path = Path(path)
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"no record at {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RecordError(
+            f"{path} is not a whole JSON file ({error}); delete it and run again"
+        ) from None
+    if not isinstance(body, dict):
+        raise RecordError(f"{path}: expected a JSON object, got {type(body).__name__}")
+    if body.get("version") != 1:
+        raise RecordError(f"{path}: record version {body.get('version')!r}, expected 1")
+    stated = body.pop("sha256", None)
+    if stated != _digest(body):
+        raise RecordError(f"{path}: the content does not match its checksum (altered by hand?)")
+    try:
+        return Record.model_validate(_decode(body))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecordError(f"{path}: {where}: {first['msg']}") from None
+
+
+def read_all(results_dir: Path | str, profile: str, experiment: str) -> list[Record]:
+    """Read all records of an experiment in a profile, in the order of their seeds.
+
+    Raises:
+        RecordError: there is none, or one is not valid.
+    """
+    folder = record_path(results_dir, profile, experiment, 0).parent
+    found = sorted((read(path) for path in folder.glob("seed-*.json")), key=lambda r: r.seed)
+    if not found:
+        raise RecordError(f"no records in {folder}")
+    return found
+
+
+def look_up(records: Iterable[Record], key: str) -> list[Any]:
+    """Collect the value at a dotted key from each record.
+
+    Args:
+        records: the records.
+        key: fields joined by dots, list positions as numbers: "values.he.loss.-1".
+
+    Raises:
+        RecordError: a record has no such key; the message names what is there.
+
+    Example:
+        `look_up(records, "values.he.final_loss")` gives one number for each seed.
+    """
+    found = []
+    for record in records:
+        node: Any = record.model_dump()
+        done: list[str] = []
+        for part in key.split("."):
+            try:
+                node = node[int(part)] if isinstance(node, list) else node[part]
+            except (KeyError, IndexError, ValueError, TypeError):
+                there = ", ".join(map(str, node)) if isinstance(node, dict) else type(node).__name__
+                raise RecordError(
+                    f"{record.experiment} seed {record.seed}: no {part!r} in "
+                    f"{'.'.join(done) or 'the record'}; there is: {there}"
+                ) from None
+            done.append(part)
+        found.append(node)
+    return found
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner may read; records are for everybody.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _digest(body: dict[str, Any]) -> str:
+    text = json.dumps(body, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _encode(node: Any) -> Any:
+    """Replace non-finite floats by their names."""
+    if isinstance(node, float) and not math.isfinite(node):
+        return "NaN" if math.isnan(node) else ("Infinity" if node > 0 else "-Infinity")
+    if isinstance(node, dict):
+        return {key: _encode(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_encode(value) for value in node]
+    return node
+
+
+def _decode(node: Any) -> Any:
+    """Undo `_encode`."""
+    if isinstance(node, str):
+        return _NON_FINITE.get(node, node)
+    if isinstance(node, dict):
+        return {key: _decode(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_decode(value) for value in node]
+    return node
