@@ -1,0 +1,142 @@
+# runs.yaml -> papermill -> notebook -> hessinit_lib -> result record -> book.
+#
+#   snakemake                                    the quick runs and the book
+#   snakemake --config profile=smoke             another profile's runs, and the book
+#   snakemake records --config profile=paper     a profile's records, without the book
+import hashlib
+import os
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+from hessinit_lib.errors import UserError
+from hessinit_lib.experiments import parameters_of
+from hessinit_lib.stamps import source_files
+
+
+configfile: "runs.yaml"
+
+
+PROFILE = config.get("profile", "quick")
+if PROFILE not in config["profiles"]:
+    raise WorkflowError(f"profile: got {PROFILE!r}, expected one of {', '.join(config['profiles'])}")
+RUNS = config["profiles"][PROFILE]
+for experiment, chosen in RUNS.items():
+    # All runs are checked before the first starts: a slip in runs.yaml costs no computing.
+    try:
+        parameters_of(experiment).check(profile=PROFILE, **chosen)
+    except UserError as error:
+        raise WorkflowError(f"runs.yaml, {PROFILE}, {experiment}: {error}")
+# The extension that puts numbers into the book finds the records from here.
+os.environ["HESSINIT_ROOT"] = os.getcwd()
+
+PROSE = [
+    "_config.yml",
+    "_toc.yml",
+    "index.md",
+    *(str(path) for path in sorted(Path("book").rglob("*")) if path.is_file() and "__pycache__" not in path.parts),
+]
+
+
+wildcard_constraints:
+    profile="|".join(config["profiles"]),
+    experiment=r"\w+",
+    seed=r"\d+",
+
+
+def parameters(profile, experiment, seeds):
+    """Write a notebook's parameters as a line of YAML, papermill's `-y`."""
+    chosen = {**config["profiles"][profile][experiment], "profile": profile, "seeds": seeds}
+    return yaml.safe_dump(chosen, default_flow_style=True, width=10**6).strip()
+
+
+def record_files(profile, experiment):
+    seeds = config["profiles"][profile][experiment]["seeds"]
+    return expand("results/{profile}/{experiment}/seed-{seed}.json", profile=profile, experiment=experiment, seed=seeds)
+
+
+def full_scale(experiment):
+    """List the committed full-scale records: the book shows them, it does not make them."""
+    return sorted(str(path) for path in Path("results/paper", experiment).glob("seed-*.json"))
+
+
+def digest(files):
+    """Sum up files that are not inputs, so that a change in them is seen all the same."""
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+
+
+def code(*modules):
+    """List the library files behind some modules, seen from the project's root."""
+    files = {path for module in modules for path in source_files(module)}
+    return sorted(os.path.relpath(path) for path in files)
+
+
+rule book:
+    default_target: True
+    input:
+        prose=PROSE,
+        pages=expand("_build/src/notebooks/{experiment}.ipynb", experiment=RUNS),
+        records=[file for experiment in RUNS for file in record_files(PROFILE, experiment)],
+        landing="_build/landing.svg",
+        code=code("hessinit_lib.records"),
+    output:
+        "_build/html/index.html",
+    params:
+        full=digest([file for experiment in RUNS for file in full_scale(experiment)]),
+    log:
+        "_build/logs/book.log",
+    shell:
+        "{{ cd _build/src && rm -rf book && cp -R ../../_config.yml ../../_toc.yml ../../index.md ../../book . "
+        "&& cp ../landing.svg book/figures/ && cd ../.. && rm -rf _build/html "
+        "&& jupyter-book build _build/src --path-output . --all -W --keep-going -n ; }} > {log} 2>&1 "
+        "|| {{ cat {log}; exit 1; }}"
+
+
+rule records:
+    input:
+        [file for experiment in RUNS for file in record_files(PROFILE, experiment)],
+
+
+rule seed:
+    input:
+        notebook="notebooks/{experiment}.ipynb",
+        code=lambda wildcards: code(f"hessinit_lib.experiments.{wildcards.experiment}"),
+    output:
+        "results/{profile}/{experiment}/seed-{seed}.json",
+    params:
+        yaml=lambda w: parameters(w.profile, w.experiment, [int(w.seed)]),
+    log:
+        "_build/logs/{profile}/{experiment}/seed-{seed}.ipynb",
+    threads: 1
+    shell:
+        "papermill {input.notebook} {log} -y {params.yaml:q} --no-progress-bar"
+
+
+# The same notebook once more, over all seeds: it finds their records, and draws.
+rule page:
+    input:
+        notebook="notebooks/{experiment}.ipynb",
+        code=lambda w: code(f"hessinit_lib.experiments.{w.experiment}", f"hessinit_lib.figures.{w.experiment}"),
+        records=lambda w: record_files(PROFILE, w.experiment),
+    output:
+        "_build/src/notebooks/{experiment}.ipynb",
+    params:
+        yaml=lambda w: parameters(PROFILE, w.experiment, list(RUNS[w.experiment]["seeds"])),
+        full=lambda w: digest(full_scale(w.experiment)),
+    log:
+        "_build/logs/pages/{experiment}.ipynb",
+    threads: 1
+    shell:
+        # A failed notebook stays in the log, with its error; a good one becomes the page.
+        "papermill {input.notebook} {log} -y {params.yaml:q} --no-progress-bar && cp {log} {output}"
+
+
+rule landing:
+    input:
+        code=code("hessinit_lib.figures.landing"),
+        records=lambda w: full_scale("mnist_tracking") or record_files(PROFILE, "mnist_tracking"),
+    output:
+        "_build/landing.svg",
+    shell:
+        "python -m hessinit_lib.figures.landing {output} {input.records}"
