@@ -28,8 +28,6 @@ from hessinit_lib.runs import run_seeds
 
 WIDTHS = (784, 30, 30, 10)
 LOSS_INTERVAL = 10  # steps summed up in one point of the recorded loss curve
-FINAL_STEPS = 100  # the last steps, over which the final loss is averaged
-LEVEL = 1.5  # [nat] a loss that is clearly below that of guessing, log 10 = 2.3
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -45,6 +43,9 @@ class MnistTrackingParameters(Parameters):
         learning_rate: of SGD.
         every: steps from one Hessian record to the next.
         probe_size: samples of the fixed probe batch.
+        level: a loss [nat] clearly below that of guessing (log 10 = 2.3); the steps it
+            takes to get there are counted.
+        final_steps: the last steps, over which the final loss is averaged.
     """
 
     EXPERIMENT: ClassVar[str] = "mnist_tracking"
@@ -60,6 +61,8 @@ class MnistTrackingParameters(Parameters):
     learning_rate: Positive = 0.01
     every: Count
     probe_size: Count
+    level: Positive = 1.5
+    final_steps: Count = 100
 
     _lists = field_validator("deviations", mode="before")(as_tuple)
 
@@ -163,14 +166,14 @@ def train_variant(
     with torch.no_grad():
         logits = model(test[0])
     curve = losses.cpu().double().numpy()
-    final = curve[-FINAL_STEPS:]
+    final = curve[-parameters.final_steps :]
     return {
         "start": start,
         "final_loss": _rounded(final.mean()),
         "final_loss_spread": _rounded(final.std()),
         "largest_loss": _rounded(curve.max()),
         "first_loss": _rounded(curve[0]),
-        "steps_to_level": _steps_to_level(curve),
+        "steps_to_level": _steps_to_level(curve, parameters.level),
         "test_loss": _rounded(F.cross_entropy(logits, test[1]).item()),
         "test_accuracy": _rounded((logits.argmax(1) == test[1]).double().mean().item()),
         "diverged": not bool(np.isfinite(curve).all()),
@@ -271,10 +274,10 @@ def _summarize_curve(curve: np.ndarray) -> dict[str, list[float] | list[int]]:
     }
 
 
-def _steps_to_level(curve: np.ndarray) -> float:
-    """Count the steps until the mean loss of `LOSS_INTERVAL` steps is below `LEVEL`; inf: never."""
+def _steps_to_level(curve: np.ndarray, level: float) -> float:
+    """Count the steps until the mean loss of `LOSS_INTERVAL` steps is below `level`; inf: never."""
     means = np.convolve(curve, np.full(LOSS_INTERVAL, 1 / LOSS_INTERVAL), mode="valid")
-    below = np.flatnonzero(means < LEVEL)
+    below = np.flatnonzero(means < level)
     return float(below[0] + LOSS_INTERVAL) if len(below) else math.inf
 
 

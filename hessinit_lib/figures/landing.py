@@ -57,6 +57,7 @@ def landing(found: Sequence[Record]) -> Figure:
         )
         figure.legend(loc="outside upper center", ncols=4)
         note_data(figure, found)
+        plt.close(figure)
     return figure
 
 
@@ -64,6 +65,10 @@ def main(arguments: Sequence[str]) -> None:
     """Draw the figure from records into an SVG file."""
     mpl.use("agg")
     out, *paths = arguments
+    if not paths:
+        sys.exit(
+            "landing: no records of mnist_tracking under results/paper; `make paper` makes them"
+        )
     found = sorted((records.read(path) for path in paths), key=lambda record: record.seed)
     figure = landing(found)
     Path(out).parent.mkdir(parents=True, exist_ok=True)

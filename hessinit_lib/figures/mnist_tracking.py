@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hessinit_lib.experiments.mnist_tracking import LEVEL
 from hessinit_lib.figures.style import COLORS, MARKERS, band, note_data, style
 from hessinit_lib.records import Record, look_up
 
@@ -50,6 +49,7 @@ def loss_and_norms(records: Sequence[Record]) -> Figure:
             ax.set_xlabel("training step")
         figure.legend(loc="outside upper center", ncols=5)
         note_data(figure, records)
+        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -85,6 +85,7 @@ def norms_at_start(records: Sequence[Record]) -> Figure:
             ax.set_yscale("log")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
         note_data(figure, records)
+        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -100,7 +101,7 @@ def summary(records: Sequence[Record]) -> pd.DataFrame:
     """Tabulate how each variant ended: medians over seeds, one row a variant."""
     columns = {
         "first_loss": "loss of step 1 [nat]",
-        "steps_to_level": f"steps to loss {LEVEL}",
+        "steps_to_level": f"steps to loss {records[0].parameters['level']}",
         "final_loss": "final loss [nat]",
         "final_loss_spread": "its spread over steps [nat]",
         "test_accuracy": "test accuracy",

@@ -1,0 +1,173 @@
+"""The directive {provenance}: a table that says where the numbers of an experiment come from.
+
+Syntax::
+
+    ```{provenance} paper/mnist_tracking
+    :name: mnist-tracking-provenance
+    ```
+
+The argument is `<profile>/<experiment>`; `name` is optional, for `{numref}`. A run on a
+sample is announced above the table and in it. Records that do not belong together (seeds
+that saw different data or ran with different code) give a warning, which fails a build
+with -W, as does a missing record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from book_records import complain, read_followed
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.typing import OptionSpec
+
+from hessinit_lib.errors import RecordError
+from hessinit_lib.records import Record
+
+_SHORT = 12  # characters of a checksum: enough to compare by eye
+_COLUMNS = (30, 70)  # widths in percent
+
+
+def seeds_in_words(seeds: Iterable[int]) -> str:
+    """Write seeds with runs of neighbors shortened.
+
+    Example:
+        >>> seeds_in_words([0, 1, 2, 3, 7])
+        '0 to 3, 7'
+    """
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    parts = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(parts)
+
+
+def duration_in_words(seconds: float) -> str:
+    """Write a duration with the two units that matter.
+
+    Example:
+        >>> duration_in_words(7384.2), duration_in_words(12.34)
+        ('2 h 3 min', '12 s')
+    """
+    total = round(seconds)
+    hours, minutes = divmod(total // 60, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    if minutes:
+        return f"{minutes} min {total % 60} s"
+    return f"{total} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def describe(found: list[Record]) -> list[tuple[str, list[nodes.Node]]]:
+    """Make the table's rows: a heading and what stands beside it.
+
+    Args:
+        found: the records of one experiment and profile, at least one.
+
+    Raises:
+        RecordError: the seeds saw different data, or ran with different code.
+    """
+    for what in ("dataset", "code"):
+        if len({repr(getattr(record, what)) for record in found}) > 1:
+            raise RecordError(f"the seeds differ in {what!r}: run them again with one and the same")
+    data = found[0].dataset
+    name: list[nodes.Node] = [nodes.Text(f"{data.name}, full data set")]
+    if data.kind == "sample":
+        name = [nodes.strong("", f"a sample of {data.name}, not the full data set")]
+    versions = _distinct(
+        ", ".join(f"{library} {version}" for library, version in record.versions.items())
+        for record in found
+    )
+    days = sorted(record.finished[:10] for record in found)  # ISO 8601: the date comes first
+    span = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
+    commits = _distinct(_commit(record.commit) for record in found)
+    runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
+    total = duration_in_words(sum(record.duration_s for record in found))
+    return [
+        ("Data", name),
+        ("Examples", _text(f"{data.train_size:,} for training, {data.test_size:,} for testing")),
+        ("Data checksum", [nodes.literal("", data.sha256[:_SHORT]), nodes.Text(" (SHA-256)")]),
+        ("Profile", _text(found[0].profile)),
+        ("Seeds", _text(f"{seeds_in_words(record.seed for record in found)} ({runs})")),
+        ("Device", _text("; ".join(_distinct(record.device for record in found)))),
+        ("Software", _text("; ".join(versions))),
+        ("Commit", _text("; ".join(commits))),
+        ("Code checksum", [nodes.literal("", found[0].code[:_SHORT]), nodes.Text(" (SHA-256)")]),
+        ("Duration", _text(f"{total} in all")),
+        ("Finished", _text(f"{span} (UTC)")),
+    ]
+
+
+class ProvenanceDirective(SphinxDirective):
+    """The directive itself."""
+
+    required_arguments = 1
+    option_spec: ClassVar[OptionSpec] = {  # pyright: ignore[reportIncompatibleVariableOverride]
+        "name": directives.unchanged
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Give the table, or a visible mark and a warning."""
+        source = self.arguments[0]
+        try:
+            found = read_followed(self.env, source)
+            rows = describe(found)
+        except RecordError as error:
+            complain(self.env, self.get_location(), f"{{provenance}} {source}", error)
+            return [nodes.paragraph("", "", nodes.problematic("", f"{{provenance}} {source}"))]
+        table = _table(f"Provenance of {found[0].experiment}, profile {found[0].profile}", rows)
+        self.set_source_info(table)
+        self.add_name(table)
+        if not table["ids"]:
+            # A caption is numbered, and a number needs an id. No name: names are those of
+            # the whole book, and two pages may show the same experiment.
+            table["ids"].append(nodes.make_id(f"provenance-{source}"))
+        if found[0].dataset.kind != "sample":
+            return [table]
+        notice = nodes.warning("", classes=["sample-notice"])
+        text = f"Computed on a sample of {found[0].dataset.name}, not on the full data set."
+        notice += nodes.paragraph("", "", nodes.strong("", text))
+        return [notice, table]
+
+
+def _table(title: str, rows: list[tuple[str, list[nodes.Node]]]) -> nodes.table:
+    body = nodes.tbody()
+    for heading, content in rows:
+        row = nodes.row()
+        row += nodes.entry("", nodes.paragraph("", heading))
+        row += nodes.entry("", nodes.paragraph("", "", *content))
+        body += row
+    group = nodes.tgroup(cols=2)
+    group += nodes.colspec(colwidth=_COLUMNS[0], stub=1)
+    group += nodes.colspec(colwidth=_COLUMNS[1])
+    group += body
+    table = nodes.table("", nodes.title("", title), group, classes=["provenance"])
+    return table
+
+
+def _text(text: str) -> list[nodes.Node]:
+    return [nodes.Text(text)]
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+def _commit(commit: str | None) -> str:
+    if commit is None:
+        return "not recorded"
+    name, dash, dirty = commit.partition("-")
+    return name[:_SHORT] + dash + dirty
+
+
+def setup(app: Sphinx) -> dict[str, object]:
+    """Register with Sphinx."""
+    app.setup_extension("book_records")
+    app.add_directive("provenance", ProvenanceDirective)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
