@@ -79,7 +79,9 @@ def _wanted(stage: Stage) -> bool:
     return isinstance(stage, LinearStage) and stage.trainable
 
 
-def _residual_through_linear(residual: Residual, weight: Float[Tensor, "n m"]) -> Residual:
+def _residual_through_linear(
+    residual: Residual, weight: Float[Tensor, "n m"]
+) -> Float[Tensor, "b m m"] | None:
     """W^T R W for every sample."""
     if residual is None:
         return None

@@ -104,7 +104,9 @@ def _chain(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]
     """Flatten nested `nn.Sequential`; leave out what does nothing."""
     kind = type(module)
     if kind is nn.Sequential:
-        for child_name, child in module.named_children():
+        # Not named_children(), which passes over a module that comes a second time.
+        for child_name, child in module._modules.items():
+            assert child is not None  # nn.Sequential holds no empty places
             yield from _chain(child, f"{name}.{child_name}" if name else child_name)
     elif isinstance(module, _DROPOUT):
         if module.training and module.p > 0:

@@ -72,12 +72,13 @@ class HessianTracker:
 
     def record(self) -> HessianReport:
         """Record now, whatever the interval: after the last step, say."""
-        was_training = self.model.training
+        modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()  # dropout off: the norms are those of the deterministic network
         try:
             report = layer_hessians(self.model, self.loss_fn, self.probe_inputs, self.probe_targets)
         finally:
-            self.model.train(was_training)
+            for module, training in modes:
+                module.training = training
         self.history[self._steps] = report
         return report
 

@@ -1,0 +1,98 @@
+"""Random networks, and their dense Hessians as the reference."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    "silu": nn.SiLU,
+}
+
+
+@dataclass
+class Case:
+    """A network, a loss and a batch, all in float64."""
+
+    model: nn.Sequential
+    loss_fn: nn.Module
+    inputs: Tensor
+    targets: Tensor
+
+    def dense_hessian(self, name: str) -> Tensor:
+        """Differentiate the loss twice in one parameter, shape (size, size)."""
+        parameters = {n: p.detach() for n, p in self.model.named_parameters()}
+
+        def loss(value: Tensor) -> Tensor:
+            outputs = torch.func.functional_call(
+                self.model, {**parameters, name: value}, (self.inputs,)
+            )
+            return self.loss_fn(outputs, self.targets)
+
+        size = parameters[name].numel()
+        return torch.func.hessian(loss)(parameters[name]).reshape(size, size)
+
+    def dense_gauss_newton(self, name: str) -> Tensor:
+        """Form J^T (D^2 loss) J from the Jacobian of all outputs, shape (size, size)."""
+        parameters = {n: p.detach() for n, p in self.model.named_parameters()}
+
+        def outputs(value: Tensor) -> Tensor:
+            return torch.func.functional_call(
+                self.model, {**parameters, name: value}, (self.inputs,)
+            )
+
+        size = parameters[name].numel()
+        logits = outputs(parameters[name])
+        jacobian = torch.func.jacrev(outputs)(parameters[name]).reshape(logits.numel(), size)
+        curvature = torch.func.hessian(lambda z: self.loss_fn(z, self.targets))(logits)
+        return jacobian.mT @ curvature.reshape(logits.numel(), logits.numel()) @ jacobian
+
+
+def make_case(
+    widths: list[int], activations: list[str], loss: str, batch: int, scale: float, seed: int
+) -> Case:
+    """Make a network with normal weights of variance scale^2 / fan_in and normal biases."""
+    generator = torch.Generator().manual_seed(seed)
+    layers: list[nn.Module] = []
+    for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
+        linear = nn.Linear(fan_in, fan_out).double()
+        with torch.no_grad():
+            linear.weight.normal_(0, scale / math.sqrt(fan_in), generator=generator)
+            linear.bias.normal_(0, 0.3, generator=generator)
+        layers.append(linear)
+        if index < len(activations):
+            layers.append(ACTIVATIONS[activations[index]]())
+    inputs = torch.randn(batch, widths[0], generator=generator, dtype=torch.float64)
+    if loss == "mse":
+        targets = torch.randn(batch, widths[-1], generator=generator, dtype=torch.float64)
+        return Case(nn.Sequential(*layers), nn.MSELoss(), inputs, targets)
+    targets = torch.randint(widths[-1], (batch,), generator=generator)
+    return Case(nn.Sequential(*layers), nn.CrossEntropyLoss(), inputs, targets)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Draw fully connected networks of 1 to 4 layers with mixed activations."""
+    depth = draw(st.integers(1, 4))
+    widths = [draw(st.integers(1, 6)) for _ in range(depth)] + [draw(st.integers(2, 5))]
+    activations = [draw(st.sampled_from(sorted(ACTIVATIONS))) for _ in range(depth - 1)]
+    return make_case(
+        widths,
+        activations,
+        draw(st.sampled_from(["cross_entropy", "mse"])),
+        draw(st.integers(1, 12)),
+        draw(st.sampled_from([0.1, 1.0, 3.0])),
+        draw(st.integers(0, 2**32 - 1)),
+    )

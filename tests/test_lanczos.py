@@ -1,0 +1,60 @@
+"""Spectral norms by Lanczos against dense eigenvalues."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hessinit_lib.hessians.lanczos import spectral_norm
+
+
+def norm_of(eigenvalues: Tensor, seed: int = 0) -> float:
+    size = len(eigenvalues)
+    generator = torch.Generator().manual_seed(seed)
+    basis, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    basis = basis.to(eigenvalues)
+    matrix = basis @ torch.diag(eigenvalues) @ basis.mT
+    return spectral_norm(lambda v: matrix @ v, size, matrix)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.integers(0, 1000))
+def test_any_spectrum(eigenvalues: list[float], seed: int) -> None:
+    values = torch.tensor(eigenvalues, dtype=torch.float64)
+    expected = float(values.abs().max())
+    assert norm_of(values, seed) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("gap", [1e-1, 1e-3, 1e-6, 0.0])
+def test_close_leading_eigenvalues(gap: float) -> None:
+    values = torch.linspace(0, 0.9, 200, dtype=torch.float64)
+    values[-2:] = torch.tensor([1 - gap, 1.0], dtype=torch.float64)
+    assert norm_of(values) == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize("negative", [0.5, 0.999, 1.001, 2.0])
+def test_either_end_may_lead(negative: float) -> None:
+    values = torch.linspace(-negative, 1, 300, dtype=torch.float64)
+    assert norm_of(values) == pytest.approx(max(1, negative), rel=1e-9)
+
+
+def test_float32() -> None:
+    values = torch.linspace(-0.3, 1, 300)
+    assert norm_of(values) == pytest.approx(1, rel=2e-6)
+
+
+def test_zero_and_non_finite() -> None:
+    like = torch.zeros(1)
+    assert spectral_norm(torch.zeros_like, 50, like) == 0
+    assert math.isnan(spectral_norm(lambda v: v * math.nan, 50, like))
+
+
+def test_repeats_bit_for_bit_and_leaves_the_global_stream() -> None:
+    state = torch.get_rng_state()
+    values = torch.linspace(-0.3, 1, 100)
+    assert norm_of(values) == norm_of(values)
+    assert torch.equal(state, torch.get_rng_state())
