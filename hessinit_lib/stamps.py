@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent
 def source_files(module: str) -> list[Path]:
     """List the files of this package that a module imports, itself included.
 
-    Imports are read from the sources without running them.
+    Imports at the top of the files are read from the sources without running them.
 
     Args:
         module: dotted name, "hessinit_lib.experiments.mnist_tracking".
@@ -53,7 +53,9 @@ def _collect(module: str, found: set[Path]) -> None:
     if path is None or path in found:
         return
     found.add(path)
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    # Top level only: what stands in a function or under TYPE_CHECKING is there for callers who
+    # want it (the lazy names of the package), not for the module's own work.
+    for node in ast.parse(path.read_bytes()).body:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 _collect(alias.name, found)

@@ -107,7 +107,8 @@ def summary(records: Sequence[Record]) -> pd.DataFrame:
         "test_accuracy": "test accuracy",
     }
     rows = {
-        label: {
+        # Tables show no TeX.
+        label.replace("$", "").replace(r"\sigma_1", "σ₁").replace("10^{", "1e").rstrip("}"): {
             title: np.median(look_up(records, f"values.{name}.{key}"))
             for key, title in columns.items()
         }
