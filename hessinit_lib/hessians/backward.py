@@ -5,8 +5,8 @@ With $A_k = D^2_{a^k} l$ and $d_k = D_{a^k} l$ per sample, $F_k = \operatorname{
 $$A_k = F_k W^{k+1\top} A_{k+1} W^{k+1} F_k
       + \operatorname{diag}(f_k''(a^k) \odot W^{k+1\top} d_{k+1}).$$
 
-The first term alone, started from the output, is the linearization $S S^\top$, carried as
-a thin factor S. What the second terms add up to is the residual R: nothing in a
+The first term alone, started from the output, is the linearization $S^\top S$, carried as
+a factor S of few rows. What the second terms add up to is the residual R: nothing in a
 piecewise-linear network, a diagonal under the last smooth activation, a dense matrix below.
 """
 
@@ -29,20 +29,20 @@ Residual = Float[Tensor, "b n"] | Float[Tensor, "b n n"] | None
 
 @dataclass(frozen=True)
 class LayerCurvature:
-    """All that is needed of one layer: A_b = S_b S_b^T + R_b, and the layer's inputs z_b.
+    """All that is needed of one layer: A_b = S_b^T S_b + R_b, and the layer's inputs z_b.
 
     Attributes:
         name: the weight parameter.
         shape: its shape, (n, m).
         inputs: z, shape (B, m).
-        factor: S, shape (B, n, r).
+        factor: S, shape (B, r, n).
         residual: R, see `Residual`.
     """
 
     name: str
     shape: tuple[int, ...]
     inputs: Float[Tensor, "b m"]
-    factor: Float[Tensor, "b n r"]
+    factor: Float[Tensor, "b r n"]
     residual: Residual
 
 
@@ -66,12 +66,12 @@ def backward(stages: list[Stage], loss: LossCurvature) -> Iterator[LayerCurvatur
                 yield LayerCurvature(stage.name, shape, stage.inputs, factor, residual)
             if index > last:
                 residual = _residual_through_linear(residual, stage.weight)
-                factor = torch.matmul(stage.weight.mT, factor)
+                factor = factor @ stage.weight
                 gradient = gradient @ stage.weight
         else:
             first, second = activation_derivatives(stage.module, stage.preactivations)
             residual = _residual_through_activation(residual, first, second, gradient)
-            factor = factor * first[:, :, None]
+            factor = factor * first[:, None, :]
             gradient = gradient * first
 
 
@@ -85,8 +85,9 @@ def _residual_through_linear(
     """W^T R W for every sample."""
     if residual is None:
         return None
-    half = weight.mT * residual[:, None, :] if residual.ndim == 2 else weight.mT @ residual
-    return half @ weight
+    # R W, then its transpose times W: both are one large product over all samples.
+    half = residual[:, :, None] * weight if residual.ndim == 2 else residual @ weight
+    return half.mT.contiguous() @ weight
 
 
 def _residual_through_activation(

@@ -92,12 +92,12 @@ def _summarize(layer: LayerCurvature, finite: bool) -> LayerHessian:
     trace_r = torch.dot(size, diagonal.sum(1)) / batch
     # One transfer from the device for all the scalars.
     total, linear, rest, g, r = torch.stack((*squares, trace_g, trace_r)).tolist()
-    spectral_g = spectral_norm(_linearization(layer, kernel), factor[:, 0].numel(), z)
+    spectral_g = spectral_norm(_linearization(layer, kernel), factor[:, :, 0].numel(), z)
     linearization = BlockNorms(math.sqrt(linear), spectral_g, g)
     if residual is None:
         return _layer_hessian(layer, linearization, linearization, BlockNorms(0.0, 0.0, 0.0))
     reduced = _reduce_inputs(z)
-    parameters = factor.shape[1] * reduced.shape[1]
+    parameters = factor.shape[2] * reduced.shape[1]
     spectral_h = spectral_norm(_block(layer, reduced, with_factor=True), parameters, z)
     spectral_r = spectral_norm(_block(layer, reduced, with_factor=False), parameters, z)
     return _layer_hessian(
@@ -125,7 +125,7 @@ def _layer_hessian(
 
 def _residual_diagonal(layer: LayerCurvature) -> Float[Tensor, "b n"]:
     if layer.residual is None:
-        return torch.zeros_like(layer.factor[:, :, 0])
+        return torch.zeros_like(layer.factor[:, 0, :])
     if layer.residual.ndim == 2:
         return layer.residual
     return layer.residual.diagonal(dim1=1, dim2=2)
@@ -141,9 +141,9 @@ def _linearization(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> Opera
     batch, features = z.shape
 
     def apply(u: Tensor) -> Tensor:
-        carried = torch.bmm(factor, u.view(batch, -1, 1))[:, :, 0]
+        carried = torch.bmm(u.view(batch, 1, -1), factor)[:, 0]
         mixed = kernel @ carried if batch <= 2 * features else z @ (z.mT @ carried)
-        return torch.bmm(factor.mT, mixed[:, :, None]).flatten() / batch
+        return torch.bmm(factor, mixed[:, :, None]).flatten() / batch
 
     return apply
 
@@ -156,11 +156,11 @@ def _reduce_inputs(z: Float[Tensor, "b m"]) -> Float[Tensor, "b k"]:
 def _block(layer: LayerCurvature, z: Float[Tensor, "b k"], *, with_factor: bool) -> Operator:
     """Give the operator V -> (1/B) sum_b A_b V z_b z_b^T on matrices V of shape (n, k).
 
-    With A_b = S_b S_b^T + R_b or, without the factor, R_b alone.
+    With A_b = S_b^T S_b + R_b or, without the factor, R_b alone.
     """
     factor, residual = layer.factor, layer.residual
     assert residual is not None
-    batch, units = factor.shape[:2]
+    batch, _, units = factor.shape
 
     def apply(v: Tensor) -> Tensor:
         carried = z @ v.view(units, -1).mT
@@ -169,8 +169,8 @@ def _block(layer: LayerCurvature, z: Float[Tensor, "b k"], *, with_factor: bool)
         else:
             bent = torch.bmm(residual, carried[:, :, None])[:, :, 0]
         if with_factor:
-            inner = torch.bmm(factor.mT, carried[:, :, None])
-            bent = bent + torch.bmm(factor, inner)[:, :, 0]
+            inner = torch.bmm(factor, carried[:, :, None])
+            bent = bent + torch.bmm(inner.mT, factor)[:, 0]
         return (bent.mT @ z).flatten() / batch
 
     return apply

@@ -1,7 +1,7 @@
 """The loss seen from the logits: per-sample gradient and a factor of the Hessian.
 
 The mean loss is L = (1/B) sum_b l_b. Everything below the logits needs of each l_b just
-its gradient d_b and a thin factor S_b with D^2 l_b = S_b S_b^T.
+its gradient d_b and a few vectors s_bi with D^2 l_b = sum_i s_bi s_bi^T.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class LossCurvature(NamedTuple):
 
     Attributes:
         gradient: $D l_b$, shape (B, C).
-        factor: $S_b$ with $D^2 l_b = S_b S_b^\top$, shape (B, C, r).
+        factor: the rows $s_{bi}$ with $D^2 l_b = \sum_i s_{bi} s_{bi}^\top$, shape (B, r, C).
     """
 
     gradient: Float[Tensor, "b c"]
-    factor: Float[Tensor, "b c r"]
+    factor: Float[Tensor, "b r c"]
 
 
 def loss_curvature(loss_fn: LossFn, logits: Float[Tensor, "b c"], targets: Tensor) -> LossCurvature:
@@ -46,7 +46,7 @@ def loss_curvature(loss_fn: LossFn, logits: Float[Tensor, "b c"], targets: Tenso
     Example:
         >>> out = loss_curvature(F.cross_entropy, torch.zeros(4, 10), torch.arange(4))
         >>> out.factor.shape
-        torch.Size([4, 10, 9])
+        torch.Size([4, 9, 10])
     """
     if loss_fn is F.cross_entropy:
         loss_fn = nn.CrossEntropyLoss()
@@ -90,36 +90,37 @@ def _cross_entropy(
     # D^2 l_b = m_b (diag p_b - p_b p_b^T).
     probabilities = logits.softmax(1)
     gradient = mass * probabilities - weighted
-    return LossCurvature(gradient, mass.sqrt()[:, :, None] * softmax_factor(probabilities))
+    return LossCurvature(gradient, mass.sqrt()[:, None] * softmax_factor(probabilities))
 
 
-def softmax_factor(probabilities: Float[Tensor, "b c"]) -> Float[Tensor, "b c c-1"]:
-    r"""Factor the Hessian of the softmax cross-entropy with C - 1 columns.
+def softmax_factor(probabilities: Float[Tensor, "b c"]) -> Float[Tensor, "b c-1 c"]:
+    r"""Factor the Hessian of the softmax cross-entropy with C - 1 vectors.
 
     With $q = \sqrt{p}$, $\operatorname{diag}(p) - pp^\top = D_q (I - qq^\top) D_q$, and
     $I - qq^\top$ projects on the complement of the unit vector $q$. The Householder
     reflection $I - vv^\top/(1 + q_1)$, $v = q + e_1$, sends $q$ to $-e_1$; so its columns
-    2 to C are an orthonormal basis $Q$ of that complement, and $S = D_q Q$.
+    2 to C are an orthonormal basis $Q$ of that complement, and $D_q Q$ is a factor.
 
     Args:
         probabilities: $p$, shape (B, C), rows that sum to 1.
 
     Returns:
-        $S$ with $S_b S_b^\top = \operatorname{diag}(p_b) - p_b p_b^\top$, shape (B, C, C - 1).
+        $S_b = (D_q Q)^\top$ with $S_b^\top S_b = \operatorname{diag}(p_b) - p_b p_b^\top$,
+        shape (B, C - 1, C).
 
     Example:
         >>> p = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
         >>> s = softmax_factor(p)
-        >>> torch.allclose(s @ s.mT, torch.diag(p[0]) - p.mT @ p)
+        >>> torch.allclose(s.mT @ s, torch.diag(p[0]) - p.mT @ p)
         True
     """
     root = probabilities.sqrt()
     v = root.clone()
     v[:, 0] += 1  # both terms are >= 0: no cancellation
     rest = root[:, 1:] / v[:, :1]
-    basis = -v[:, :, None] * rest[:, None, :]
-    basis[:, 1:, :].diagonal(dim1=1, dim2=2).add_(1)
-    return root[:, :, None] * basis
+    basis = -rest[:, :, None] * v[:, None, :]
+    basis[:, :, 1:].diagonal(dim1=1, dim2=2).add_(1)
+    return root[:, None, :] * basis
 
 
 def _target_weights(

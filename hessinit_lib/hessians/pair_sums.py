@@ -36,25 +36,25 @@ def squared_norms(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> PairSu
     batch = kernel.shape[0]
     weights = kernel.square()
     factor, residual = layer.factor, layer.residual
-    units, rank = factor.shape[1:]
-    # Per pair, products of packed symmetric matrices cost n(n+1)/2, products of factors
-    # n r^2. With a dense residual the packed linearization is needed anyway.
-    packed = None
-    if (residual is not None and residual.ndim == 3) or units + 1 <= 2 * rank**2:
-        packed = _pack(factor @ factor.mT)
-    if packed is not None:
-        linearization = torch.vdot((weights @ packed).flatten(), packed.flatten())
+    rank, units = factor.shape[1:]
+    # Per pair of samples, products of whole matrices cost 2 n^2 operations in one large
+    # matrix product, products of factors n r (r + 1) in many small ones. With a dense
+    # residual the whole linearization is needed anyway.
+    whole = None
+    if (residual is not None and residual.ndim == 3) or units <= rank * (rank + 1):
+        whole = (factor.mT @ factor).flatten(1)
+        linearization = _weighted(weights, whole, whole)
     else:
         linearization = _factor_pairs(factor, weights)
     if residual is None:
         zero = torch.zeros_like(linearization)
         return PairSums(linearization / batch**2, linearization / batch**2, zero)
     if residual.ndim == 2:
-        # Only the diagonal of S S^T meets a diagonal residual.
-        r, s = residual, factor.square().sum(2)
+        # Only the diagonal of S^T S meets a diagonal residual.
+        r, s = residual, factor.square().sum(1)
     else:
-        assert packed is not None
-        r, s = _pack(residual), packed
+        assert whole is not None
+        r, s = residual.flatten(1), whole
     spread = weights @ r
     own = torch.vdot(spread.flatten(), r.flatten())
     cross = torch.vdot(spread.flatten(), s.flatten())
@@ -63,23 +63,22 @@ def squared_norms(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> PairSu
     return PairSums(*(x / batch**2 for x in (total, linearization, own)))
 
 
-def _pack(matrices: Float[Tensor, "b n n"]) -> Float[Tensor, "b p"]:
-    """Keep the upper triangle, off-diagonal entries times sqrt 2: dot products are kept."""
-    units = matrices.shape[1]
-    rows, columns = torch.triu_indices(units, units, device=matrices.device)
-    packed = matrices[:, rows, columns]
-    return packed.mul_(torch.where(rows == columns, torch.ones_like(packed[0]), 2.0**0.5))
+def _weighted(
+    weights: Float[Tensor, "b b"], left: Float[Tensor, "b p"], right: Float[Tensor, "b p"]
+) -> Float[Tensor, ""]:
+    """Sum over b, b' of weights_bb' left_b . right_b'."""
+    return torch.vdot((weights @ right).flatten(), left.flatten())
 
 
 def _factor_pairs(
-    factor: Float[Tensor, "b n r"], weights: Float[Tensor, "b b"]
+    factor: Float[Tensor, "b r n"], weights: Float[Tensor, "b b"]
 ) -> Float[Tensor, ""]:
-    """Sum over b, b' of weights_bb' |S_b^T S_b'|^2, column pair by column pair."""
-    columns = factor.permute(2, 0, 1).contiguous()
-    total = torch.zeros_like(weights)
-    for i, left in enumerate(columns):
+    """Sum over b, b' of weights_bb' |S_b S_b'^T|^2, row pair by row pair."""
+    rows = factor.transpose(0, 1).contiguous()
+    total, product = torch.zeros_like(weights), torch.empty_like(weights)
+    for i, left in enumerate(rows):
         # (b, i) with (b', j) is (b', j) with (b, i): half of the pairs will do.
-        for j in range(i, len(columns)):
-            product = left @ columns[j].mT
+        for j in range(i, len(rows)):
+            torch.mm(left, rows[j].mT, out=product)
             total.addcmul_(product, product, value=1.0 if i == j else 2.0)
     return torch.vdot(total.flatten(), weights.flatten())
