@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hessinit_lib.hessians.lanczos import spectral_norm
+from hessinit_lib.hessians.lanczos import random_start, spectral_norms
 
 
 def norm_of(eigenvalues: Tensor, seed: int = 0) -> float:
@@ -19,7 +19,7 @@ def norm_of(eigenvalues: Tensor, seed: int = 0) -> float:
     basis, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
     basis = basis.to(eigenvalues)
     matrix = basis @ torch.diag(eigenvalues) @ basis.mT
-    return spectral_norm(lambda v: matrix @ v, size, matrix)
+    return spectral_norms(lambda v: v @ matrix, random_start(1, size, matrix))[0]
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.integers(0, 1000))
@@ -48,9 +48,9 @@ def test_float32() -> None:
 
 
 def test_zero_and_non_finite() -> None:
-    like = torch.zeros(1)
-    assert spectral_norm(torch.zeros_like, 50, like) == 0
-    assert math.isnan(spectral_norm(lambda v: v * math.nan, 50, like))
+    start = random_start(1, 50, torch.zeros(1))
+    assert spectral_norms(torch.zeros_like, start) == [0]
+    assert math.isnan(spectral_norms(lambda v: v * math.nan, start)[0])
 
 
 def test_repeats_bit_for_bit_and_leaves_the_global_stream() -> None:
@@ -58,3 +58,15 @@ def test_repeats_bit_for_bit_and_leaves_the_global_stream() -> None:
     values = torch.linspace(-0.3, 1, 100)
     assert norm_of(values) == norm_of(values)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_several_operators_at_once() -> None:
+    # One is exhausted at once (rank 1), one is zero, one has its lead at the lower end.
+    size = 60
+    rank_one = torch.zeros(size, dtype=torch.float64)
+    rank_one[3] = 2.0
+    spectra = torch.stack(
+        (rank_one, torch.zeros_like(rank_one), torch.linspace(-3, 1, size, dtype=torch.float64))
+    )
+    found = spectral_norms(lambda v: spectra * v, random_start(3, size, spectra))
+    assert found == pytest.approx([2, 0, 3], rel=1e-9)

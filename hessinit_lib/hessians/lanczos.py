@@ -1,103 +1,123 @@
-"""The eigenvalue of largest size of a symmetric operator, by Lanczos iteration."""
+"""Eigenvalues of largest size of symmetric operators, by Lanczos iteration."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Operator = Callable[[Float[Tensor, " d"]], Float[Tensor, " d"]]
+Operator = Callable[[Float[Tensor, "p d"]], Float[Tensor, "p d"]]
 
 _MAX_STEPS = 400
 _CHECK_EVERY = 3
 
 
-def spectral_norm(operator: Operator, size: int, like: Tensor) -> float:
-    r"""Compute $\max_i |\lambda_i|$ of a symmetric operator.
+def random_start(count: int, size: int, like: Tensor) -> Float[Tensor, "p d"]:
+    """Make unit vectors that are the same at each call, of the type and device of `like`."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(count, size, generator=generator)
+    return (start / start.norm(dim=1, keepdim=True)).to(like)
 
-    Lanczos with full reorthogonalization, from a fixed pseudo-random start, so that the
-    same operator gives the same figure. It stops when the leading Ritz value's residual is
-    below 1e-4 of it in float32 and 1e-9 in float64 (so no cluster of eigenvalues wider than
-    that is mistaken for one), its error bound min(residual, residual^2 / gap) below 1e-6
-    and 1e-11, and no eigenvalue at the other end can be larger.
+
+def spectral_norms(operator: Operator, start: Float[Tensor, "p d"]) -> list[float]:
+    r"""Compute $\max_i |\lambda_i|$ of p symmetric operators at once.
+
+    Lanczos with full reorthogonalization. It stops when each leading Ritz value's residual
+    is below 1e-4 of it in float32 and 1e-9 in float64 (so no cluster of eigenvalues wider
+    than that is mistaken for one), its error bound min(residual, residual^2 / gap) below
+    1e-6 and 1e-11, and no eigenvalue at the other end can be larger.
 
     Args:
-        operator: maps vectors of shape (d,) to vectors of shape (d,), linear, symmetric.
-        size: d.
-        like: a tensor of the type and device to work in.
+        operator: maps row k by the k-th operator, shape (p, d) to (p, d).
+        start: where to start, shape (p, d), such as `random_start` gives.
 
     Returns:
-        The norm; NaN where the operator gives non-finite values.
+        The p norms; NaN where an operator gives non-finite values.
 
     Raises:
         ArithmeticError: no convergence in 400 steps.
 
     Example:
         >>> matrix = torch.diag(torch.tensor([1.0, -3.0, 2.0]))
-        >>> round(spectral_norm(lambda v: matrix @ v, 3, matrix), 5)
+        >>> (norm,) = spectral_norms(lambda v: v @ matrix, random_start(1, 3, matrix))
+        >>> round(norm, 5)
         3.0
     """
-    tolerances = (1e-9, 1e-11) if like.dtype == torch.float64 else (1e-4, 1e-6)
-    rounding = torch.finfo(like.dtype).eps
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(size, generator=generator, dtype=torch.float64)
-    vector = (start / start.norm()).to(like)
+    count, size = start.shape
+    double = start.dtype == torch.float64
+    tolerances = (1e-9, 1e-11) if double else (1e-4, 1e-6)
+    rounding = 10 * torch.finfo(start.dtype).eps
+    vectors = start / start.norm(dim=1, keepdim=True)
     steps = min(size, _MAX_STEPS)
-    basis = torch.empty(0, size, dtype=like.dtype, device=like.device)
-    diagonal: list[float] = []
-    off_diagonal: list[float] = []
-    norm = 0.0
+    basis = vectors.new_empty(count, 0, size)
+    tridiagonal = np.zeros((count, steps + 1, steps + 1))
     for step in range(1, steps + 1):
-        if step > len(basis):  # grow in blocks: most runs end early
-            grown = torch.empty(
-                min(steps, 2 * step + 14), size, dtype=like.dtype, device=like.device
-            )
-            grown[: len(basis)] = basis
+        if step > basis.shape[1]:  # grow in blocks: most runs end early
+            grown = vectors.new_empty(count, min(steps, 2 * step + 14), size)
+            grown[:, : basis.shape[1]] = basis
             basis = grown
-        basis[step - 1] = vector
-        used = basis[:step]
-        image = operator(vector)
-        overlaps = used @ image
-        image = image - overlaps @ used
-        image = image - (used @ image) @ used  # once more: rounding left some overlap
-        alpha, beta = torch.stack((overlaps[-1], image.norm())).tolist()
-        if not (math.isfinite(alpha) and math.isfinite(beta)):
-            return math.nan
-        diagonal.append(alpha)
-        scale = max(norm, abs(alpha), *off_diagonal[-1:], beta)
-        exhausted = step == size or beta <= 10 * rounding * scale
-        if exhausted or step % _CHECK_EVERY == 0 or step == steps:
-            norm, done = _ritz(diagonal, off_diagonal, beta, tolerances)
-            if exhausted or done:
-                return norm
-        off_diagonal.append(beta)
-        vector = image / beta
+        basis[:, step - 1] = vectors
+        used = basis[:, :step]
+        image, along = _orthogonalized(used, operator(vectors))
+        lengths = image.norm(dim=1)
+        alphas, betas = torch.stack((along, lengths)).double().cpu().numpy()
+        if not np.isfinite([alphas, betas]).all():
+            return [math.nan] * count
+        tridiagonal[:, step - 1, step - 1] = alphas
+        exhausted = betas <= rounding * np.abs(tridiagonal).max((1, 2))
+        # An exhausted chain goes on with zeros, which add nothing to its spectrum.
+        betas = np.where(exhausted, 0.0, betas)
+        if step % _CHECK_EVERY == 0 or step == steps or exhausted.all():
+            known = tridiagonal[:, :step, :step]
+            chains = [
+                _leading_ritz_value(t, b, tolerances) for t, b in zip(known, betas, strict=True)
+            ]
+            if step == size or all(chain.converged for chain in chains):
+                return [chain.norm for chain in chains]
+        tridiagonal[:, step, step - 1] = tridiagonal[:, step - 1, step] = betas
+        scale = torch.from_numpy(np.divide(1, betas, out=np.zeros_like(betas), where=betas > 0))
+        vectors = image * scale.to(start)[:, None]
     raise ArithmeticError(f"Lanczos did not converge in {steps} steps")
 
 
-def _ritz(
-    diagonal: list[float],
-    off_diagonal: list[float],
-    beta: float,
-    tolerances: tuple[float, float],
-) -> tuple[float, bool]:
-    """Give the largest Ritz value in size and whether it has converged."""
-    tridiagonal = np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1)
+def _orthogonalized(
+    basis: Float[Tensor, "p k d"], image: Float[Tensor, "p d"]
+) -> tuple[Float[Tensor, "p d"], Float[Tensor, " p"]]:
+    """Take the basis out of the image, and give its component along the last basis vector."""
+    overlaps = torch.bmm(basis, image[:, :, None])
+    image = torch.baddbmm(image[:, None], overlaps.mT, basis, alpha=-1)
+    # Once more: rounding left some overlap.
+    rest = torch.bmm(basis, image.mT)
+    return torch.baddbmm(image, rest.mT, basis, alpha=-1)[:, 0], overlaps[:, -1, 0]
+
+
+class _Ritz(NamedTuple):
+    """The leading Ritz value of one chain, and whether it can be trusted."""
+
+    norm: float
+    converged: bool
+
+
+def _leading_ritz_value(
+    tridiagonal: np.ndarray, beta: float, tolerances: tuple[float, float]
+) -> _Ritz:
     values, vectors = np.linalg.eigh(tridiagonal)
-    if len(values) == 1:
-        return abs(float(values[0])), False
-    low, high = 0, len(values) - 1
-    top, other = (high, low) if values[high] >= -values[low] else (low, high)
+    top, other = (-1, 0) if values[-1] >= -values[0] else (0, -1)
     residuals = beta * np.abs(vectors[-1])
     norm = abs(float(values[top]))
-    neighbour = values[high - 1] if top == high else values[low + 1]
-    gap = abs(values[top] - neighbour)
-    error = min(residuals[top], residuals[top] ** 2 / gap if gap > 0 else math.inf)
+    gap = 0.0 if len(values) == 1 else abs(values[top] - values[-2 if top == -1 else 1])
+    bound = residuals[top] ** 2 / gap if gap > 0 else math.inf
+    close = residuals[top] <= tolerances[0] * norm
+    sharp = min(residuals[top], bound) <= tolerances[1] * norm
     # The other end may still grow by its own residual.
-    settled = values[other] * values[top] >= 0 or abs(values[other]) + residuals[other] < norm
-    close = residuals[top] <= tolerances[0] * norm and error <= tolerances[1] * norm
-    return norm, bool(close and settled)
+    settled = (
+        values[other] * values[top] >= 0
+        or abs(values[other]) + residuals[other] < norm
+        or beta == 0
+    )
+    return _Ritz(norm, bool(close and sharp and settled))

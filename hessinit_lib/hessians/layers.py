@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.backward import LayerCurvature, backward
-from hessinit_lib.hessians.lanczos import Operator, spectral_norm
+from hessinit_lib.hessians.lanczos import Operator, random_start, spectral_norms
 from hessinit_lib.hessians.losses import LossFn, loss_curvature
 from hessinit_lib.hessians.network import forward
 from hessinit_lib.hessians.pair_sums import squared_norms
@@ -54,6 +54,8 @@ def layer_hessians(
     Source: arXiv 2004.09506 for the principle; derivation in the book, statements 2 and 3.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> generator = torch.Generator().manual_seed(0)
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> x = torch.randn(16, 4, generator=generator)
@@ -85,21 +87,21 @@ def _summarize(layer: LayerCurvature, finite: bool) -> LayerHessian:
     z, factor, residual = layer.inputs, layer.factor, layer.residual
     kernel = z @ z.mT
     squares = squared_norms(layer, kernel)
-    batch = len(z)
+    batch, rank, units = factor.shape
     size = z.square().sum(1)
     trace_g = torch.dot(size, factor.square().sum((1, 2))) / batch
-    diagonal = _residual_diagonal(layer)
-    trace_r = torch.dot(size, diagonal.sum(1)) / batch
+    trace_r = torch.dot(size, _residual_diagonal(layer).sum(1)) / batch
     # One transfer from the device for all the scalars.
     total, linear, rest, g, r = torch.stack((*squares, trace_g, trace_r)).tolist()
-    spectral_g = spectral_norm(_linearization(layer, kernel), factor[:, :, 0].numel(), z)
+
+    start = random_start(1, batch * rank, z)
+    (spectral_g,) = spectral_norms(_linearization(layer, kernel), start)
     linearization = BlockNorms(math.sqrt(linear), spectral_g, g)
     if residual is None:
         return _layer_hessian(layer, linearization, linearization, BlockNorms(0.0, 0.0, 0.0))
     reduced = _reduce_inputs(z)
-    parameters = factor.shape[2] * reduced.shape[1]
-    spectral_h = spectral_norm(_block(layer, reduced, with_factor=True), parameters, z)
-    spectral_r = spectral_norm(_block(layer, reduced, with_factor=False), parameters, z)
+    start = random_start(2, units * reduced.shape[1], z)
+    spectral_h, spectral_r = spectral_norms(_block_and_residual(layer, reduced), start)
     return _layer_hessian(
         layer,
         BlockNorms(math.sqrt(total), spectral_h, g + r),
@@ -143,7 +145,7 @@ def _linearization(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> Opera
     def apply(u: Tensor) -> Tensor:
         carried = torch.bmm(u.view(batch, 1, -1), factor)[:, 0]
         mixed = kernel @ carried if batch <= 2 * features else z @ (z.mT @ carried)
-        return torch.bmm(factor, mixed[:, :, None]).flatten() / batch
+        return torch.bmm(factor, mixed[:, :, None]).view(1, -1) / batch
 
     return apply
 
@@ -153,24 +155,25 @@ def _reduce_inputs(z: Float[Tensor, "b m"]) -> Float[Tensor, "b k"]:
     return z if len(z) >= z.shape[1] else torch.linalg.qr(z.mT, mode="r").R.mT
 
 
-def _block(layer: LayerCurvature, z: Float[Tensor, "b k"], *, with_factor: bool) -> Operator:
-    """Give the operator V -> (1/B) sum_b A_b V z_b z_b^T on matrices V of shape (n, k).
+def _block_and_residual(layer: LayerCurvature, z: Float[Tensor, "b k"]) -> Operator:
+    """Give V -> (1/B) sum_b A_b V z_b z_b^T on two matrices V of shape (n, k).
 
-    With A_b = S_b^T S_b + R_b or, without the factor, R_b alone.
+    For the first A_b = S_b^T S_b + R_b, for the second R_b alone: together, because reading
+    R is what takes the time.
     """
     factor, residual = layer.factor, layer.residual
     assert residual is not None
     batch, _, units = factor.shape
 
     def apply(v: Tensor) -> Tensor:
-        carried = z @ v.view(units, -1).mT
+        carried = torch.matmul(v.view(2, units, -1), z.mT)  # (2, n, B)
         if residual.ndim == 2:
-            bent = residual * carried
+            bent = residual.mT * carried
         else:
-            bent = torch.bmm(residual, carried[:, :, None])[:, :, 0]
-        if with_factor:
-            inner = torch.bmm(factor, carried[:, :, None])
-            bent = bent + torch.bmm(inner.mT, factor)[:, 0]
-        return (bent.mT @ z).flatten() / batch
+            bent = torch.bmm(residual, carried.permute(2, 1, 0)).permute(2, 1, 0)
+        inner = torch.bmm(factor, carried[0].mT[:, :, None])
+        linear = torch.bmm(inner.mT, factor)[:, 0].mT
+        bent = torch.stack((bent[0] + linear, bent[1]))
+        return torch.matmul(bent, z).view(2, -1) / batch
 
     return apply

@@ -33,6 +33,8 @@ class HessianTracker:
         ValueError: `every` is not a positive whole number.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(4, 3))
         >>> x, y = torch.zeros(8, 4), torch.zeros(8, dtype=torch.int64)
         >>> tracker = HessianTracker(model, nn.CrossEntropyLoss(), x, y, every=2)
