@@ -55,33 +55,31 @@ def spectral_norms(operator: Operator, start: Float[Tensor, "p d"]) -> list[floa
     vectors = start / start.norm(dim=1, keepdim=True)
     steps = min(size, _MAX_STEPS)
     basis = vectors.new_empty(count, 0, size)
-    tridiagonal = np.zeros((count, steps + 1, steps + 1))
+    diagonal, off_diagonal = np.empty((count, steps)), np.zeros((count, steps))
+    scale = np.zeros(count)
     for step in range(1, steps + 1):
         if step > basis.shape[1]:  # grow in blocks: most runs end early
             grown = vectors.new_empty(count, min(steps, 2 * step + 14), size)
             grown[:, : basis.shape[1]] = basis
             basis = grown
         basis[:, step - 1] = vectors
-        used = basis[:, :step]
-        image, along = _orthogonalized(used, operator(vectors))
-        lengths = image.norm(dim=1)
-        alphas, betas = torch.stack((along, lengths)).double().cpu().numpy()
-        if not np.isfinite([alphas, betas]).all():
+        image, along = _orthogonalized(basis[:, :step], operator(vectors))
+        alphas, betas = torch.stack((along, image.norm(dim=1))).double().cpu().numpy()
+        if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
             return [math.nan] * count
-        tridiagonal[:, step - 1, step - 1] = alphas
-        exhausted = betas <= rounding * np.abs(tridiagonal).max((1, 2))
+        scale = np.maximum(scale, np.maximum(np.abs(alphas), betas))
         # An exhausted chain goes on with zeros, which add nothing to its spectrum.
-        betas = np.where(exhausted, 0.0, betas)
-        if step % _CHECK_EVERY == 0 or step == steps or exhausted.all():
-            known = tridiagonal[:, :step, :step]
+        betas[betas <= rounding * scale] = 0.0
+        diagonal[:, step - 1], off_diagonal[:, step - 1] = alphas, betas
+        if step % _CHECK_EVERY == 0 or step == steps or not betas.any():
             chains = [
-                _leading_ritz_value(t, b, tolerances) for t, b in zip(known, betas, strict=True)
+                _leading_ritz_value(diagonal[k, :step], off_diagonal[k, :step], tolerances)
+                for k in range(count)
             ]
             if step == size or all(chain.converged for chain in chains):
                 return [chain.norm for chain in chains]
-        tridiagonal[:, step, step - 1] = tridiagonal[:, step - 1, step] = betas
-        scale = torch.from_numpy(np.divide(1, betas, out=np.zeros_like(betas), where=betas > 0))
-        vectors = image * scale.to(start)[:, None]
+        inverse = np.divide(1, betas, out=np.zeros_like(betas), where=betas > 0)
+        vectors = image * torch.from_numpy(inverse).to(start)[:, None]
     raise ArithmeticError(f"Lanczos did not converge in {steps} steps")
 
 
@@ -89,11 +87,12 @@ def _orthogonalized(
     basis: Float[Tensor, "p k d"], image: Float[Tensor, "p d"]
 ) -> tuple[Float[Tensor, "p d"], Float[Tensor, " p"]]:
     """Take the basis out of the image, and give its component along the last basis vector."""
-    overlaps = torch.bmm(basis, image[:, :, None])
-    image = torch.baddbmm(image[:, None], overlaps.mT, basis, alpha=-1)
+    # Row times matrix: the order that batched products of several chains are fast in.
+    overlaps = torch.bmm(image[:, None], basis.mT)
+    image = torch.baddbmm(image[:, None], overlaps, basis, alpha=-1)
     # Once more: rounding left some overlap.
-    rest = torch.bmm(basis, image.mT)
-    return torch.baddbmm(image, rest.mT, basis, alpha=-1)[:, 0], overlaps[:, -1, 0]
+    rest = torch.bmm(image, basis.mT)
+    return torch.baddbmm(image, rest, basis, alpha=-1)[:, 0], overlaps[:, 0, -1]
 
 
 class _Ritz(NamedTuple):
@@ -104,9 +103,10 @@ class _Ritz(NamedTuple):
 
 
 def _leading_ritz_value(
-    tridiagonal: np.ndarray, beta: float, tolerances: tuple[float, float]
+    diagonal: np.ndarray, off_diagonal: np.ndarray, tolerances: tuple[float, float]
 ) -> _Ritz:
-    values, vectors = np.linalg.eigh(tridiagonal)
+    beta, inner = off_diagonal[-1], off_diagonal[:-1]
+    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(inner, 1) + np.diag(inner, -1))
     top, other = (-1, 0) if values[-1] >= -values[0] else (0, -1)
     residuals = beta * np.abs(vectors[-1])
     norm = abs(float(values[top]))

@@ -145,7 +145,7 @@ def _linearization(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> Opera
     def apply(u: Tensor) -> Tensor:
         carried = torch.bmm(u.view(batch, 1, -1), factor)[:, 0]
         mixed = kernel @ carried if batch <= 2 * features else z @ (z.mT @ carried)
-        return torch.bmm(factor, mixed[:, :, None]).view(1, -1) / batch
+        return torch.bmm(mixed[:, None], factor.mT).view(1, -1) / batch
 
     return apply
 
@@ -166,14 +166,11 @@ def _block_and_residual(layer: LayerCurvature, z: Float[Tensor, "b k"]) -> Opera
     batch, _, units = factor.shape
 
     def apply(v: Tensor) -> Tensor:
-        carried = torch.matmul(v.view(2, units, -1), z.mT)  # (2, n, B)
-        if residual.ndim == 2:
-            bent = residual.mT * carried
-        else:
-            bent = torch.bmm(residual, carried.permute(2, 1, 0)).permute(2, 1, 0)
-        inner = torch.bmm(factor, carried[0].mT[:, :, None])
-        linear = torch.bmm(inner.mT, factor)[:, 0].mT
-        bent = torch.stack((bent[0] + linear, bent[1]))
-        return torch.matmul(bent, z).view(2, -1) / batch
+        # Per sample two rows, (B, 2, n): rows times matrices read R once, in its own order.
+        carried = torch.matmul(z, v.view(2, units, -1).mT).transpose(0, 1).contiguous()
+        bent = carried * residual[:, None] if residual.ndim == 2 else torch.bmm(carried, residual)
+        inner = torch.bmm(carried[:, :1], factor.mT)
+        bent[:, :1] += torch.bmm(inner, factor)
+        return torch.matmul(bent.permute(1, 2, 0), z).view(2, -1) / batch
 
     return apply

@@ -37,12 +37,12 @@ def squared_norms(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> PairSu
     weights = kernel.square()
     factor, residual = layer.factor, layer.residual
     rank, units = factor.shape[1:]
-    # Per pair of samples, products of whole matrices cost 2 n^2 operations in one large
-    # matrix product, products of factors n r (r + 1) in many small ones. With a dense
-    # residual the whole linearization is needed anyway.
+    # Per pair of samples, products of whole symmetric matrices cost n (n + 1) operations in
+    # one large matrix product, products of factors n r (r + 1) in many small ones. With a
+    # dense residual the whole linearization is needed anyway.
     whole = None
-    if (residual is not None and residual.ndim == 3) or units <= rank * (rank + 1):
-        whole = (factor.mT @ factor).flatten(1)
+    if (residual is not None and residual.ndim == 3) or units <= 2 * rank * (rank + 1):
+        whole = _upper(factor.mT @ factor)
         linearization = _weighted(weights, whole, whole)
     else:
         linearization = _factor_pairs(factor, weights)
@@ -54,13 +54,21 @@ def squared_norms(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> PairSu
         r, s = residual, factor.square().sum(1)
     else:
         assert whole is not None
-        r, s = residual.flatten(1), whole
+        r, s = _upper(residual), whole
     spread = weights @ r
     own = torch.vdot(spread.flatten(), r.flatten())
     cross = torch.vdot(spread.flatten(), s.flatten())
     # Rounding can leave a tiny negative square where the parts cancel.
     total = (linearization + 2 * cross + own).clamp(min=0)
     return PairSums(*(x / batch**2 for x in (total, linearization, own)))
+
+
+def _upper(matrices: Float[Tensor, "b n n"]) -> Float[Tensor, "b p"]:
+    """Keep the upper triangles, off-diagonal entries times sqrt 2: dot products are kept."""
+    units = matrices.shape[1]
+    rows, columns = torch.triu_indices(units, units, device=matrices.device)
+    packed = matrices.flatten(1).index_select(1, rows * units + columns)
+    return packed.mul_(torch.where(rows == columns, torch.ones_like(packed[0]), 2.0**0.5))
 
 
 def _weighted(
