@@ -78,7 +78,7 @@ def main() -> None:
     error, ratio = abs(got / expected - 1), dense_seconds / our_seconds
 
     print(f"784-30-30-10, ReLU, B = {batch}, {data.name} {data.kind}, float32")
-    print(f"{describe_device(torch.device('cpu'))}, {torch.get_num_threads()} threads", end=", ")
+    print(describe_device(torch.device("cpu")), end=", ")
     print(f"torch {library_versions()['torch']}")
     print(f"dense, first layer     {dense_seconds:10.3f} s   norm {expected:.7g} (float64 sums)")
     print(f"                                      norm {single:.7g} (float32 sums)")

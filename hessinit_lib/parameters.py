@@ -8,7 +8,6 @@ of them are checked.
 from __future__ import annotations
 
 import json
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -62,12 +61,12 @@ class Parameters(BaseModel):
             ParameterError: an unknown name or a value that is not allowed. One line, which
                 names the value and what was expected.
         """
-        given = {name: value for name, value in given.items() if value is not None}
         unknown = sorted(set(given) - set(cls.model_fields))
         if unknown:
             raise ParameterError(
                 f"unknown parameter {unknown[0]!r}; known: {', '.join(cls.model_fields)}"
             )
+        given = {name: value for name, value in given.items() if value is not None}
         profile = given.get("profile", "quick")
         if profile not in PROFILES:
             raise ParameterError(f"profile: got {profile!r}, expected one of {', '.join(PROFILES)}")
@@ -79,9 +78,11 @@ class Parameters(BaseModel):
                 f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
             ).lstrip(".")
             message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            message = {"tuple_type": "a list", "too_short": "at least one"}.get(
-                first["type"], message
-            )
+            message = {
+                "tuple_type": "a list",
+                "too_short": "at least one",
+                "string_pattern_mismatch": "auto, cpu, mps, cuda or cuda:N",  # device has a pattern
+            }.get(first["type"], message)
             raise ParameterError(f"{where}: got {first['input']!r}, expected {message}") from None
 
     @classmethod
@@ -90,7 +91,8 @@ class Parameters(BaseModel):
 
         papermill writes whatever it is given into the namespace, misspelled names too, so
         every plain value there must be a known parameter. Call it with `globals()` right
-        below the cell of parameters.
+        below the cell of parameters. Other objects, which the notebook's later cells made
+        when a reader runs the cell again, are let be.
 
         Raises:
             ParameterError: see `check`.
@@ -100,7 +102,7 @@ class Parameters(BaseModel):
             for name, value in namespace.items()
             if not name.startswith("_")
             and name not in _SHELL_NAMES
-            and not isinstance(value, types.ModuleType | type | types.FunctionType)
+            and (name in cls.model_fields or _is_plain(value))
         }
         return cls.check(**found)
 
@@ -137,6 +139,15 @@ class Parameters(BaseModel):
     def results(self) -> Path:
         """The folder of the records: `results_dir`, or `results` in the project's root."""
         return self.results_dir or project_root() / "results"
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether papermill could have written a value, as far as it says anything."""
+    if isinstance(value, dict):
+        value = [*value.values()]
+    if isinstance(value, list | tuple):
+        return len(value) > 0 and all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | Path)
 
 
 def project_root() -> Path:

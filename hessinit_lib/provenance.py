@@ -43,17 +43,22 @@ def choose_device(name: str) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """Name a device in words, for a record: its kind and model."""
+    """Name a device in words, for a record: its kind and model, on a CPU the threads too.
+
+    The order of sums depends on the number of threads, and so do the last digits.
+    """
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":
-        return f"cpu: {_processor()}"
+        threads = torch.get_num_threads()
+        return f"cpu: {_processor()}, {threads} thread{'s' if threads > 1 else ''}"
     return f"{device.type}: {platform.machine()}"
 
 
 def library_versions() -> dict[str, str]:
     """Give the versions of Python and of the libraries that compute."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
+    found = {name: version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version(), **found, "torch": torch.__version__}
 
 
 def current_commit() -> str | None:

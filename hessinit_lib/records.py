@@ -25,8 +25,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hessinit_lib.errors import RecordError
 
-# A list of plain values: it goes on one line, so that a record stays small and readable.
-_FLAT_LIST = re.compile(r"\[[^\[\]{}\"]*\]")
+# A string, which stays as it is, or a list of numbers: that goes on one line, so that a record
+# stays small and readable.
+_STRING_OR_FLAT_LIST = re.compile(r"\"(?:[^\"\\]|\\.)*\"|\[[^\[\]{}\"]*\]")
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -62,7 +63,7 @@ class Record(_Strict):
         seed: the run's seed.
         parameters: every parameter of the experiment that bears on the values.
         dataset: the data and its checksum.
-        device: the machine's device, in words ("cpu: Intel ...", "cuda: NVIDIA ...").
+        device: the machine's device, in words ("cpu: Intel ..., 1 thread", "cuda: NVIDIA ...").
         versions: of Python and of the libraries that computed.
         commit: git commit of the project, with "-dirty" if the tree had changes; or None.
         code: checksum of the library's source files that computed.
@@ -108,7 +109,9 @@ def write(record: Record, path: Path | str) -> Path:
     """
     body = _encode(record.model_dump())
     text = json.dumps({"sha256": _digest(body), **body}, indent=1, allow_nan=False) + "\n"
-    text = _FLAT_LIST.sub(lambda match: " ".join(match[0].split()), text)
+    text = _STRING_OR_FLAT_LIST.sub(
+        lambda match: match[0] if match[0][0] == '"' else " ".join(match[0].split()), text
+    )
     path = Path(path)
     write_atomically(path, text)
     return path
@@ -123,10 +126,10 @@ def read(path: Path | str) -> Record:
     """
     path = Path(path)
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except FileNotFoundError:
         raise RecordError(f"no record at {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # JSON's, the encoding's, or a number's
         raise RecordError(
             f"{path} is not a whole JSON file ({error}); delete it and run again"
         ) from None
@@ -213,11 +216,19 @@ def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
 def _encode(node: Any) -> Any:
-    """Replace non-finite floats by their names."""
+    """Replace non-finite floats by their names; refuse what would not come back the same."""
     if isinstance(node, float) and not math.isfinite(node):
         return "NaN" if math.isnan(node) else ("Infinity" if node > 0 else "-Infinity")
+    if isinstance(node, str) and node in _NON_FINITE:
+        raise ValueError(f"a record cannot hold the text {node!r}: it stands for a number there")
     if isinstance(node, dict):
+        if not all(isinstance(key, str) for key in node):
+            raise ValueError(f"a record's keys are text, got {[*node]}")
         return {key: _encode(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
         return [_encode(value) for value in node]

@@ -60,7 +60,8 @@ def run_seeds(
             path = records.record_path(parameters.results, parameters.profile, experiment, seed)
             if path.exists():
                 old = records.read(path)
-                if all(getattr(old, name) == value for name, value in common.items()):
+                wanted = {**common, "seed": seed}
+                if all(getattr(old, name) == value for name, value in wanted.items()):
                     bar.update(ticks)
                     done.append(old)
                     continue

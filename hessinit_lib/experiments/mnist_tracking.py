@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_lib.data import load
+from hessinit_lib.errors import ParameterError
 from hessinit_lib.hessians import HessianReport, HessianTracker
 from hessinit_lib.parameters import Parameters, as_tuple
 from hessinit_lib.randomness import generator
@@ -72,9 +73,14 @@ def run(parameters: MnistTrackingParameters) -> list[Record]:
 
     Raises:
         DataError: the data set cannot be had.
+        ParameterError: a batch larger than the training set.
         RecordError: a record that is in the way is damaged.
     """
     data = load("mnist", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
+    for name in ("batch_size", "probe_size"):
+        size, most = getattr(parameters, name), data.info.train_size
+        if size > most:
+            raise ParameterError(f"{name}: got {size}, expected at most {most}, the training set")
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         train = _flat(*data.tensors("train", device))
@@ -202,7 +208,8 @@ def make_network(start: float | str, weights: torch.Generator) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for index, (fan_in, fan_out) in enumerate(pairwise(WIDTHS)):
-        linear = nn.Linear(fan_in, fan_out)
+        # torch's own start would draw from the global stream.
+        linear = nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")
         std = math.sqrt(2 / (fan_in + fan_out) if start == "glorot" else 2 / fan_in)
         if index == 0 and isinstance(start, float):
             std = start
@@ -276,6 +283,8 @@ def _summarize_curve(curve: np.ndarray) -> dict[str, list[float] | list[int]]:
 
 def _steps_to_level(curve: np.ndarray, level: float) -> float:
     """Count the steps until the mean loss of `LOSS_INTERVAL` steps is below `level`; inf: never."""
+    if len(curve) < LOSS_INTERVAL:
+        return math.inf
     means = np.convolve(curve, np.full(LOSS_INTERVAL, 1 / LOSS_INTERVAL), mode="valid")
     below = np.flatnonzero(means < level)
     return float(below[0] + LOSS_INTERVAL) if len(below) else math.inf

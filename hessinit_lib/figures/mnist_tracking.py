@@ -69,6 +69,7 @@ def norms_at_start(records: Sequence[Record]) -> Figure:
             for index, (name, label) in enumerate(names.items()):
                 key = f"values.{name}.tracked.layers.{{}}.{quantity}.0"
                 rows = np.array([look_up(records, key.format(layer)) for layer in LAYERS])
+                rows = np.where(np.isfinite(rows), rows, np.nan)  # overflown: no point
                 middle = np.median(rows, 1)
                 x = np.arange(1, 4) + (index - (len(names) - 1) / 2) * 0.12
                 ax.errorbar(

@@ -39,7 +39,7 @@ def style() -> AbstractContextManager[Any]:
 
 
 def band(
-    axes: Axes, x: Sequence[float], rows: np.ndarray, index: int, label: str | None = None
+    axes: Axes, x: Sequence[int | float], rows: np.ndarray, index: int, label: str | None = None
 ) -> None:
     """Draw the median over seeds as a line and the range over seeds as a band.
 
@@ -52,11 +52,13 @@ def band(
     """
     rows = np.where(np.isfinite(rows), rows, np.nan)
     seen = ~np.isnan(rows).all(0)
-    if not seen.any():
-        return
     at, rows = np.asarray(x)[seen], rows[:, seen]
     color = COLORS[index % len(COLORS)]
     line = LINES[index % len(LINES)]
+    if not seen.any():
+        if label is not None:  # nothing to draw, and yet not to be passed over
+            axes.plot([], [], color=color, linestyle=line, label=f"{label} (diverged)")
+        return
     axes.plot(at, np.nanmedian(rows, 0), color=color, linestyle=line, label=label)
     axes.fill_between(
         at, np.nanmin(rows, 0), np.nanmax(rows, 0), color=color, alpha=0.18, linewidth=0

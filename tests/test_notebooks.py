@@ -1,0 +1,112 @@
+"""Each notebook runs from start to end; a wrong parameter ends it with one clear line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hessinit_lib import records
+from hessinit_lib.experiments import parameters_of
+from hessinit_lib.stamps import code_stamp
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = [path.stem for path in NOTEBOOKS]
+
+# conftest.py chooses another backend, which shows no figure.
+ENVIRONMENT = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def papermill(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a notebook in a folder, in a shell as a user does; its records go there too."""
+    given = ["-p", "results_dir", str(folder / "results"), "-p", "device", "cpu", *arguments]
+    notebook = str(ROOT / "notebooks" / f"{name}.ipynb")
+    command = [sys.executable, "-m", "papermill", notebook, "out.ipynb", "--no-progress-bar"]
+    return subprocess.run(
+        [*command, *given],
+        cwd=folder,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_there_are_notebooks() -> None:
+    assert "mnist_tracking" in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_runs(name: str, tmp_path: Path) -> None:
+    full_scale = ROOT / "results" / "paper" / name
+    if full_scale.is_dir():  # so that the cells that show it are run
+        shutil.copytree(full_scale, tmp_path / "results" / "paper" / name)
+    done = papermill(name, tmp_path, "-p", "profile", "smoke")
+    assert done.returncode == 0, done.stderr
+
+    (record,) = records.read_all(tmp_path / "results", "smoke", name)
+    expected = parameters_of(name).check(profile="smoke")
+    assert record.parameters == expected.bearing()
+    assert (record.experiment, record.profile, record.seed) == (name, "smoke", expected.seeds[0])
+    assert record.dataset.kind == "sample"
+    assert record.code == code_stamp(f"hessinit_lib.experiments.{name}")
+    assert record.values
+
+    cells = json.loads((tmp_path / "out.ipynb").read_bytes())["cells"]
+    outputs = [
+        output
+        for cell in cells
+        if cell["cell_type"] == "code" and "remove-output" not in cell["metadata"]["tags"]
+        for output in cell["outputs"]
+    ]
+    assert any("image/svg+xml" in output.get("data", {}) for output in outputs)
+    # No warning gets onto the page.
+    assert [output for output in outputs if output["output_type"] in ("stream", "error")] == []
+    assert {path.name for path in tmp_path.iterdir()} == {"results", "out.ipynb"}
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode not in (0, 2), done.stderr  # 2: papermill did not take the arguments
+    return [line for line in done.stderr.splitlines() if line.strip()][-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("-p profile huge", "profile: got 'huge', expected one of smoke, quick, paper"),
+        ("-p data_dir nowhere", "data_dir: got 'nowhere', expected an existing folder of data"),
+        ("-p stepz 3", "unknown parameter 'stepz'; known: profile, seeds, device,"),
+    ],
+)
+def test_wrong_parameter(name: str, arguments: str, expected: str, tmp_path: Path) -> None:
+    done = papermill(name, tmp_path, *arguments.split())
+    assert last_line(done).startswith(f"ParameterError: {expected}")
+    assert not (tmp_path / "results").exists()
+
+
+def test_wrong_list(tmp_path: Path) -> None:
+    done = papermill("mnist_tracking", tmp_path, "-y", "{profile: smoke, deviations: [1, -1]}")
+    assert last_line(done) == "ParameterError: deviations[1]: got -1, expected greater than 0"
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_truncated_record(name: str, tmp_path: Path) -> None:
+    path = records.record_path(tmp_path / "results", "smoke", name, 0)
+    path.parent.mkdir(parents=True)
+    path.write_text('{\n "sha256": "ab",\n')
+    done = papermill(name, tmp_path, "-p", "profile", "smoke", "-p", "seeds", "[0]")
+    line = last_line(done)
+    assert line.startswith(f"RecordError: {path} is not a whole JSON file")
+    assert line.endswith("delete it and run again")
+    assert path.read_text() == '{\n "sha256": "ab",\n'
