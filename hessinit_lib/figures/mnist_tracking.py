@@ -115,4 +115,6 @@ def summary(records: Sequence[Record]) -> pd.DataFrame:
         }
         for name, label in variant_names(records).items()
     }
-    return pd.DataFrame(rows).T.rename_axis("start").round(3)
+    table = pd.DataFrame(rows).T.rename_axis("start").round(3)
+    steps = columns["steps_to_level"]
+    return table.assign(**{steps: table[steps].map("{:.0f}".format)})
