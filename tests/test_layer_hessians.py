@@ -199,23 +199,29 @@ def test_report_as_a_table() -> None:
     assert "2.weight" in repr(report)
 
 
-class _Odd(nn.Module):
+class _Sine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x
+        return x.sin()
 
 
 def _refused() -> list[tuple[str, nn.Module, object, type[Exception], str]]:
     linear = nn.Linear(4, 4)
     ce = nn.CrossEntropyLoss()
     return [
-        ("module", nn.Sequential(nn.Linear(4, 4), _Odd()), ce, NotImplementedError, "1 is a _Odd"),
-        ("model", _Odd(), ce, NotImplementedError, "the model is a _Odd"),
+        (
+            "module",
+            nn.Sequential(nn.Linear(4, 4), _Sine()),
+            ce,
+            NotImplementedError,
+            "SinBackward0 above 0.weight",
+        ),
+        ("recurrent", nn.LSTM(4, 4), ce, NotImplementedError, "weight_ih_l0 belongs to a LSTM"),
         (
             "norm",
             nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)),
             ce,
             NotImplementedError,
-            "BatchNorm1d",
+            "BatchNorm.* in training mode above 0.weight",
         ),
         ("dropout", nn.Sequential(nn.Dropout(0.5), linear), ce, NotImplementedError, "eval"),
         ("tied", nn.Sequential(linear, nn.ReLU(), linear), ce, NotImplementedError, "tied"),

@@ -64,8 +64,6 @@ _RULES: dict[type[nn.Module], Callable[[nn.Module, Tensor], Derivatives]] = {
     **dict.fromkeys((nn.SELU, nn.SiLU, nn.Softplus, nn.Softsign, nn.Tanhshrink), _autograd),
 }
 
-SUPPORTED = tuple(sorted(rule.__name__ for rule in _RULES))
-
 
 def is_elementwise(module: nn.Module) -> bool:
     """Tell whether the module is an elementwise activation that can be differentiated here."""
@@ -76,7 +74,7 @@ def activation_derivatives(module: nn.Module, a: Float[Tensor, "b n"]) -> Deriva
     r"""Differentiate an elementwise activation $f$ twice.
 
     Args:
-        module: the activation, one of `SUPPORTED`.
+        module: the activation, one of which `is_elementwise` is true.
         a: pre-activations, shape (B, n).
 
     Returns:

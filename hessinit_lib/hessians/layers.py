@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.backward import LayerCurvature, backward
+from hessinit_lib.hessians.graph import graph_hessians
 from hessinit_lib.hessians.lanczos import Operator, random_start, spectral_norms
 from hessinit_lib.hessians.losses import LossFn, loss_curvature
-from hessinit_lib.hessians.network import forward
+from hessinit_lib.hessians.network import forward, is_chain
 from hessinit_lib.hessians.pair_sums import squared_norms
 from hessinit_lib.hessians.report import BlockNorms, HessianReport, LayerHessian
 
 
-@torch.no_grad()
 def layer_hessians(
     model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor
 ) -> HessianReport:
@@ -29,13 +29,17 @@ def layer_hessians(
     with $z_b$ the layer's inputs and $A_b$ the Hessian of sample $b$'s loss in the layer's
     pre-activations. $H_k = G_k + R_k$ is reported with its two parts: the linearization
     (generalized Gauss-Newton block) and the residual. No matrix of the size of the
-    parameters is formed. The model, its gradients, its mode and the global random state
-    are left as found.
+    parameters is formed. The model, its gradients, buffers and mode and the global random
+    state are left as found.
 
     Args:
-        model: a fully connected network: `nn.Sequential` (also nested) of `nn.Linear`,
-            twice differentiable (almost everywhere) elementwise activations,
-            `nn.Flatten`, `nn.Identity` and inactive dropout. Computed in float64 if the
+        model: either a fully connected network, `nn.Sequential` (also nested) of
+            `nn.Linear`, twice differentiable (almost everywhere) elementwise activations,
+            `nn.Flatten`, `nn.Identity` and inactive dropout; or any module that is
+            piecewise linear above each of its Linear, convolution and Embedding layers
+            (ReLU, pooling, residual sums, concatenation, normalization in evaluation
+            mode), where the block is its linearization: see
+            `hessinit_lib.hessians.graph.graph_hessians`. Computed in float64 if the
             parameters are float64, else in float32.
         loss_fn: cross-entropy or MSE, averaged over the batch: `nn.CrossEntropyLoss()`,
             `nn.MSELoss()`, `F.cross_entropy` or `F.mse_loss`.
@@ -47,8 +51,8 @@ def layer_hessians(
         require a gradient. NaN where the network's outputs are not finite.
 
     Raises:
-        NotImplementedError: a module, loss or reduction that is not covered, active
-            dropout, tied weights; the message names it.
+        NotImplementedError: a function, module, loss or reduction that is not covered,
+            active dropout, batch statistics, tied weights; the message names it.
         ValueError: shapes, batch sizes or class indices that do not fit.
 
     Source: arXiv 2004.09506 for the principle; derivation in the book, statements 2 and 3.
@@ -70,6 +74,16 @@ def layer_hessians(
         raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: expected as many")
     if len(inputs) == 0:
         raise ValueError("an empty batch has no mean loss: expected at least one sample")
+    if is_chain(model, inputs):
+        return _chain_hessians(model, loss_fn, inputs, targets)
+    return graph_hessians(model, loss_fn, inputs, targets)
+
+
+@torch.no_grad()
+def _chain_hessians(
+    model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor
+) -> HessianReport:
+    """Take the route for fully connected networks, smooth activations included."""
     stages, logits = forward(model, inputs)
     if logits.ndim != 2:
         raise ValueError(f"the model gave outputs of shape {tuple(logits.shape)}, expected (B, C)")

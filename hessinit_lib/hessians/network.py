@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.activations import SUPPORTED, is_elementwise
+from hessinit_lib.hessians.activations import is_elementwise
 
 _DROPOUT = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -46,20 +46,35 @@ class ActivationStage:
 Stage = LinearStage | ActivationStage
 
 
+def is_chain(model: nn.Module, inputs: Tensor) -> bool:
+    """Tell whether a model, fed these inputs, is a fully connected network in this file's sense.
+
+    Linear layers and elementwise activations in (nested) `nn.Sequential`, with Flatten,
+    Identity and dropout between them, fed one vector a sample.
+    """
+    modules = [module for _, module in _chain(model)]
+    known = all(
+        type(module) in (nn.Linear, nn.Flatten)
+        or isinstance(module, _DROPOUT)
+        or is_elementwise(module)
+        for module in modules
+    )
+    first = modules[0] if modules else None
+    return known and (inputs.ndim == 2 or isinstance(first, nn.Flatten))
+
+
 def forward(model: nn.Module, inputs: Tensor) -> tuple[list[Stage], Float[Tensor, "b c"]]:
     """Run the network and keep each stage's input.
 
     Args:
-        model: Linear layers and elementwise activations in (nested) `nn.Sequential`,
-            with Flatten, Identity and inactive dropout between them.
+        model: a network of which `is_chain` is true.
         inputs: shape (B, ...).
 
     Returns:
         The stages from input to output, and the logits, shape (B, C).
 
     Raises:
-        NotImplementedError: a module that is not covered, or a weight used twice; the
-            message names it.
+        NotImplementedError: active dropout, or a weight used twice; the message names it.
         ValueError: a Linear layer is fed something that is not of shape (B, fan_in).
     """
     stages: list[Stage] = []
@@ -83,6 +98,12 @@ def forward(model: nn.Module, inputs: Tensor) -> tuple[list[Stage], Float[Tensor
             stages.append(LinearStage(weight_name, weight, z, module.weight.requires_grad))
             bias = None if module.bias is None else module.bias.to(dtype)
             z = nn.functional.linear(z, weight, bias)
+        elif isinstance(module, _DROPOUT):
+            if module.training and module.p > 0:
+                raise NotImplementedError(
+                    f"{name} ({type(module).__name__}) is active: its mask changes with every "
+                    "call; call model.eval() first"
+                )
         elif is_elementwise(module):
             if not stages:
                 z = module(z.clone())  # before the first weight: part of the input
@@ -101,23 +122,11 @@ def compute_dtype(model: nn.Module) -> torch.dtype:
 
 
 def _chain(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Flatten nested `nn.Sequential`; leave out what does nothing."""
-    kind = type(module)
-    if kind is nn.Sequential:
+    """Flatten nested `nn.Sequential`; leave out `nn.Identity`."""
+    if type(module) is nn.Sequential:
         # Not named_children(), which passes over a module that comes a second time.
         for child_name, child in module._modules.items():
             assert child is not None  # nn.Sequential holds no empty places
             yield from _chain(child, f"{name}.{child_name}" if name else child_name)
-    elif isinstance(module, _DROPOUT):
-        if module.training and module.p > 0:
-            raise NotImplementedError(
-                f"{name} ({kind.__name__}) is active: its mask changes with every call; "
-                "call model.eval() first"
-            )
-    elif kind in (nn.Linear, nn.Flatten) or is_elementwise(module):
+    elif type(module) is not nn.Identity:
         yield name, module
-    elif kind is not nn.Identity:
-        raise NotImplementedError(
-            f"{name or 'the model'} is a {kind.__name__}: expected nn.Sequential of nn.Linear, "
-            f"nn.Flatten, nn.Identity, dropout and activations ({', '.join(SUPPORTED)})"
-        )

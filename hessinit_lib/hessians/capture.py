@@ -1,0 +1,160 @@
+"""One forward pass of any model that keeps what its layers were fed and gave.
+
+Forward hooks catch the inputs of every parameterized layer, and the place of its output in
+the autograd graph, so that the model may be any `nn.Module` with any `forward`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.hooks import RemovableHandle
+
+from hessinit_lib.hessians.network import compute_dtype
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+COVERED = (nn.Linear, nn.Embedding, *CONVOLUTIONS, *TRANSPOSED)
+
+
+@dataclass(frozen=True)
+class CapturedLayer:
+    """A layer with a trainable weight, as one forward pass found it.
+
+    Attributes:
+        name: the weight parameter.
+        module: the layer, of a type in `COVERED`.
+        weight: the leaf of the graph that stands for the weight.
+        inputs: z, what the layer was fed; None if it was not called.
+        version: the version counter of the inputs at that time.
+        edge: where its output is in the graph; None if it was not called.
+    """
+
+    name: str
+    module: nn.Module
+    weight: Tensor
+    inputs: Tensor | None
+    version: int
+    edge: GradientEdge | None
+
+
+def capture(model: nn.Module, inputs: Tensor) -> tuple[list[CapturedLayer], Tensor]:
+    """Run the model once, with a graph, and keep each layer's inputs and its output's place.
+
+    The graph is built on detached parameters and copied buffers, in `compute_dtype`: the
+    model's gradients and running statistics, and the global random state, stay as they are.
+
+    Args:
+        model: any module; its layers with trainable weights must be of a type in `COVERED`.
+        inputs: shape (B, ...), what the model takes.
+
+    Returns:
+        The layers, in the order of `model.named_parameters()`, and the model's output.
+
+    Raises:
+        NotImplementedError: a trainable weight in a module that is not covered, active
+            dropout, a tied weight or a layer called twice; the message names it.
+
+    Example:
+        >>> layers, logits = capture(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.ones(2, 4))
+        >>> [layer.name for layer in layers], tuple(logits.shape)
+        (['1.weight'], (2, 3))
+    """
+    _refuse_active_noise(model)
+    owners = _weight_owners(model)
+    dtype = compute_dtype(model)
+
+    def convert(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    # Only the covered weights ask for a gradient: the graph holds nothing else.
+    state = {name: convert(value) for name, value in model.named_parameters()}
+    for name in owners:
+        state[name].requires_grad_()  # a detached tensor: the parameter keeps its own flag
+    state.update((name, convert(value).clone()) for name, value in model.named_buffers())
+
+    calls: dict[str, tuple[Tensor, int, GradientEdge]] = {}
+
+    def watch(name: str, module: nn.Module) -> RemovableHandle:
+        def hook(_: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor | None:
+            if name in calls:
+                raise NotImplementedError(
+                    f"{name} is used more than once in a forward pass: "
+                    "repeated weights are not covered"
+                )
+            z = args[0] if args else kwargs["input"]
+            # An operation in place would move a view (what Linear gives on positions in some
+            # versions of torch) to another node of the graph.
+            replaced = output.clone() if output._is_view() else None
+            edge = get_gradient_edge(output if replaced is None else replaced)
+            calls[name] = (z.detach(), z._version, edge)
+            return replaced
+
+        # First in line: what the user's own hooks do to the output lies above the layer.
+        return module.register_forward_hook(hook, prepend=True, with_kwargs=True)
+
+    handles = [watch(name, module) for name, module in owners.items()]
+    cast = inputs.to(dtype) if inputs.dtype.is_floating_point else inputs
+    cards = sorted({value.device.index or 0 for value in state.values() if value.is_cuda})
+    try:
+        with torch.random.fork_rng(devices=cards), torch.enable_grad():
+            outputs = torch.func.functional_call(model, state, (cast,))
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = []
+    for name, module in owners.items():
+        z, version, edge = calls.get(name, (None, 0, None))
+        layers.append(CapturedLayer(name, module, state[name], z, version, edge))
+    return layers, outputs
+
+
+def _refuse_active_noise(model: nn.Module) -> None:
+    """Refuse modules that draw random numbers in this mode."""
+    for name, module in model.named_modules():
+        drops = isinstance(module, _DropoutNd) and module.p > 0
+        if module.training and (drops or isinstance(module, nn.RReLU)):
+            raise NotImplementedError(
+                f"{name or 'the model'} ({type(module).__name__}) is active: "
+                "its mask changes with every call; call model.eval() first"
+            )
+
+
+def _weight_owners(model: nn.Module) -> dict[str, nn.Module]:
+    """Give the modules that own the trainable weights, by parameter name, in model order."""
+    owners: dict[str, nn.Module] = {}
+    first: dict[int, str] = {}
+    for prefix, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            name = f"{prefix}.{key}" if prefix else key
+            if not parameter.requires_grad or parameter.ndim < 2:
+                continue
+            # A subclass may compute anything, so the exact type decides.
+            if type(module) not in COVERED or key != "weight":
+                raise NotImplementedError(
+                    f"{name} belongs to a {type(module).__name__}: expected weights of "
+                    f"{', '.join(kind.__name__ for kind in COVERED)}; "
+                    "requires_grad_(False) leaves a parameter out"
+                )
+            other = first.setdefault(id(parameter), name)
+            if other != name:
+                raise NotImplementedError(
+                    f"{name} shares its tensor with {other}: tied weights are not covered"
+                )
+            _refuse_embedding_options(name, module)
+            owners[name] = module
+    return owners
+
+
+def _refuse_embedding_options(name: str, module: nn.Module) -> None:
+    if not isinstance(module, nn.Embedding):
+        return
+    if module.max_norm is not None:
+        raise NotImplementedError(f"{name}: max_norm rewrites the weight in the forward pass")
+    if module.scale_grad_by_freq:
+        raise NotImplementedError(f"{name}: scale_grad_by_freq changes what a gradient is")
