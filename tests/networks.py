@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -96,3 +97,15 @@ def cases(draw: st.DrawFn) -> Case:
         draw(st.sampled_from([0.1, 1.0, 3.0])),
         draw(st.integers(0, 2**32 - 1)),
     )
+
+
+class Function(nn.Module):
+    """Two Linear layers, given to a function of both and of the input."""
+
+    def __init__(self, function: Callable[[nn.Module, nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.a, self.b, x)

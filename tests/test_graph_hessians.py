@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import make_case
+from networks import Function, make_case
 from torch import Tensor, nn
 
 from hessinit_lib import layer_hessians

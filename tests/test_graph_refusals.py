@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import Function
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.graph import graph_hessians
@@ -18,18 +19,6 @@ def seeded(seed: int) -> torch.Generator:
 
 def labels(batch: int, classes: int = 3, seed: int = 0) -> Tensor:
     return torch.randint(classes, (batch,), generator=seeded(seed))
-
-
-class Function(nn.Module):
-    """Two Linear layers, given to a function of both and of the input."""
-
-    def __init__(self, function: Callable[[nn.Module, nn.Module, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self.a, self.b, x)
 
 
 def weight_norm() -> nn.Module:
