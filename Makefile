@@ -30,8 +30,8 @@ bench: $(READY) ## the benchmarks
 	$(BIN)/python -m benchmarks.dense_first_layer
 
 lock: ## refresh constraints.txt: newest versions for all Pythons (needs uv)
-	uv pip compile --universal --python-version 3.10 --upgrade --no-emit-index-url --no-annotate \
-	  --no-header --extra dev pyproject.toml -o constraints.txt
+	uv pip compile --universal --python-version 3.10 --upgrade --no-annotate --no-header \
+	  --extra dev pyproject.toml -o constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "this is Python %d.%d; expected 3.10 or newer: make PYTHON=python3.12" % sys.version_info[:2])'

@@ -313,7 +313,7 @@ def test_places_of_one_machine_are_seen(parts):
 
 @pytest.mark.parametrize(
     "text",
-    ["https://example.org/home/page", "--no-emit-index-url", "~/tmp/x", "results/root/x", "url"],
+    ["https://example.org/home/page", "indexed-url", "~/tmp/x", "results/root/x", "url"],
 )
 def test_other_text_is_let_be(text):
     assert not MACHINE.search(text)

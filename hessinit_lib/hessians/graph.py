@@ -14,6 +14,7 @@ from hessinit_lib.hessians.capture import CapturedLayer, capture
 from hessinit_lib.hessians.exactness import check_exact
 from hessinit_lib.hessians.gram import gram_matrix, largest_eigenvalues
 from hessinit_lib.hessians.losses import LossFn, loss_curvature
+from hessinit_lib.hessians.network import check_batch
 from hessinit_lib.hessians.report import BlockNorms, HessianReport, LayerHessian
 from hessinit_lib.hessians.unfold import unfold
 from hessinit_lib.hessians.workspace import Workspace
@@ -73,10 +74,7 @@ def graph_hessians(
         >>> report["0.weight"].shape, report["0.weight"].residual.frobenius
         ((4, 1, 3, 3), 0.0)
     """
-    if len(inputs) != len(targets):
-        raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: expected as many")
-    if len(inputs) == 0:
-        raise ValueError("an empty batch has no mean loss: expected at least one sample")
+    check_batch(inputs, targets)
     batch = len(inputs)
     layers, logits = capture(model, inputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:

@@ -12,7 +12,7 @@ from hessinit_lib.hessians.backward import LayerCurvature, backward
 from hessinit_lib.hessians.graph import graph_hessians
 from hessinit_lib.hessians.lanczos import Operator, random_start, spectral_norms
 from hessinit_lib.hessians.losses import LossFn, loss_curvature
-from hessinit_lib.hessians.network import forward, is_chain
+from hessinit_lib.hessians.network import check_batch, forward, is_chain
 from hessinit_lib.hessians.pair_sums import squared_norms
 from hessinit_lib.hessians.report import BlockNorms, HessianReport, LayerHessian
 
@@ -70,10 +70,7 @@ def layer_hessians(
         >>> report["0.weight"].residual.frobenius  # ReLU: the linearization is exact
         0.0
     """
-    if len(inputs) != len(targets):
-        raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: expected as many")
-    if len(inputs) == 0:
-        raise ValueError("an empty batch has no mean loss: expected at least one sample")
+    check_batch(inputs, targets)
     if is_chain(model, inputs):
         return _chain_hessians(model, loss_fn, inputs, targets)
     return graph_hessians(model, loss_fn, inputs, targets)
