@@ -176,7 +176,7 @@ def look_up(records: Iterable[Record], key: str) -> list[Any]:
     """
     found = []
     for record in records:
-        node: Any = record.model_dump()
+        node: Any = dict(record)  # its fields as they are: a deep copy for each key would cost
         done: list[str] = []
         for part in key.split("."):
             try:
@@ -187,6 +187,8 @@ def look_up(records: Iterable[Record], key: str) -> list[Any]:
                     f"{record.experiment} seed {record.seed}: no {part!r} in "
                     f"{'.'.join(done) or 'the record'}; there is: {there}"
                 ) from None
+            if isinstance(node, BaseModel):
+                node = node.model_dump()
             done.append(part)
         found.append(node)
     return found

@@ -11,7 +11,6 @@ import torch
 from tqdm.auto import tqdm
 
 from hessinit_lib import records
-from hessinit_lib.errors import RecordError
 from hessinit_lib.parameters import Parameters
 from hessinit_lib.provenance import (
     choose_device,
@@ -93,11 +92,6 @@ def committed_records(parameters: Parameters) -> list[Record]:
         (on Colab, say).
     """
     folder = records.record_path(parameters.results, "paper", parameters.EXPERIMENT, 0).parent
-    if not folder.is_dir():
+    if not any(folder.glob("seed-*.json")):
         return []
-    try:
-        return records.read_all(parameters.results, "paper", parameters.EXPERIMENT)
-    except RecordError:
-        if any(folder.glob("seed-*.json")):
-            raise
-        return []
+    return records.read_all(parameters.results, "paper", parameters.EXPERIMENT)

@@ -109,3 +109,11 @@ class Function(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(self.a, self.b, x)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def labels(batch: int, classes: int = 3, seed: int = 0) -> Tensor:
+    return torch.randint(classes, (batch,), generator=seeded(seed))

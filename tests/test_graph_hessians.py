@@ -10,16 +10,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import Function, make_case
+from networks import Function, labels, make_case, seeded
 from torch import Tensor, nn
 
 from hessinit_lib import layer_hessians
 from hessinit_lib.hessians import gram
 from hessinit_lib.hessians.graph import graph_hessians
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def prepare(model: nn.Module, seed: int) -> nn.Module:
@@ -34,10 +30,6 @@ def prepare(model: nn.Module, seed: int) -> nn.Module:
             if "running" in name:
                 buffer.uniform_(0.5, 1.5, generator=generator)
     return model
-
-
-def labels(batch: int, classes: int = 3, seed: int = 0) -> Tensor:
-    return torch.randint(classes, (batch,), generator=seeded(seed))
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -7,18 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Function
+from networks import Function, labels, seeded
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.graph import graph_hessians
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def labels(batch: int, classes: int = 3, seed: int = 0) -> Tensor:
-    return torch.randint(classes, (batch,), generator=seeded(seed))
 
 
 def weight_norm() -> nn.Module:

@@ -82,16 +82,17 @@ def run(parameters: MnistTrackingParameters) -> list[Record]:
         if size > most:
             raise ParameterError(f"{name}: got {size}, expected at most {most}, the training set")
 
+    starts = variants(parameters)
+
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         train = _flat(*data.tensors("train", device))
         test = _flat(*data.tensors("test", device))
         return {
-            name: train_variant(parameters, std, seed, train, test, bar)
-            for name, std in variants(parameters).items()
+            name: train_variant(parameters, start, seed, train, test, bar)
+            for name, start in starts.items()
         }
 
-    ticks = len(variants(parameters)) * parameters.steps
-    return run_seeds(parameters, data.info, run_one, ticks)
+    return run_seeds(parameters, data.info, run_one, ticks=len(starts) * parameters.steps)
 
 
 def variants(parameters: MnistTrackingParameters) -> dict[str, float | str]:
@@ -143,13 +144,14 @@ def train_variant(
     tracker = HessianTracker(
         model, F.cross_entropy, probe_inputs, probe_labels, every=parameters.every
     )
-    gradients: dict[str, list[float]] = {layer: [] for layer in _layers(model)}
+    layers = _layers(model)
+    gradients: dict[str, list[float]] = {layer: [] for layer in layers}
     probe_losses: list[float] = []
 
     def look() -> None:
         loss = F.cross_entropy(model(probe_inputs), probe_labels)
-        found = torch.autograd.grad(loss, [model.get_parameter(n) for n in _layers(model).values()])
-        for layer, gradient in zip(_layers(model), found, strict=True):
+        found = torch.autograd.grad(loss, [model.get_parameter(n) for n in layers.values()])
+        for layer, gradient in zip(layers, found, strict=True):
             gradients[layer].append(_rounded(gradient.norm().item()))
         probe_losses.append(_rounded(loss.item()))
 
@@ -189,7 +191,7 @@ def train_variant(
             "probe_loss": probe_losses,
             "layers": {
                 layer: {**_norms(tracker.history, name), "gradient": gradients[layer]}
-                for layer, name in _layers(model).items()
+                for layer, name in layers.items()
             },
         },
     }

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
-from hessinit_lib.hessians.network import compute_dtype
+from hessinit_lib.hessians.network import compute_dtype, refuse_active_noise
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -64,7 +63,7 @@ def capture(model: nn.Module, inputs: Tensor) -> tuple[list[CapturedLayer], Tens
         >>> [layer.name for layer in layers], tuple(logits.shape)
         (['1.weight'], (2, 3))
     """
-    _refuse_active_noise(model)
+    refuse_active_noise(model)
     owners = _weight_owners(model)
     dtype = compute_dtype(model)
 
@@ -112,17 +111,6 @@ def capture(model: nn.Module, inputs: Tensor) -> tuple[list[CapturedLayer], Tens
         z, version, edge = calls.get(name, (None, 0, None))
         layers.append(CapturedLayer(name, module, state[name], z, version, edge))
     return layers, outputs
-
-
-def _refuse_active_noise(model: nn.Module) -> None:
-    """Refuse modules that draw random numbers in this mode."""
-    for name, module in model.named_modules():
-        drops = isinstance(module, _DropoutNd) and module.p > 0
-        if module.training and (drops or isinstance(module, nn.RReLU)):
-            raise NotImplementedError(
-                f"{name or 'the model'} ({type(module).__name__}) is active: "
-                "its mask changes with every call; call model.eval() first"
-            )
 
 
 def _weight_owners(model: nn.Module) -> dict[str, nn.Module]:

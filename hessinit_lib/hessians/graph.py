@@ -15,12 +15,9 @@ from hessinit_lib.hessians.exactness import check_exact
 from hessinit_lib.hessians.gram import gram_matrix, largest_eigenvalues
 from hessinit_lib.hessians.losses import LossFn, loss_curvature
 from hessinit_lib.hessians.network import check_batch
-from hessinit_lib.hessians.report import BlockNorms, HessianReport, LayerHessian
+from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
 from hessinit_lib.hessians.unfold import unfold
 from hessinit_lib.hessians.workspace import Workspace
-
-_ZERO = BlockNorms(0.0, 0.0, 0.0)
-_LOST = BlockNorms(math.nan, math.nan, math.nan)
 
 # Entries of Gram matrices whose largest eigenvalues are computed together.
 _WAITING = 1 << 25
@@ -83,16 +80,30 @@ def graph_hessians(
     reached = check_exact(logits, layers)
     with torch.no_grad():
         loss = loss_curvature(loss_fn, logits.detach(), targets)
-        norms = {layer.name: _ZERO for layer in layers}
+        norms = {layer.name: ZERO for layer in layers}
         if not torch.isfinite(logits).all():
-            norms.update(dict.fromkeys(reached, _LOST))
+            norms.update(dict.fromkeys(reached, LOST))
         elif reached:
             found = [layer for layer in layers if layer.name in reached]
             _check_independence(logits, found)
             columns = loss.factor.transpose(0, 1)
             gradients = _backward_passes(logits, found, columns)
             norms.update(_norms(found, gradients, batch))
-    return HessianReport([_layer_hessian(layer, norms[layer.name]) for layer in layers])
+    # All linearization, no residual.
+    rest = {name: ZERO if math.isfinite(found.trace) else LOST for name, found in norms.items()}
+    return HessianReport(
+        [
+            LayerHessian.from_parts(
+                layer.name,
+                tuple(layer.weight.shape),
+                norms[layer.name],
+                norms[layer.name],
+                rest[layer.name],
+                exact=True,
+            )
+            for layer in layers
+        ]
+    )
 
 
 def _backward_passes(
@@ -159,17 +170,3 @@ def _check_independence(logits: Float[Tensor, "b c"], layers: list[CapturedLayer
                 f"the model mixes the samples of the batch above {layer.name}, or its output "
                 "does not have them in the first axis: norms need independent samples"
             )
-
-
-def _layer_hessian(layer: CapturedLayer, norms: BlockNorms) -> LayerHessian:
-    """Make the report's entry: all linearization, no residual."""
-    return LayerHessian(
-        layer.name,
-        tuple(layer.weight.shape),
-        norms.frobenius,
-        norms.spectral,
-        norms.trace,
-        norms,
-        _ZERO if math.isfinite(norms.trace) else _LOST,
-        exact=True,
-    )

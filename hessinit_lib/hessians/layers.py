@@ -14,7 +14,7 @@ from hessinit_lib.hessians.lanczos import Operator, random_start, spectral_norms
 from hessinit_lib.hessians.losses import LossFn, loss_curvature
 from hessinit_lib.hessians.network import check_batch, forward, is_chain
 from hessinit_lib.hessians.pair_sums import squared_norms
-from hessinit_lib.hessians.report import BlockNorms, HessianReport, LayerHessian
+from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
 
 
 def layer_hessians(
@@ -92,9 +92,12 @@ def _chain_hessians(
 
 def _summarize(layer: LayerCurvature, finite: bool) -> LayerHessian:
     """Turn the curvature of one layer into its norms."""
-    if not finite:
-        lost = BlockNorms(math.nan, math.nan, math.nan)
-        return _layer_hessian(layer, lost, lost, lost)
+    parts = _parts(layer) if finite else (LOST, LOST, LOST)
+    return LayerHessian.from_parts(layer.name, layer.shape, *parts, exact=True)
+
+
+def _parts(layer: LayerCurvature) -> tuple[BlockNorms, BlockNorms, BlockNorms]:
+    """Compute the norms of the block, its linearization and its residual."""
     z, factor, residual = layer.inputs, layer.factor, layer.residual
     kernel = z @ z.mT
     squares = squared_norms(layer, kernel)
@@ -109,30 +112,14 @@ def _summarize(layer: LayerCurvature, finite: bool) -> LayerHessian:
     (spectral_g,) = spectral_norms(_linearization(layer, kernel), start)
     linearization = BlockNorms(math.sqrt(linear), spectral_g, g)
     if residual is None:
-        return _layer_hessian(layer, linearization, linearization, BlockNorms(0.0, 0.0, 0.0))
+        return linearization, linearization, ZERO
     reduced = _reduce_inputs(z)
     start = random_start(2, units * reduced.shape[1], z)
     spectral_h, spectral_r = spectral_norms(_block_and_residual(layer, reduced), start)
-    return _layer_hessian(
-        layer,
+    return (
         BlockNorms(math.sqrt(total), spectral_h, g + r),
         linearization,
         BlockNorms(math.sqrt(rest), spectral_r, r),
-    )
-
-
-def _layer_hessian(
-    layer: LayerCurvature, total: BlockNorms, linearization: BlockNorms, residual: BlockNorms
-) -> LayerHessian:
-    return LayerHessian(
-        layer.name,
-        layer.shape,
-        total.frobenius,
-        total.spectral,
-        total.trace,
-        linearization,
-        residual,
-        exact=True,
     )
 
 

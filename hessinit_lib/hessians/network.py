@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from hessinit_lib.hessians.activations import is_elementwise
-
-_DROPOUT = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def is_chain(model: nn.Module, inputs: Tensor) -> bool:
     modules = [module for _, module in _chain(model)]
     known = all(
         type(module) in (nn.Linear, nn.Flatten)
-        or isinstance(module, _DROPOUT)
+        or isinstance(module, _DropoutNd)
         or is_elementwise(module)
         for module in modules
     )
@@ -77,6 +76,7 @@ def forward(model: nn.Module, inputs: Tensor) -> tuple[list[Stage], Float[Tensor
         NotImplementedError: active dropout, or a weight used twice; the message names it.
         ValueError: a Linear layer is fed something that is not of shape (B, fan_in).
     """
+    refuse_active_noise(model)
     stages: list[Stage] = []
     seen: dict[int, str] = {}
     dtype = compute_dtype(model)
@@ -98,19 +98,13 @@ def forward(model: nn.Module, inputs: Tensor) -> tuple[list[Stage], Float[Tensor
             stages.append(LinearStage(weight_name, weight, z, module.weight.requires_grad))
             bias = None if module.bias is None else module.bias.to(dtype)
             z = nn.functional.linear(z, weight, bias)
-        elif isinstance(module, _DROPOUT):
-            if module.training and module.p > 0:
-                raise NotImplementedError(
-                    f"{name} ({type(module).__name__}) is active: its mask changes with every "
-                    "call; call model.eval() first"
-                )
         elif is_elementwise(module):
             if not stages:
                 z = module(z.clone())  # before the first weight: part of the input
                 continue
             stages.append(ActivationStage(module, z))
             z = module(z.clone() if getattr(module, "inplace", False) else z)
-        else:  # Flatten: no parameters, no curvature
+        else:  # Flatten, idle dropout: no parameters, no curvature
             z = module(z)
     return stages, z
 
@@ -125,6 +119,21 @@ def check_batch(inputs: Tensor, targets: Tensor) -> None:
         raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: expected as many")
     if len(inputs) == 0:
         raise ValueError("an empty batch has no mean loss: expected at least one sample")
+
+
+def refuse_active_noise(model: nn.Module) -> None:
+    """Refuse modules that draw random numbers in this mode.
+
+    Raises:
+        NotImplementedError: there is one; the message names it.
+    """
+    for name, module in model.named_modules():
+        drops = isinstance(module, _DropoutNd) and module.p > 0
+        if module.training and (drops or isinstance(module, nn.RReLU)):
+            raise NotImplementedError(
+                f"{name or 'the model'} ({type(module).__name__}) is active: "
+                "its mask changes with every call; call model.eval() first"
+            )
 
 
 def compute_dtype(model: nn.Module) -> torch.dtype:

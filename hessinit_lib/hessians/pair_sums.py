@@ -43,7 +43,7 @@ def squared_norms(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> PairSu
     whole = None
     if (residual is not None and residual.ndim == 3) or units <= 2 * rank * (rank + 1):
         whole = _upper(factor.mT @ factor)
-        linearization = _weighted(weights, whole, whole)
+        linearization = _inner(weights @ whole, whole)
     else:
         linearization = _factor_pairs(factor, weights)
     if residual is None:
@@ -56,8 +56,7 @@ def squared_norms(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> PairSu
         assert whole is not None
         r, s = _upper(residual), whole
     spread = weights @ r
-    own = torch.vdot(spread.flatten(), r.flatten())
-    cross = torch.vdot(spread.flatten(), s.flatten())
+    own, cross = _inner(spread, r), _inner(spread, s)
     # Rounding can leave a tiny negative square where the parts cancel.
     total = (linearization + 2 * cross + own).clamp(min=0)
     return PairSums(*(x / batch**2 for x in (total, linearization, own)))
@@ -71,11 +70,8 @@ def _upper(matrices: Float[Tensor, "b n n"]) -> Float[Tensor, "b p"]:
     return packed.mul_(torch.where(rows == columns, torch.ones_like(packed[0]), 2.0**0.5))
 
 
-def _weighted(
-    weights: Float[Tensor, "b b"], left: Float[Tensor, "b p"], right: Float[Tensor, "b p"]
-) -> Float[Tensor, ""]:
-    """Sum over b, b' of weights_bb' left_b . right_b'."""
-    return torch.vdot((weights @ right).flatten(), left.flatten())
+def _inner(left: Float[Tensor, "b p"], right: Float[Tensor, "b p"]) -> Float[Tensor, ""]:
+    return torch.vdot(left.flatten(), right.flatten())
 
 
 def _factor_pairs(
@@ -89,4 +85,4 @@ def _factor_pairs(
         for j in range(i, len(rows)):
             torch.mm(left, rows[j].mT, out=product)
             total.addcmul_(product, product, value=1.0 if i == j else 2.0)
-    return torch.vdot(total.flatten(), weights.flatten())
+    return _inner(total, weights)

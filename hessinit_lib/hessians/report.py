@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,13 @@ class BlockNorms:
     frobenius: float
     spectral: float
     trace: float
+
+
+ZERO = BlockNorms(0.0, 0.0, 0.0)
+"""Norms of a zero matrix."""
+
+LOST = BlockNorms(math.nan, math.nan, math.nan)
+"""Norms where the network's outputs are not finite."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,29 @@ class LayerHessian:
     linearization: BlockNorms
     residual: BlockNorms
     exact: bool
+
+    @classmethod
+    def from_parts(
+        cls,
+        name: str,
+        shape: tuple[int, ...],
+        total: BlockNorms,
+        linearization: BlockNorms,
+        residual: BlockNorms,
+        *,
+        exact: bool,
+    ) -> LayerHessian:
+        """Put together the norms of the block and of its two parts."""
+        return cls(
+            name,
+            shape,
+            total.frobenius,
+            total.spectral,
+            total.trace,
+            linearization,
+            residual,
+            exact,
+        )
 
     @property
     def residual_ratio(self) -> float:
