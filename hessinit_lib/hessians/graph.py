@@ -15,6 +15,7 @@ from hessinit_lib.hessians.exactness import check_exact
 from hessinit_lib.hessians.gram import gram_matrix, largest_eigenvalues
 from hessinit_lib.hessians.losses import LossFn, loss_curvature
 from hessinit_lib.hessians.network import check_batch
+from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
 from hessinit_lib.hessians.unfold import unfold
 from hessinit_lib.hessians.workspace import Workspace
@@ -24,7 +25,11 @@ _WAITING = 1 << 25
 
 
 def graph_hessians(
-    model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor
+    model: nn.Module,
+    loss_fn: LossFn,
+    inputs: Tensor,
+    targets: Tensor,
+    options: Options | None = None,
 ) -> HessianReport:
     r"""Compute the norms of every layer's Hessian block, exactly, for a graph of any shape.
 
@@ -47,6 +52,7 @@ def graph_hessians(
         loss_fn: see `hessinit_lib.hessians.losses.loss_curvature`.
         inputs: shape (B, ...), what the model takes, on the model's device.
         targets: class indices (B,), or probabilities or values (B, C).
+        options: what to compute.
 
     Returns:
         A mapping from parameter names to `LayerHessian`, in model order: the weights that
@@ -71,6 +77,7 @@ def graph_hessians(
         >>> report["0.weight"].shape, report["0.weight"].residual.frobenius
         ((4, 1, 3, 3), 0.0)
     """
+    options = options or Options()
     check_batch(inputs, targets)
     batch = len(inputs)
     layers, logits = capture(model, inputs)

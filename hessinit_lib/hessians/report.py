@@ -19,11 +19,17 @@ class BlockNorms:
         frobenius: $\|M\|_F = (\sum_{ij} M_{ij}^2)^{1/2}$.
         spectral: $\|M\|_2 = \max_i |\lambda_i(M)|$.
         trace: $\operatorname{tr} M = \sum_i \lambda_i(M)$.
+        stderr: standard error of the Frobenius norm, 0 where no sampling was used. For few
+            samples it is widened by Student's t, so that plus and minus 1.96 of it always
+            is a 95 % interval.
+        trace_stderr: the same of the trace.
     """
 
     frobenius: float
     spectral: float
     trace: float
+    stderr: float = 0.0
+    trace_stderr: float = 0.0
 
 
 ZERO = BlockNorms(0.0, 0.0, 0.0)
@@ -50,6 +56,10 @@ class LayerHessian:
         linearization: the same of $G_k$.
         residual: the same of $R_k$.
         exact: True where no sampling was used.
+        stderr: standard error of the Frobenius norm, see `BlockNorms`.
+        trace_stderr: standard error of the trace.
+        products: products of the block with a vector that were computed; 0 where the norms
+            come from factors.
     """
 
     name: str
@@ -60,6 +70,9 @@ class LayerHessian:
     linearization: BlockNorms
     residual: BlockNorms
     exact: bool
+    stderr: float = 0.0
+    trace_stderr: float = 0.0
+    products: int = 0
 
     @classmethod
     def from_parts(
@@ -71,6 +84,7 @@ class LayerHessian:
         residual: BlockNorms,
         *,
         exact: bool,
+        products: int = 0,
     ) -> LayerHessian:
         """Put together the norms of the block and of its two parts."""
         return cls(
@@ -82,6 +96,9 @@ class LayerHessian:
             linearization,
             residual,
             exact,
+            total.stderr,
+            total.trace_stderr,
+            products,
         )
 
     @property
@@ -125,7 +142,8 @@ class HessianReport(Mapping[str, LayerHessian]):
 
         Returns:
             Columns: fan_out, fan_in, frobenius, spectral, trace, the same three with the
-            prefixes `linearization_` and `residual_`, residual_ratio, exact.
+            prefixes `linearization_` and `residual_`, residual_ratio, exact, stderr,
+            products.
         """
         import pandas as pd
 
@@ -143,6 +161,8 @@ class HessianReport(Mapping[str, LayerHessian]):
                 row[f"{prefix}trace"] = part.trace
             row["residual_ratio"] = layer.residual_ratio
             row["exact"] = layer.exact
+            row["stderr"] = layer.stderr
+            row["products"] = layer.products
             rows.append(row)
         return pd.DataFrame(rows).set_index("parameter")
 

@@ -1,0 +1,64 @@
+"""What is asked for in a computation of layer Hessians, checked before work starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+
+METHODS = ("auto", "exact", "estimate")
+NORMS = ("frobenius", "spectral")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `hessinit_lib.layer_hessians`, as all routes take them.
+
+    Attributes:
+        method: "exact" (no sampling, or an error), "estimate", or "auto": exact where there
+            is an exact route, else estimated.
+        norms: which norms to compute, of "frobenius" and "spectral"; the others are NaN.
+        parts: whether to compute the linearization and the residual besides their sum.
+        tolerance: relative standard error allowed for each estimated norm. From 1e-4 on,
+            products may be rounded to bfloat16 or TF32 where that is faster and enough.
+        generator: for the random numbers of estimates; the same at each call if None.
+        max_memory: bytes that the computation may use beyond the graph of the forward
+            pass; None for no bound.
+
+    Raises:
+        ValueError: a value that is not one of these; the message names it.
+
+    Example:
+        >>> Options(norms=("spectral",)).spectral
+        True
+    """
+
+    method: str = "auto"
+    norms: Collection[str] = NORMS
+    parts: bool = True
+    tolerance: float = 0.01
+    generator: torch.Generator | None = None
+    max_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method={self.method!r}: expected one of {', '.join(METHODS)}")
+        wrong = [norm for norm in self.norms if norm not in NORMS]
+        if isinstance(self.norms, str) or wrong or not self.norms:
+            raise ValueError(f"norms={self.norms!r}: expected some of {NORMS}, as a tuple")
+        if not (math.isfinite(self.tolerance) and self.tolerance > 0):
+            raise ValueError(f"tolerance={self.tolerance!r}: expected a positive number")
+        if self.max_memory is not None and self.max_memory <= 0:
+            raise ValueError(f"max_memory={self.max_memory!r}: expected a positive size [bytes]")
+
+    @property
+    def frobenius(self) -> bool:
+        """Whether Frobenius norms are asked for."""
+        return "frobenius" in self.norms
+
+    @property
+    def spectral(self) -> bool:
+        """Whether spectral norms are asked for."""
+        return "spectral" in self.norms
