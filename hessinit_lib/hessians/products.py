@@ -1,0 +1,282 @@
+r"""Products of Hessian blocks with vectors, for any model, over one shared graph.
+
+With z the outputs, J_k = D_{W^k} z and u = D_z L, the gradient of block k is s_k = J_k^T u.
+At fixed u it still depends on the weights, and that part of its derivative is the residual:
+
+$$H_k v = G_k v + R_k v, \qquad G_k v = J_k^\top (D_z^2 L) J_k v, \qquad
+  R_k v = D_{W^k} [ (J_k^\top u) \cdot v ]_{u\ \mathrm{fixed}} .$$
+
+Since (J_k^T u) . v = u . (J_k v), its derivative in u is J_k v: one second backward pass
+gives R v and J v, one more first backward pass gives G v. The graph of all s_k is made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hessinit_lib.hessians.calling import PureModel
+from hessinit_lib.hessians.losses import LossFn
+
+Blocks = Mapping[str, Sequence[str]]
+"""Parameter names by block: one for a layer, all of them for the whole model."""
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """The graph of some samples: outputs, a stand-in for u, and all gradients J^T u."""
+
+    outputs: Tensor
+    direction: Tensor
+    gradients: dict[str, Tensor | None]
+
+
+class BlockProducts:
+    """Multiply Hessian blocks by vectors.
+
+    Args:
+        model: any module with one tensor of outputs, differentiable twice.
+        loss_fn: any scalar function of (outputs, targets).
+        inputs: shape (B, ...).
+        targets: what the loss takes.
+        blocks: which parameters make up each block.
+        parts: whether products come in two parts, G v and R v, or as their sum.
+        chunk: samples whose graph is held at a time, which costs a forward and a backward
+            pass for each call; None to hold the graph of all.
+
+    Attributes:
+        sizes: number of parameters of each block.
+        finite: whether the outputs are finite; if not, products are not.
+        like: an empty tensor of the type and device that vectors have.
+        count: products computed, by block.
+
+    Raises:
+        ValueError: outputs that are not a tensor, a loss that is not a number.
+        NotImplementedError: chunks, but a loss that couples samples.
+
+    Example:
+        >>> x, y = torch.ones(2, 3), torch.zeros(2, 1)
+        >>> model = nn.Linear(3, 1)
+        >>> products = BlockProducts(model, nn.MSELoss(), x, y, {"w": ["weight"]})
+        >>> products.apply({"w": torch.eye(3)[:1]})["w"][0]  # G = 2 x x^T
+        tensor([[2., 2., 2.]])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFn,
+        inputs: Tensor,
+        targets: Tensor,
+        blocks: Blocks,
+        *,
+        parts: bool = True,
+        chunk: int | None = None,
+    ) -> None:
+        wanted = list(dict.fromkeys(name for names in blocks.values() for name in names))
+        self._model = PureModel(model, wanted)
+        self._inputs, self._blocks, self._parts = inputs, blocks, parts
+        self._chunk = chunk if chunk and chunk < len(inputs) else None
+        self._weights = {name: self._model.state[name] for name in wanted}
+        with self._model.running():
+            # Of all samples first, without a graph if it is too large to be held.
+            with torch.set_grad_enabled(not self._chunk):
+                outputs = self._forward(slice(None))
+            # The loss is differentiated at the outputs, apart from the model.
+            self._outputs = outputs.detach().requires_grad_()
+            self._slope = _slope(loss_fn, self._outputs, targets)
+            self._held = None if self._chunk else self._gradients(outputs, slice(None))
+        self.like = self._outputs.detach().new_empty(0)
+        self.finite = bool(torch.isfinite(outputs).all() and torch.isfinite(self._slope).all())
+        self.sizes = {
+            block: sum(self._weights[name].numel() for name in names)
+            for block, names in blocks.items()
+        }
+        self.count = dict.fromkeys(blocks, 0)
+
+    def mixtures(
+        self, count: int, chosen: Sequence[str], generator: torch.Generator
+    ) -> dict[str, Float[Tensor, "_ _"]]:
+        """Draw vectors in the range of each G, for all blocks by the same backward passes.
+
+        Args:
+            count: how many for each block.
+            chosen: the blocks.
+            generator: for the random numbers.
+
+        Returns:
+            For each block J^T D^2L w with w of independent normal entries, shape (count, P).
+        """
+        drawn = torch.randn(count, *self._outputs.shape, generator=generator)
+        curved = torch.stack([self._bend(w.to(self.like)) for w in drawn])
+        total = {block: self.like.new_zeros(count, self.sizes[block]) for block in chosen}
+        names = list(dict.fromkeys(name for block in chosen for name in self._blocks[block]))
+        weights = [self._weights[name] for name in names]
+        for graph, samples in self._graphs():
+            for row, w in enumerate(curved):
+                pulled = dict(
+                    zip(names, _backward(graph.outputs, weights, w[samples]), strict=True)
+                )
+                for block in chosen:
+                    total[block][row] += _flat([pulled[name] for name in self._blocks[block]])
+        return total
+
+    def apply(
+        self, vectors: Mapping[str, Float[Tensor, "_ _"]]
+    ) -> dict[str, Float[Tensor, "o _ _"]]:
+        """Multiply each block by the rows of a matrix.
+
+        Args:
+            vectors: for some blocks, shape (p, P); p and P may differ between blocks.
+
+        Returns:
+            For each of them G v and R v, shape (2, p, P), or with `parts=False` H v,
+            shape (1, p, P).
+        """
+        kinds = 2 if self._parts else 1
+        total = {block: v.new_zeros(kinds, *v.shape) for block, v in vectors.items()}
+        for graph, samples in self._graphs():
+            for block, rows in vectors.items():
+                for row, v in enumerate(rows):
+                    total[block][:, row] += self._product(graph, samples, block, v)
+        for block, rows in vectors.items():
+            self.count[block] += len(rows)
+        return total
+
+    def _product(
+        self, graph: _Graph, samples: slice, block: str, vector: Float[Tensor, " _"]
+    ) -> Float[Tensor, "o _"]:
+        """Compute G v and R v, or their sum, of some samples."""
+        names = self._blocks[block]
+        weights = [self._weights[name] for name in names]
+        pieces = vector.split([weight.numel() for weight in weights])
+        paired = [
+            (gradient, piece.view_as(weight))
+            for name, weight, piece in zip(names, weights, pieces, strict=True)
+            if (gradient := graph.gradients[name]) is not None
+        ]
+        if not paired:  # the outputs do not depend on the block
+            return vector.new_zeros(2 if self._parts else 1, len(vector))
+        sources, directions = zip(*paired, strict=True)
+        pushed, *bent = _backward(sources, [graph.direction, *weights], directions)
+        pulled = _backward(graph.outputs, weights, self._bend(pushed, samples))
+        linear, residual = _flat(pulled), _flat(bent)
+        return torch.stack((linear, residual)) if self._parts else (linear + residual)[None]
+
+    def _bend(self, pushed: Tensor, samples: slice = slice(None)) -> Tensor:
+        """Multiply by D^2 L at the outputs; of some samples, if the loss keeps them apart."""
+        whole = pushed
+        if self._chunk:
+            whole = torch.zeros_like(self._outputs)
+            whole[samples] = pushed
+        (bent,) = _backward(self._slope, [self._outputs], whole)
+        if not self._chunk:
+            return bent
+        part = bent[samples].clone()
+        bent[samples] = 0
+        if bent.any():
+            raise NotImplementedError(
+                "the loss couples the samples: max_memory needs a mean over samples"
+            )
+        return part
+
+    def _graphs(self) -> Iterator[tuple[_Graph, slice]]:
+        """Give the graph that is held, or one after the other."""
+        if self._held:
+            yield self._held, slice(None)
+            return
+        assert self._chunk
+        for start in range(0, len(self._inputs), self._chunk):
+            samples = slice(start, start + self._chunk)
+            with self._model.running(), torch.enable_grad():
+                graph = self._gradients(self._forward(samples), samples)
+            yield graph, samples
+
+    def _forward(self, samples: slice) -> Tensor:
+        outputs = self._model(self._inputs[samples])
+        if not isinstance(outputs, Tensor):
+            raise ValueError(f"the model gave a {type(outputs).__name__}, expected one tensor")
+        return outputs
+
+    def _gradients(self, outputs: Tensor, samples: slice) -> _Graph:
+        direction = self._slope.detach()[samples].clone().requires_grad_()
+        gradients: Sequence[Tensor | None] = [None] * len(self._weights)
+        if outputs.requires_grad:
+            gradients = torch.autograd.grad(
+                outputs,
+                list(self._weights.values()),
+                direction,
+                create_graph=True,
+                allow_unused=True,
+            )
+        return _Graph(outputs, direction, dict(zip(self._weights, gradients, strict=True)))
+
+
+def _backward(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    directions: Tensor | Sequence[Tensor],
+) -> Sequence[Tensor]:
+    """Pull directions back, with zeros for what the outputs do not depend on."""
+    first = outputs if isinstance(outputs, Tensor) else outputs[0]
+    if not first.requires_grad:
+        return [torch.zeros_like(tensor) for tensor in inputs]
+    return torch.autograd.grad(
+        outputs,
+        inputs,
+        directions,
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+
+
+def _slope(loss_fn: LossFn, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Differentiate the loss at the outputs, so that it can be differentiated again."""
+    if isinstance(targets, Tensor) and targets.is_floating_point():
+        targets = targets.to(outputs.dtype)
+    with torch.enable_grad():
+        loss = loss_fn(outputs, targets)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            shown = (
+                f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            )
+            raise ValueError(f"the loss gave {shown}, expected one number")
+        (slope,) = torch.autograd.grad(loss.sum(), outputs, create_graph=True)
+    return slope
+
+
+def _flat(tensors: Sequence[Tensor]) -> Float[Tensor, " _"]:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def bytes_a_sample(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> float:
+    """Measure what the graph of one sample keeps for products, on two samples of the batch.
+
+    Args:
+        model: any module.
+        inputs: shape (B, ...).
+        names: the parameters in question.
+
+    Returns:
+        Bytes. A graph that can be differentiated twice keeps about three times what a
+        training step keeps: the forward pass, its backward pass, and what is under way.
+    """
+    pure, kept = PureModel(model, names), dict[int, int]()
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    few = inputs[:2]
+    fixed = {value.untyped_storage().data_ptr() for value in pure.state.values()}
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with pure.running(), torch.enable_grad(), hooks:
+        outputs = pure(few)
+    del outputs
+    return 3.0 * max(1, sum(n for key, n in kept.items() if key not in fixed)) / len(few)
