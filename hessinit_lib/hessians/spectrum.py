@@ -1,0 +1,157 @@
+"""Spectra of layer Hessians and of the whole model's: all eigenvalues, or their density."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hessinit_lib.hessians.calling import plain
+from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.network import check_batch
+from hessinit_lib.hessians.products import BlockProducts
+from hessinit_lib.hessians.quadrature import lanczos_quadrature
+
+MATRICES = {"hessian": (1.0, 1.0), "linearization": (1.0, 0.0), "residual": (0.0, 1.0)}
+"""What a spectrum can be of, as a sum of G and R."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Eigenvalues and how many times each counts.
+
+    Attributes:
+        name: the parameter, or "model".
+        size: number of eigenvalues, the parameters of the block.
+        values: eigenvalues, ascending, or nodes of a quadrature, shape (k,).
+        weights: how many eigenvalues each stands for, shape (k,); they sum to `size`.
+        exact: whether these are the eigenvalues themselves.
+
+    Example:
+        >>> spectrum = Spectrum("w", 3, np.array([0.0, 2.0]), np.array([2.0, 1.0]), exact=True)
+        >>> spectrum.trace, spectrum.frobenius
+        (2.0, 2.0)
+    """
+
+    name: str
+    size: int
+    values: Float[np.ndarray, " k"]
+    weights: Float[np.ndarray, " k"]
+    exact: bool
+
+    @property
+    def trace(self) -> float:
+        """Sum of the eigenvalues."""
+        return float(self.weights @ self.values)
+
+    @property
+    def frobenius(self) -> float:
+        """Root of the sum of their squares."""
+        return math.sqrt(self.weights @ self.values**2)
+
+    @property
+    def spectral(self) -> float:
+        """The largest in absolute value."""
+        return float(np.abs(self.values).max(initial=0.0))
+
+    def density(self, grid: Float[np.ndarray, " g"], width: float) -> Float[np.ndarray, " g"]:
+        """Smooth the spectrum into eigenvalues per unit, by a normal kernel.
+
+        Args:
+            grid: where to evaluate, shape (g,).
+            width: standard deviation of the kernel.
+
+        Raises:
+            ValueError: the width is not positive.
+        """
+        if not width > 0:
+            raise ValueError(f"width={width!r}: expected a positive number")
+        z = (np.asarray(grid)[:, None] - self.values) / width
+        return np.exp(-(z**2) / 2) @ self.weights / (width * math.sqrt(2 * math.pi))
+
+
+@torch.no_grad()
+def spectrum(
+    model: nn.Module,
+    loss_fn: LossFn,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    name: str | None = None,
+    matrix: str = "hessian",
+    probes: int = 4,
+    steps: int = 50,
+    generator: torch.Generator | None = None,
+) -> Spectrum:
+    r"""Compute the spectrum of a layer's Hessian block, or of the Hessian of all weights.
+
+    The density of the eigenvalues by stochastic Lanczos quadrature; exact where the block
+    has at most `steps` parameters.
+
+    Args:
+        model: any module with one tensor of outputs, differentiable twice.
+        loss_fn: any scalar function of (outputs, targets).
+        inputs: shape (B, ...).
+        targets: what the loss takes.
+        name: a parameter of two or more axes; None for all of these together.
+        matrix: "hessian" ($H$), "linearization" ($G$) or "residual" ($R = H - G$).
+        probes: random vectors to average over.
+        steps: products for each, and vectors of the block's size that are held.
+        generator: for the random vectors; the same at each call if None.
+
+    Returns:
+        Nodes and weights that stand for all eigenvalues.
+
+    Raises:
+        ValueError: a name or a matrix that there is not, counts below 1, outputs that are
+            not finite.
+
+    Source: Ubaru, Chen, Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos
+        quadrature.
+
+    Example:
+        >>> x, y = torch.ones(8, 4), torch.zeros(8, 2)
+        >>> found = spectrum(nn.Linear(4, 2), nn.MSELoss(), x, y, name="weight")
+        >>> found.size, found.exact, round(found.spectral, 3)
+        (8, True, 4.0)
+    """
+    check_batch(inputs, targets)
+    if matrix not in MATRICES:
+        raise ValueError(f"matrix={matrix!r}: expected one of {', '.join(MATRICES)}")
+    for key, value in {"probes": probes, "steps": steps}.items():
+        if value < 1:
+            raise ValueError(f"{key}={value!r}: expected a whole number, at least 1")
+    weights = [n for n, p in plain(model).named_parameters() if p.requires_grad and p.ndim > 1]
+    if name is not None and name not in weights:
+        raise ValueError(f"name={name!r}: expected one of {', '.join(weights)}")
+    label = name or "model"
+    blocks = {label: [name] if name else weights}
+    products = BlockProducts(model, loss_fn, inputs, targets, blocks)
+    if not products.finite:
+        raise ValueError("the network's outputs are not finite: there is no spectrum")
+    size, (g, r) = products.sizes[label], MATRICES[matrix]
+
+    def operator(v: Tensor) -> Tensor:
+        linear, residual = products.apply({label: v})[label]
+        return g * linear + r * residual
+
+    if size <= steps:
+        dense = operator(torch.eye(size, dtype=products.like.dtype, device=products.like.device))
+        values = torch.linalg.eigvalsh(((dense + dense.mT) / 2).double())
+        return Spectrum(label, size, values.cpu().numpy(), np.ones(size), exact=True)
+    generator = generator or torch.Generator().manual_seed(0)
+    nodes, shares = [], []
+    for _ in range(probes):
+        # A vector of signs has the same length at each draw: no noise in the sum of weights.
+        signs = torch.randint(2, (size,), generator=generator) * 2 - 1
+        found = lanczos_quadrature(operator, signs.to(products.like), steps)
+        nodes.append(found[0])
+        shares.append(found[1] / probes)
+    values, order = torch.cat(nodes).sort()
+    return Spectrum(
+        label, size, values.cpu().numpy(), torch.cat(shares)[order].cpu().numpy(), exact=False
+    )
