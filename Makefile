@@ -28,6 +28,8 @@ lint: $(READY) ## ruff, pyright, codespell, stripped notebooks
 
 bench: $(READY) ## the benchmarks
 	$(BIN)/python -m benchmarks.dense_first_layer
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.architectures
 
 lock: ## refresh constraints.txt: newest versions for all Pythons (needs uv)
 	uv pip compile --universal --python-version 3.10 --upgrade --no-annotate --no-header \

@@ -75,6 +75,10 @@ def code(*modules):
     return sorted(os.path.relpath(path) for path in files)
 
 
+# Made by `make bench` and committed, like the full-scale records.
+BENCHMARKS = sorted(str(path) for path in Path("results/paper").glob("benchmark_*/seed-0.json"))
+
+
 rule book:
     default_target: True
     input:
@@ -82,16 +86,18 @@ rule book:
         pages=expand("_build/src/notebooks/{experiment}.ipynb", experiment=RUNS),
         records=[file for experiment in RUNS for file in record_files(PROFILE, experiment)],
         landing="_build/landing.svg",
+        chart="_build/how_fast.svg",
         code=code("hessinit_lib.records"),
     output:
         "_build/html/index.html",
     params:
         full=digest([file for experiment in RUNS for file in full_scale(experiment)]),
+        benchmarks=digest(BENCHMARKS),
     log:
         "_build/logs/book.log",
     shell:
         "{{ cd _build/src && rm -rf book && cp -R ../../_config.yml ../../_toc.yml ../../index.md ../../book . "
-        "&& cp ../landing.svg book/figures/ && cd ../.. && rm -rf _build/html "
+        "&& cp ../landing.svg ../how_fast.svg book/figures/ && cd ../.. && rm -rf _build/html "
         "&& jupyter-book build _build/src --path-output . --all -W --keep-going -n ; }} > {log} 2>&1 "
         "|| {{ cat {log}; exit 1; }}"
 
@@ -147,3 +153,15 @@ rule landing:
         records=full_scale("mnist_tracking"),
     shell:
         "python -m hessinit_lib.figures.landing {output} {params.records}"
+
+
+rule how_fast:
+    input:
+        code=["benchmarks/chart.py", *code("hessinit_lib.figures.style", "hessinit_lib.records")],
+    output:
+        "_build/how_fast.svg",
+    params:
+        full=digest(BENCHMARKS),
+        records=BENCHMARKS,
+    shell:
+        "python -m benchmarks.chart {output} {params.records}"

@@ -1,7 +1,7 @@
 """hessinit_lib: layer-Hessian norms for initializing and tracking neural networks.
 
-The two names at the top, `layer_hessians` and `HessianTracker`, are imported when first
-used: reading records or checking parameters must not wait for torch.
+The names at the top, `layer_hessians` and its kin, are imported when first used: reading
+records or checking parameters must not wait for torch.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hessinit_lib.hessians import HessianTracker, layer_hessians
+    from hessinit_lib.hessians import HessianTracker, layer_hessians, model_hessian, spectrum
 
-__all__ = ["HessianTracker", "layer_hessians"]
+__all__ = ["HessianTracker", "layer_hessians", "model_hessian", "spectrum"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import hypothesis
+import torch
 from jaxtyping import install_import_hook
 
 # Shapes in annotations are checked at each call, in every module of the library.
@@ -15,3 +16,6 @@ hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, p
 hypothesis.settings.load_profile("suite")
 
 os.environ.setdefault("MPLBACKEND", "agg")
+
+# The tensors here are tiny: more threads only wait for each other, most of all on a busy machine.
+torch.set_num_threads(1)

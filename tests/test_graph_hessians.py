@@ -385,8 +385,9 @@ def test_leaves_everything_as_found() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     gradients = [p.grad.clone() for p in model.parameters()]
     random, copy = torch.get_rng_state(), inputs.clone()
-    first = graph_hessians(model, nn.CrossEntropyLoss(), inputs, targets)
-    with torch.no_grad():
+    with pytest.warns(UserWarning, match="statistics frozen"):
+        first = graph_hessians(model, nn.CrossEntropyLoss(), inputs, targets)
+    with torch.no_grad(), pytest.warns(UserWarning, match="statistics frozen"):
         again = graph_hessians(model, nn.CrossEntropyLoss(), inputs, targets)
     assert dict(first) == dict(again)
     assert torch.equal(random, torch.get_rng_state())
@@ -397,6 +398,34 @@ def test_leaves_everything_as_found() -> None:
         assert parameter.requires_grad
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_batch_statistics_are_held_constant(tracked: bool) -> None:
+    def network() -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(2, 3, 2),
+            nn.BatchNorm2d(3, track_running_stats=tracked),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(27, 3),
+        )
+
+    model, inputs, targets = prepare(network(), 4), normal(5, 2, 4, 4), labels(5)
+    with pytest.warns(UserWarning, match="statistics frozen"):
+        report = graph_hessians(model, nn.CrossEntropyLoss(), inputs, targets)
+    fixed = network().double()
+    fixed.load_state_dict(model.state_dict())
+    hidden = model[0](inputs).detach()
+    fixed[1] = nn.BatchNorm2d(3).double()
+    fixed[1].weight, fixed[1].bias = model[1].weight, model[1].bias
+    fixed[1].running_mean = hidden.mean((0, 2, 3))
+    fixed[1].running_var = hidden.var((0, 2, 3), correction=0)
+    expected = graph_hessians(fixed.eval(), nn.CrossEntropyLoss(), inputs, targets)
+    for name, layer in report.items():
+        assert layer.frobenius == pytest.approx(expected[name].frobenius, rel=1e-10)
+        dense = dense_hessian(fixed, nn.CrossEntropyLoss(), inputs, targets, name)
+        assert layer.frobenius == pytest.approx(float(dense.norm()), rel=1e-8)
 
 
 def test_hooks_are_removed_after_a_failure() -> None:

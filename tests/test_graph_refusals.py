@@ -58,10 +58,6 @@ REFUSED = {
         lambda: nn.Sequential(nn.Linear(4, 4), nn.GroupNorm(2, 4)),
         "NativeGroupNormBackward0 above 0.weight",
     ),
-    "batch norm": (
-        lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)),
-        r"BatchNormBackward0 in training mode above 0.weight.*model.eval\(\)",
-    ),
     "dropout": (lambda: nn.Sequential(nn.Linear(4, 4), nn.Dropout()), r"1 \(Dropout\).*eval\(\)"),
     "rrelu": (lambda: nn.Sequential(nn.Linear(4, 4), nn.RReLU()), r"1 \(RReLU\)"),
     "repeated": (lambda: Function(lambda a, b, x: a(a(x))), "a.weight is used more than once"),

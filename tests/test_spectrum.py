@@ -75,7 +75,7 @@ def test_density_integrates_to_the_number_of_eigenvalues() -> None:
     grid = np.linspace(-5, 7, 2001)
     total = found.density(grid, 0.3).sum() * (grid[1] - grid[0])
     assert total == pytest.approx(5, rel=1e-6)
-    with pytest.raises(ValueError, match="width=0.0"):
+    with pytest.raises(ValueError, match=r"width=0\.0"):
         found.density(grid, 0.0)
 
 

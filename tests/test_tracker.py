@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+
+import numpy as np
 import pytest
 import torch
-from networks import make_case
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import Case, make_case, seeded
 from torch import nn
 
 from hessinit_lib import HessianTracker, layer_hessians
+from hessinit_lib.hessians.report import HessianReport
+from hessinit_lib.hessians.schedule import log_schedule
 
 
 def test_records_what_layer_hessians_gives() -> None:
@@ -44,7 +52,11 @@ def test_dropout_is_off_while_recording_and_on_again_after() -> None:
 def test_mode_comes_back_after_an_error() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Softmax(1))
     tracker = HessianTracker(
-        model, nn.CrossEntropyLoss(), torch.zeros(5, 4), torch.zeros(5, dtype=torch.int64)
+        model,
+        nn.CrossEntropyLoss(),
+        torch.zeros(5, 4),
+        torch.zeros(5, dtype=torch.int64),
+        method="exact",
     )
     with pytest.raises(NotImplementedError):
         tracker.step()
@@ -67,9 +79,188 @@ def test_empty_history_is_an_empty_table() -> None:
     assert tracker.to_frame().empty
 
 
-@pytest.mark.parametrize("every", [0, -1])
-def test_interval_must_be_a_positive_whole_number(every: object) -> None:
-    with pytest.raises(ValueError, match=f"every={every}"):
+@pytest.mark.parametrize("every", [0, -1, np.int64(0)])
+def test_interval_must_be_positive(every: object) -> None:
+    with pytest.raises(ValueError, match=f"every={re.escape(repr(every))}: expected"):
         HessianTracker(
             nn.Linear(4, 3), nn.CrossEntropyLoss(), torch.zeros(1, 4), torch.zeros(1), every=every
+        )
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [
+        (np.int64(3), [0, 3, 6]),
+        ([1, 5, 99], [1, 5]),
+        (np.array([2, 4]), [2, 4]),
+        (lambda step: step > 5, [6, 7]),
+        (log_schedule(7, 4), [0, 1, 3, 7]),
+    ],
+)
+def test_schedules(every: object, expected: list[int]) -> None:
+    tracker = HessianTracker(
+        nn.Linear(4, 3), nn.MSELoss(), torch.zeros(2, 4), torch.zeros(2, 3), every=every
+    )
+    for _ in range(8):
+        tracker.step()
+    assert list(tracker.history) == expected
+
+
+@given(st.integers(1, 10**6), st.integers(3, 60))
+def test_log_schedule(total: int, count: int) -> None:
+    steps = log_schedule(total, count)
+    assert steps[:2] == [0, 1]
+    assert steps[-1] == total
+    assert steps == sorted(set(steps))
+    assert len(steps) <= count
+    if total >= 10 * 2**count:
+        assert len(steps) == count
+
+
+@pytest.mark.parametrize(("total", "count"), [(0, 5), (5, 2)])
+def test_log_schedule_needs_steps(total: int, count: int) -> None:
+    with pytest.raises(ValueError, match=f"total={total}, count={count}"):
+        log_schedule(total, count)
+
+
+def make_training(**options: object) -> tuple[HessianTracker, torch.optim.Optimizer, Case]:
+    case = make_case([4, 6, 3], ["tanh"], "cross_entropy", 7, 1.0, seed=2)
+    tracker = HessianTracker(case.model, case.loss_fn, case.inputs, case.targets, **options)
+    return tracker, torch.optim.SGD(case.model.parameters(), lr=0.1, momentum=0.9), case
+
+
+def train(optimizer: torch.optim.Optimizer, case: Case, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        noise = torch.rand(case.inputs.shape)  # the global stream: records must not touch it
+        case.loss_fn(case.model(case.inputs + noise), case.targets).backward()
+        optimizer.step()
+
+
+def test_attached_to_the_optimizer_it_records_what_a_loop_records() -> None:
+    torch.manual_seed(0)
+    tracker, optimizer, case = make_training(every=2)
+    for _ in range(3):
+        tracker.step()
+        train(optimizer, case, 1)
+    tracker.record()
+
+    torch.manual_seed(0)
+    attached, optimizer, other = make_training(every=2)
+    with attached.attach(optimizer) as same:
+        train(optimizer, other, 3)
+    assert same is attached
+    assert list(attached.history) == [0, 2, 3]
+    for step, report in attached.history.items():
+        assert dict(report) == dict(tracker.history[step])
+    train(optimizer, other, 2)  # no longer attached
+    assert list(attached.history) == [0, 2, 3]
+
+
+def test_training_does_not_feel_the_tracker() -> None:
+    torch.manual_seed(0)
+    _, optimizer, plain = make_training()
+    train(optimizer, plain, 4)
+    torch.manual_seed(0)
+    tracker, optimizer, tracked = make_training(every=1)
+    with tracker.attach(optimizer):
+        train(optimizer, tracked, 4)
+    for a, b in zip(plain.model.parameters(), tracked.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a.grad, b.grad)
+
+
+def test_interrupted_training_keeps_its_history() -> None:
+    tracker, optimizer, case = make_training(every=1)
+    with contextlib.suppress(KeyboardInterrupt), tracker.attach(optimizer):
+        train(optimizer, case, 2)
+        raise KeyboardInterrupt
+    assert list(tracker.history) == [0, 1]
+    train(optimizer, case, 1)
+    assert list(tracker.history) == [0, 1]
+
+
+def test_a_logger_is_called_after_each_record() -> None:
+    seen = []
+    tracker, optimizer, case = make_training(
+        every=2, on_record=lambda step, report: seen.append((step, report))
+    )
+    with tracker.attach(optimizer):
+        train(optimizer, case, 3)
+    assert seen == list(tracker.history.items())
+    assert [step for step, _ in seen] == [0, 2, 3]
+
+
+def test_options_reach_layer_hessians(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def spy(*_: object, **options: object) -> HessianReport:
+        generator = options["generator"]
+        assert isinstance(generator, torch.Generator)
+        calls.append((options["norms"], float(torch.rand((), generator=generator))))
+        return HessianReport([])
+
+    monkeypatch.setattr("hessinit_lib.hessians.tracker.layer_hessians", spy)
+    mine, other = seeded(0), seeded(0)
+    tracker, _, _ = make_training(every=1, norms=("frobenius",), generator=mine)
+    tracker.step()
+    torch.rand((), generator=mine)  # what others draw from it changes nothing
+    tracker.step()
+    assert calls == [(("frobenius",), float(torch.rand((), generator=other))) for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"norms": ("nuclear",)}, ValueError, "nuclear"),
+        ({"tolerance": -1.0}, ValueError, "tolerance=-1.0"),
+        ({"precision": 3}, TypeError, "precision"),
+    ],
+)
+def test_options_are_checked_at_once(
+    options: dict[str, object], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        make_training(**options)
+
+
+def test_asynchronous_records_are_the_same() -> None:
+    seen = []
+    torch.manual_seed(0)
+    now, optimizer, case = make_training(every=2)
+    with now.attach(optimizer):
+        train(optimizer, case, 5)
+    torch.manual_seed(0)
+    later, optimizer, other = make_training(
+        every=2, asynchronous=True, on_record=lambda step, _: seen.append(step)
+    )
+    with later.attach(optimizer):
+        train(optimizer, other, 5)
+    assert seen == list(later.history) == [0, 2, 4, 5]
+    for step, report in now.history.items():
+        assert dict(report) == dict(later.history[step])
+    for a, b in zip(case.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_errors_of_asynchronous_records_come_up_once() -> None:
+    targets = torch.full((7,), 3)  # classes are 0 to 2
+    case = make_case([4, 6, 3], ["tanh"], "cross_entropy", 7, 1.0, seed=2)
+    tracker = HessianTracker(
+        case.model, case.loss_fn, case.inputs, targets, every=[1], asynchronous=True
+    )
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="class target 3"), tracker.attach(optimizer):
+        train(optimizer, case, 2)
+    assert not tracker.history
+
+
+def test_asynchronous_needs_what_can_be_pickled() -> None:
+    with pytest.raises(ValueError, match=r"asynchronous=True: expected .* that can be pickled"):
+        HessianTracker(
+            nn.Linear(4, 3),
+            lambda outputs, _: outputs.square().mean(),
+            torch.zeros(1, 4),
+            torch.zeros(1),
+            asynchronous=True,
         )

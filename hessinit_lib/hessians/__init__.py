@@ -1,21 +1,38 @@
-"""Layer Hessians of the loss: exact norms without matrices of parameter size.
+"""Layer Hessians of the loss: their norms without matrices of parameter size.
 
-`layers.py` is the entry, with two exact routes; `options.py` is what can be asked for. Both
-routes start from `losses.py` (curvature at the logits) and end in `lanczos.py` (spectral
-norms) and `report.py` (what comes back).
+`layers.py` is the entry; `options.py` is what can be asked for, `report.py` what comes back.
+Three routes lead from one to the other:
 
-- Fully connected networks, smooth activations included: `chain.py`, with `network.py`
+- Fully connected networks, smooth activations included, exact: `chain.py`, with `network.py`
   (forward pass), `activations.py`, `backward.py` (the recursion down the layers),
   `pair_sums.py` (Frobenius norms).
-- Any graph that is piecewise linear above its layers: `graph.py`, with `capture.py` (forward
-  pass with hooks), `exactness.py` (is the graph what it must be?), `unfold.py` (layers as
-  products of patches and factors), `gram.py` (norms).
+- Any graph that is piecewise linear above its layers, exact: `graph.py`, with `capture.py`
+  (forward pass with hooks), `exactness.py` (is the graph what it must be?), `unfold.py`
+  (layers as products of patches and factors), `gram.py` (norms).
+- Any model, estimated: `estimate.py`, with `products.py` (blocks times vectors over one
+  graph), `subspace.py` (leading eigenvectors), `deflated.py` (the rest, by sampling),
+  `uncertainty.py` (how sure).
 
-`tracker.py` follows the norms during training.
+The exact routes start from `losses.py` (curvature at the outputs; `output_hessian.py` for
+any loss) and end in `lanczos.py` (spectral norms). `calling.py` runs a model so that nothing
+of it changes. `spectrum.py` gives whole spectra, `tracker.py` follows norms in training.
 """
 
+from hessinit_lib.hessians.estimate import model_hessian
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.report import BlockNorms, HessianReport, LayerHessian
+from hessinit_lib.hessians.schedule import log_schedule
+from hessinit_lib.hessians.spectrum import Spectrum, spectrum
 from hessinit_lib.hessians.tracker import HessianTracker
 
-__all__ = ["BlockNorms", "HessianReport", "HessianTracker", "LayerHessian", "layer_hessians"]
+__all__ = [
+    "BlockNorms",
+    "HessianReport",
+    "HessianTracker",
+    "LayerHessian",
+    "Spectrum",
+    "layer_hessians",
+    "log_schedule",
+    "model_hessian",
+    "spectrum",
+]

@@ -70,6 +70,11 @@ def is_elementwise(module: nn.Module) -> bool:
     return type(module) in _RULES
 
 
+def is_piecewise_linear(module: nn.Module) -> bool:
+    """Tell whether an elementwise activation's second derivative is zero almost everywhere."""
+    return _RULES[type(module)] in (_relu, _leaky_relu, _piecewise_linear)
+
+
 def activation_derivatives(module: nn.Module, a: Float[Tensor, "b n"]) -> Derivatives:
     r"""Differentiate an elementwise activation $f$ twice.
 

@@ -15,12 +15,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hessinit_lib.hessians.activations import activation_derivatives
 from hessinit_lib.hessians.losses import LossCurvature
 from hessinit_lib.hessians.network import LinearStage, Stage
+from hessinit_lib.hessians.precision import fast_products
+from hessinit_lib.hessians.workspace import Workspace
 
 # Per sample zero (None), diagonal (B, n) or dense (B, n, n).
 Residual = Float[Tensor, "b n"] | Float[Tensor, "b n n"] | None
@@ -44,18 +47,36 @@ class LayerCurvature:
     factor: Float[Tensor, "b r n"]
     residual: Residual
 
+    def kernel(self, tolerance: float = 0.0) -> Float[Tensor, "b b"]:
+        """Compute the Gram matrix z_b . z_b' of the inputs."""
+        z = self.inputs
+        with fast_products(z.dtype, tolerance, z.numel() * len(z)) as rounded:
+            if not rounded:
+                return z @ z.mT
+            # Inputs have much in common (a background, a bias), and its rounding would be the
+            # same in all samples: only what differs is rounded.
+            mean = z.mean(0)
+            rest = z - mean
+            kernel = rest @ rest.mT
+        cross = z @ mean
+        return kernel.add_(cross[:, None]).add_(cross - mean.square().sum())
 
-def backward(stages: list[Stage], loss: LossCurvature) -> Iterator[LayerCurvature]:
+
+def backward(
+    stages: list[Stage], loss: LossCurvature, tolerance: float = 0.0
+) -> Iterator[LayerCurvature]:
     """Carry the loss curvature back, giving each trainable layer's, last layer first.
 
-    One layer's tensors at a time: what is not kept by the caller is freed.
+    One layer's tensors at a time: the next step overwrites a dense residual.
 
     Args:
         stages: the network, from `hessinit_lib.hessians.network.forward`.
         loss: gradient and factor at the logits.
+        tolerance: relative error allowed, see `fast_products`.
     """
-    gradient, factor = loss
+    gradient, factor = loss.gradient, loss.factor.clone()  # changed in place
     residual: Residual = None
+    buffers = [Workspace(gradient), Workspace(gradient)]
     last = next((i for i, s in enumerate(stages) if _wanted(s)), len(stages))
     for index in range(len(stages) - 1, last - 1, -1):
         stage = stages[index]
@@ -64,13 +85,15 @@ def backward(stages: list[Stage], loss: LossCurvature) -> Iterator[LayerCurvatur
                 shape = tuple(stage.weight.shape)
                 yield LayerCurvature(stage.name, shape, stage.inputs, factor, residual)
             if index > last:
-                residual = _residual_through_linear(residual, stage.weight)
-                factor = factor @ stage.weight
+                residual = _residual_through_linear(residual, stage.weight, tolerance, buffers)
+                buffers.reverse()  # the old residual is done with: the next one may go there
+                with fast_products(factor.dtype, tolerance, factor.numel() * stage.weight.shape[1]):
+                    factor = factor @ stage.weight
                 gradient = gradient @ stage.weight
         else:
             first, second = activation_derivatives(stage.module, stage.preactivations)
             residual = _residual_through_activation(residual, first, second, gradient)
-            factor = factor * first[:, None, :]
+            factor.mul_(first[:, None, :])
             gradient = gradient * first
 
 
@@ -79,14 +102,23 @@ def _wanted(stage: Stage) -> bool:
 
 
 def _residual_through_linear(
-    residual: Residual, weight: Float[Tensor, "n m"]
+    residual: Residual, weight: Float[Tensor, "n m"], tolerance: float, buffers: list[Workspace]
 ) -> Float[Tensor, "b m m"] | None:
-    """W^T R W for every sample."""
+    """W^T R W for every sample, in the first buffer; R may lie in the second."""
     if residual is None:
         return None
-    # R W, then its transpose times W: both are one large product over all samples.
-    half = residual[:, :, None] * weight if residual.ndim == 2 else residual @ weight
-    return half.mT.contiguous() @ weight
+    batch, (units, below), dtype = len(residual), weight.shape, weight.dtype
+    # The samples lie along the middle axis, so that R W and W^T (R W) are both one large
+    # product over all samples, without a transposition.
+    half = buffers[0].take("half", (units, batch, below), dtype)
+    carried = buffers[0].take("residual", (below, batch, below), dtype)
+    with fast_products(dtype, tolerance, batch * units * below * min(units, below)):
+        if residual.ndim == 2:
+            torch.mul(residual.mT[:, :, None], weight[:, None, :], out=half)
+        else:
+            torch.mm(residual.transpose(0, 1).flatten(0, 1), weight, out=half.flatten(0, 1))
+        torch.mm(weight.mT, half.flatten(1), out=carried.flatten(1))
+    return carried.transpose(0, 1)
 
 
 def _residual_through_activation(
@@ -95,14 +127,14 @@ def _residual_through_activation(
     second: Float[Tensor, "b n"] | None,
     gradient: Float[Tensor, "b n"],
 ) -> Residual:
-    """F R F + diag(f'' * D_z l) for every sample."""
+    """F R F + diag(f'' * D_z l) for every sample; a dense R is changed in place."""
     new = None if second is None else second * gradient
     if residual is None:
         return new
     if residual.ndim == 2:
         scaled = residual * first * first
         return scaled if new is None else scaled + new
-    scaled = residual * first[:, :, None] * first[:, None, :]
+    residual.mul_(first[:, :, None]).mul_(first[:, None, :])
     if new is not None:
-        scaled.diagonal(dim1=1, dim2=2).add_(new)
-    return scaled
+        residual.diagonal(dim1=1, dim2=2).add_(new)
+    return residual

@@ -46,6 +46,8 @@ class PureModel:
     Attributes:
         state: parameters and buffers by name, detached, in `compute_dtype`; those of
             `trainable` require a gradient.
+        noisy: whether a call has drawn random numbers, such as the mask of a dropout that
+            is no module: it is fixed in the graph of that call, and another in the next.
 
     Raises:
         NotImplementedError: active dropout; the message names it.
@@ -70,6 +72,7 @@ class PureModel:
         self.state.update(
             (name, self._convert(value).clone()) for name, value in self.module.named_buffers()
         )
+        self.noisy = False
         self._statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def _convert(self, tensor: Tensor) -> Tensor:
@@ -79,7 +82,10 @@ class PureModel:
     def __call__(self, inputs: Tensor) -> Any:
         """Call the model; with a graph if gradients are enabled. Only while `running`."""
         cast = inputs.to(self._dtype) if inputs.is_floating_point() else inputs
-        return torch.func.functional_call(self.module, self.state, (cast,))
+        before = torch.get_rng_state()
+        outputs = torch.func.functional_call(self.module, self.state, (cast,))
+        self.noisy |= not torch.equal(torch.get_rng_state(), before)
+        return outputs
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -97,12 +103,18 @@ class PureModel:
             # Fused attention and recurrent layers have no second derivative.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(torch.backends.cudnn.flags(enabled=not self._recurrent()))
-            # Hooks and second derivatives are for eager code.
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if self._compiled():  # hooks and second derivatives are for eager code
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             for module in batch_norms:
                 handle = module.register_forward_hook(self._freeze, prepend=True)
                 stack.callback(handle.remove)
             yield
+
+    def _compiled(self) -> bool:
+        return any(
+            hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+            for module in self.module.modules()
+        )
 
     def _recurrent(self) -> bool:
         return any(isinstance(module, nn.RNNBase) for module in self.module.modules())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from hessinit_lib.hessians.network import compute_dtype, refuse_active_noise
+from hessinit_lib.hessians.calling import PureModel, plain
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -44,8 +44,7 @@ class CapturedLayer:
 def capture(model: nn.Module, inputs: Tensor) -> tuple[list[CapturedLayer], Tensor]:
     """Run the model once, with a graph, and keep each layer's inputs and its output's place.
 
-    The graph is built on detached parameters and copied buffers, in `compute_dtype`: the
-    model's gradients and running statistics, and the global random state, stay as they are.
+    Nothing of the model changes, see `PureModel`.
 
     Args:
         model: any module; its layers with trainable weights must be of a type in `COVERED`.
@@ -63,20 +62,10 @@ def capture(model: nn.Module, inputs: Tensor) -> tuple[list[CapturedLayer], Tens
         >>> [layer.name for layer in layers], tuple(logits.shape)
         (['1.weight'], (2, 3))
     """
-    refuse_active_noise(model)
+    model = plain(model)
     owners = _weight_owners(model)
-    dtype = compute_dtype(model)
-
-    def convert(tensor: Tensor) -> Tensor:
-        tensor = tensor.detach()
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
     # Only the covered weights ask for a gradient: the graph holds nothing else.
-    state = {name: convert(value) for name, value in model.named_parameters()}
-    for name in owners:
-        state[name].requires_grad_()  # a detached tensor: the parameter keeps its own flag
-    state.update((name, convert(value).clone()) for name, value in model.named_buffers())
-
+    pure = PureModel(model, owners)
     calls: dict[str, tuple[Tensor, int, GradientEdge]] = {}
 
     def watch(name: str, module: nn.Module) -> RemovableHandle:
@@ -98,18 +87,16 @@ def capture(model: nn.Module, inputs: Tensor) -> tuple[list[CapturedLayer], Tens
         return module.register_forward_hook(hook, prepend=True, with_kwargs=True)
 
     handles = [watch(name, module) for name, module in owners.items()]
-    cast = inputs.to(dtype) if inputs.dtype.is_floating_point else inputs
-    cards = sorted({value.device.index or 0 for value in state.values() if value.is_cuda})
     try:
-        with torch.random.fork_rng(devices=cards), torch.enable_grad():
-            outputs = torch.func.functional_call(model, state, (cast,))
+        with pure.running(), torch.enable_grad():
+            outputs = pure(inputs)
     finally:
         for handle in handles:
             handle.remove()
     layers = []
     for name, module in owners.items():
         z, version, edge = calls.get(name, (None, 0, None))
-        layers.append(CapturedLayer(name, module, state[name], z, version, edge))
+        layers.append(CapturedLayer(name, module, pure.state[name], z, version, edge))
     return layers, outputs
 
 

@@ -27,7 +27,12 @@ _MEMORY = 1 << 30  # bytes for the subspaces that are grown together, where none
 
 
 def estimated_hessians(
-    model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor, options: Options
+    model: nn.Module,
+    loss_fn: LossFn,
+    inputs: Tensor,
+    targets: Tensor,
+    options: Options,
+    why: str = "",
 ) -> HessianReport:
     r"""Estimate the norms of every layer's Hessian block, of any twice differentiable model.
 
@@ -41,6 +46,7 @@ def estimated_hessians(
             $\|H_k\|_F$ and $\|G_k\|_F$ are within `tolerance` of them, that of $\|R_k\|_F$
             within `tolerance` of $\|H_k\|_F$. Spectral norms are iterated until their error
             is a tenth of that.
+        why: what kept the norms from being computed exactly, for the report.
 
     Returns:
         A mapping from parameter names to `LayerHessian`, in model order. NaN where the
@@ -78,7 +84,8 @@ def estimated_hessians(
                 products=products.count[name],
             )
             for name, weight in weights.items()
-        ]
+        ],
+        why,
     )
 
 
@@ -121,7 +128,7 @@ def model_hessian(
     )
 
 
-def _weights(model: nn.Module) -> dict[str, nn.Parameter]:
+def _weights(model: nn.Module) -> dict[str, Tensor]:
     """Give the parameters that blocks are made for: a tied one by its first name only."""
     return {
         name: parameter

@@ -95,7 +95,7 @@ def check_exact(outputs: Tensor, layers: list[CapturedLayer]) -> set[str]:
     source = outlets.get((root, outputs.output_nr))
     if source is not None:
         reached.add(source)
-    for node in _inputs_first(root):
+    for node in inputs_first(root):
         sources: list[str | None] = []
         for following, index in node.next_functions:
             if following is None:
@@ -115,7 +115,7 @@ def check_exact(outputs: Tensor, layers: list[CapturedLayer]) -> set[str]:
     return reached
 
 
-def _inputs_first(root: Node) -> Iterator[Node]:
+def inputs_first(root: Node) -> Iterator[Node]:
     """Walk the graph below a node, each node after those it depends on."""
     done: set[Node] = set()
     stack: list[tuple[Node, bool]] = [(root, False)]

@@ -7,7 +7,9 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.calling import plain
 from hessinit_lib.hessians.chain import chain_hessians
+from hessinit_lib.hessians.estimate import estimated_hessians
 from hessinit_lib.hessians.graph import graph_hessians
 from hessinit_lib.hessians.losses import LossFn
 from hessinit_lib.hessians.network import check_batch, is_chain
@@ -28,31 +30,35 @@ def layer_hessians(
     generator: torch.Generator | None = None,
     max_memory: int | None = None,
 ) -> HessianReport:
-    r"""Compute the norms of every layer's Hessian block, exactly, in one pass.
+    r"""Compute the norms of every layer's Hessian block of the loss.
 
-    For the batch-mean loss $L$ and the weight $W^k$ of shape (n, m),
+    For the loss $L$ of a batch and the weight $W^k$, $H_k = D^2_{W^k} L = G_k + R_k$: the
+    linearization (generalized Gauss-Newton block) and the residual (the curvature of the
+    layers above). No matrix of the size of the parameters is formed. The model, its
+    gradients, buffers and mode and the global random state are left as found.
 
-    $$H_k = D^2_{W^k} L = \frac1B \sum_b A_b \otimes z_b z_b^\top,$$
+    **Exact**, of the batch-mean loss, where samples are independent and
 
-    with $z_b$ the layer's inputs and $A_b$ the Hessian of sample $b$'s loss in the layer's
-    pre-activations. $H_k = G_k + R_k$ is reported with its two parts: the linearization
-    (generalized Gauss-Newton block) and the residual. No matrix of the size of the
-    parameters is formed. The model, its gradients, buffers and mode and the global random
-    state are left as found.
+    - the model is a fully connected network, `nn.Sequential` (also nested) of `nn.Linear`,
+      twice differentiable elementwise activations, `nn.Flatten` and inactive dropout: see
+      `hessinit_lib.hessians.chain`; or
+    - the outputs (B, C) are piecewise linear in the output of every Linear, convolution and
+      Embedding layer (ReLU, pooling, residual sums, concatenation, normalization by fixed
+      statistics), so that $R_k = 0$: see `hessinit_lib.hessians.graph`.
+
+    **Estimated** with a standard error for all else that can be differentiated twice, such
+    as attention, layer normalization, recurrent layers, tied weights and any loss: see
+    `hessinit_lib.hessians.estimate`. The report says why.
 
     Args:
-        model: either a fully connected network, `nn.Sequential` (also nested) of
-            `nn.Linear`, twice differentiable (almost everywhere) elementwise activations,
-            `nn.Flatten`, `nn.Identity` and inactive dropout; or any module that is
-            piecewise linear above each of its Linear, convolution and Embedding layers
-            (ReLU, pooling, residual sums, concatenation, normalization in evaluation
-            mode), where the block is its linearization: see
-            `hessinit_lib.hessians.graph.graph_hessians`. Computed in float64 if the
-            parameters are float64, else in float32.
-        loss_fn: cross-entropy or MSE, averaged over the batch: `nn.CrossEntropyLoss()`,
-            `nn.MSELoss()`, `F.cross_entropy` or `F.mse_loss`.
+        model: any module with one tensor of outputs, compiled or not. Computed in float64
+            if parameters are float64, else in float32. Batch normalization in training
+            mode counts with this batch's statistics, held constant, and a warning.
+        loss_fn: any function of (outputs, targets) that gives one number. Exact norms need
+            a mean over samples that is convex in the outputs, such as cross-entropy, MSE
+            or BCE with logits: see `hessinit_lib.hessians.losses`.
         inputs: shape (B, ...), what the model takes, on the model's device.
-        targets: class indices (B,), or probabilities or values (B, C).
+        targets: shape (B, ...), what the loss takes.
         method: "exact" (no sampling, or an error that names what is not covered),
             "estimate", or "auto": exact where there is an exact route, else estimated.
         norms: which norms to compute, of "frobenius" and "spectral"; the others are NaN.
@@ -64,13 +70,14 @@ def layer_hessians(
             pass; None for no bound.
 
     Returns:
-        A mapping from parameter names to `LayerHessian`, in model order: the weights that
-        require a gradient. NaN where the network's outputs are not finite.
+        A mapping from parameter names to `LayerHessian`, in model order: the parameters
+        with two or more axes that require a gradient. NaN where the network's outputs are
+        not finite.
 
     Raises:
-        NotImplementedError: a function, module, loss or reduction that is not covered,
-            active dropout, batch statistics, tied weights; the message names it.
-        ValueError: shapes, batch sizes or class indices that do not fit.
+        NotImplementedError: active dropout; with `method="exact"` whatever else is not
+            covered. The message names it.
+        ValueError: options, shapes, batch sizes or class indices that do not fit.
 
     Source: arXiv 2004.09506 for the principle; derivation in the book, statements 2 and 3.
 
@@ -96,6 +103,23 @@ def layer_hessians(
         max_memory=max_memory,
     )
     check_batch(inputs, targets)
+    model = plain(model)
+    why = 'method="estimate"'
+    # Factors of the Gauss-Newton block give exact norms, and with random signs estimates of
+    # Frobenius norms; all else goes by products of the block with vectors.
+    if options.method != "estimate" or not options.spectral:
+        try:
+            return _by_factors(model, loss_fn, inputs, targets, options)
+        except NotImplementedError as refusal:
+            if options.method == "exact":
+                raise
+            why = str(refusal)
+    return estimated_hessians(model, loss_fn, inputs, targets, options, why)
+
+
+def _by_factors(
+    model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor, options: Options
+) -> HessianReport:
     if is_chain(model, inputs):
         return chain_hessians(model, loss_fn, inputs, targets, options)
     return graph_hessians(model, loss_fn, inputs, targets, options)

@@ -1,20 +1,31 @@
 """The loss seen from the logits: per-sample gradient and a factor of the Hessian.
 
 The mean loss is L = (1/B) sum_b l_b. Everything below the logits needs of each l_b just
-its gradient d_b and a few vectors s_bi with D^2 l_b = sum_i s_bi s_bi^T.
+its gradient d_b and a few vectors s_bi with D^2 l_b = sum_i s_bi s_bi^T. Closed forms for
+the common losses, eigenvectors of `output_hessian` for all others that are convex.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.output_hessian import convex_factor, name_of, output_hessian
+
 LossFn = Callable[..., Tensor]
+
+_FUNCTIONS: dict[Any, type[nn.Module]] = {
+    F.cross_entropy: nn.CrossEntropyLoss,
+    F.mse_loss: nn.MSELoss,
+    F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+}
 
 
 class LossCurvature(NamedTuple):
@@ -29,63 +40,110 @@ class LossCurvature(NamedTuple):
     factor: Float[Tensor, "b r c"]
 
 
-def loss_curvature(loss_fn: LossFn, logits: Float[Tensor, "b c"], targets: Tensor) -> LossCurvature:
-    """Differentiate a mean loss twice at the logits, sample by sample.
+def loss_curvature(
+    loss_fn: LossFn, logits: Float[Tensor, "b ..."], targets: Tensor
+) -> LossCurvature:
+    r"""Differentiate a loss twice at the logits, sample by sample.
 
     Args:
-        loss_fn: `nn.CrossEntropyLoss`, `nn.MSELoss` with `reduction="mean"`, or
-            `F.cross_entropy`, `F.mse_loss`.
-        logits: outputs of the network, shape (B, C).
-        targets: class indices (B,) or class probabilities (B, C) for cross-entropy,
-            values (B, C) for the squared error.
+        loss_fn: a function of (logits, targets) that is the mean, or the sum, of one convex
+            loss for each sample. Closed forms, r = C - 1 and C: `nn.CrossEntropyLoss`,
+            `nn.MSELoss`, `nn.BCEWithLogitsLoss` with all their options, the functions of
+            `torch.nn.functional` behind them, and `functools.partial` of these. For
+            anything else C + log2 B backward passes through the loss and an
+            eigendecomposition of $D^2 l_b$: see `output_hessian`. Piecewise linear losses
+            have $D^2 l_b = 0$ almost everywhere.
+        logits: outputs of the network, shape (B, C); for a loss without a closed form any
+            shape (B, ...), C numbers a sample.
+        targets: what the loss takes: class indices (B,) or class probabilities (B, C) for
+            cross-entropy; values (B, C) for the squared error and the binary cross-entropy.
+
+    Returns:
+        Gradient (B, C) and factor (B, r, C), of the logits' type. NaN where the logits are.
 
     Raises:
-        NotImplementedError: another loss or reduction; the message names it.
-        ValueError: the targets do not fit the logits.
+        NotImplementedError: the loss couples samples or is not convex in the outputs; the
+            message names it.
+        ValueError: the targets do not fit the logits, or the loss is not one number.
 
     Example:
         >>> out = loss_curvature(F.cross_entropy, torch.zeros(4, 10), torch.arange(4))
         >>> out.factor.shape
         torch.Size([4, 9, 10])
+        >>> def weighted(outputs, targets):
+        ...     return 3 * (outputs - targets).square().sum(1).mean()
+        >>> loss_curvature(weighted, torch.zeros(4, 2), torch.ones(4, 2)).gradient[0]
+        tensor([-6., -6.])
     """
-    if loss_fn is F.cross_entropy:
-        loss_fn = nn.CrossEntropyLoss()
-    elif loss_fn is F.mse_loss:
-        loss_fn = nn.MSELoss()
-    if not isinstance(loss_fn, nn.CrossEntropyLoss | nn.MSELoss):
-        name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
-        raise NotImplementedError(
-            f"loss {name}: expected cross-entropy or MSE "
-            "(nn.CrossEntropyLoss, nn.MSELoss, F.cross_entropy, F.mse_loss)"
+    known = _known(loss_fn) if logits.ndim == 2 else None
+    if known is None:
+        return _by_autograd(loss_fn, logits, targets)
+    if known.reduction not in ("mean", "sum"):
+        raise ValueError(
+            f"{type(known).__name__} with reduction={known.reduction!r}: "
+            "expected 'mean' or 'sum', one number"
         )
-    if loss_fn.reduction != "mean":
-        raise NotImplementedError(
-            f"{type(loss_fn).__name__} with reduction={loss_fn.reduction!r}: expected 'mean'"
-        )
-    if isinstance(loss_fn, nn.MSELoss):
-        return _squared_error(logits, targets)
-    return _cross_entropy(loss_fn, logits, targets)
-
-
-def _squared_error(logits: Float[Tensor, "b c"], targets: Tensor) -> LossCurvature:
+    if isinstance(known, nn.CrossEntropyLoss):
+        return _cross_entropy(known, logits, targets)
     if targets.shape != logits.shape:
         # Broadcasting would silently pair every output with every target.
         raise ValueError(
-            f"MSE targets have shape {tuple(targets.shape)}, "
+            f"{type(known).__name__}: targets have shape {tuple(targets.shape)}, "
             f"expected that of the outputs, {tuple(logits.shape)}"
         )
-    batch, classes = logits.shape
-    # l_b = |z_b - y_b|^2 / C: nn.MSELoss averages over outputs as well as samples.
-    gradient = (logits - targets.to(logits.dtype)) * (2 / classes)
-    factor = torch.eye(classes, dtype=logits.dtype, device=logits.device) * (2 / classes) ** 0.5
-    return LossCurvature(gradient, factor.expand(batch, classes, classes))
+    batch, outputs = logits.shape
+    # B L: torch averages over outputs as well as samples.
+    scale = 1 / outputs if known.reduction == "mean" else batch
+    y = targets.to(logits.dtype)
+    if isinstance(known, nn.MSELoss):
+        gradient, second = 2 * (logits - y), logits.new_full((1, outputs), 2)
+    else:
+        gradient, second = _binary_cross_entropy(known, logits, y)
+    factor = torch.diag_embed((scale * _convex(known, second)).sqrt())
+    return LossCurvature(scale * gradient, factor.expand(batch, outputs, outputs))
+
+
+def _known(loss_fn: LossFn) -> Any:
+    """Give the module of torch that a loss with a closed form is the same as, or None."""
+    function, keywords = loss_fn, {}
+    if isinstance(loss_fn, functools.partial) and not loss_fn.args:
+        function, keywords = loss_fn.func, loss_fn.keywords
+    kind = next((kind for known, kind in _FUNCTIONS.items() if function is known), None)
+    if kind is not None:
+        fits = keywords.keys() <= inspect.signature(kind).parameters.keys()
+        return kind(**keywords) if fits else None
+    # A subclass may compute anything, so the exact type decides.
+    return loss_fn if type(loss_fn) in _FUNCTIONS.values() else None
+
+
+def _convex(loss_fn: LossFn, second: Tensor) -> Tensor:
+    """Check that second derivatives, or the weights they are multiples of, are not negative."""
+    if (second < 0).any():
+        raise NotImplementedError(
+            f"loss {name_of(loss_fn)} is not convex in the outputs: "
+            f"second derivative {second.min().item():.3g}, expected none below 0"
+        )
+    return second
+
+
+def _binary_cross_entropy(
+    loss_fn: nn.BCEWithLogitsLoss, logits: Float[Tensor, "b c"], targets: Float[Tensor, "b c"]
+) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]:
+    """Differentiate w [(1 - y) z + (1 + (w_+ - 1) y) log(1 + e^-z)] twice."""
+    weight, positive = (
+        logits.new_ones(()) if value is None else value.to(logits)
+        for value in (loss_fn.weight, loss_fn.pos_weight)
+    )
+    log_weight = 1 + (positive - 1) * targets
+    gradient = weight * (1 - targets - log_weight * (-logits).sigmoid())
+    return gradient, weight * log_weight * logits.sigmoid() * (-logits).sigmoid()
 
 
 def _cross_entropy(
     loss_fn: nn.CrossEntropyLoss, logits: Float[Tensor, "b c"], targets: Tensor
 ) -> LossCurvature:
     weighted = _target_weights(loss_fn, logits, targets)
-    mass = weighted.sum(1, keepdim=True)
+    mass = _convex(loss_fn, weighted.sum(1, keepdim=True))
     # l_b = -sum_c t_bc log p_bc, so D l_b = m_b p_b - t_b with m_b = sum_c t_bc, and
     # D^2 l_b = m_b (diag p_b - p_b p_b^T).
     probabilities = logits.softmax(1)
@@ -128,7 +186,8 @@ def _target_weights(
 ) -> Float[Tensor, "b c"]:
     """Write the loss as the batch mean of -sum_c t_bc log p_bc and give t, shape (B, C).
 
-    Label smoothing, class weights and ignored targets all end up in t.
+    Label smoothing, class weights, ignored targets and a sum in place of the mean all end
+    up in t.
     """
     batch, classes = logits.shape
     class_weights = (
@@ -137,6 +196,7 @@ def _target_weights(
         else loss_fn.weight.to(logits)
     )
     smoothing = loss_fn.label_smoothing
+    mean = loss_fn.reduction == "mean"
     if targets.dtype.is_floating_point:
         if targets.shape != logits.shape:
             raise ValueError(
@@ -144,13 +204,13 @@ def _target_weights(
                 f"expected that of the logits, {tuple(logits.shape)}"
             )
         smoothed = targets.to(logits.dtype) * (1 - smoothing) + smoothing / classes
-        return smoothed * class_weights
+        return smoothed * class_weights * (1 if mean else batch)
     kept = _check_classes(targets, batch, classes, loss_fn.ignore_index)
     one_hot = F.one_hot(torch.where(kept, targets, 0), classes).to(logits.dtype)
     smoothed = (one_hot * (1 - smoothing) + smoothing / classes) * class_weights
     # torch divides by the summed weight of the true classes, not by the batch size.
-    normalizer = ((one_hot * class_weights).sum(1) * kept).sum() / batch
-    return smoothed * kept[:, None] / normalizer
+    normalizer = ((one_hot * class_weights).sum(1) * kept).sum() if mean else 1
+    return smoothed * kept[:, None] * (batch / normalizer)
 
 
 def _check_classes(
@@ -168,3 +228,10 @@ def _check_classes(
         value = int(targets[wrong][0])
         raise ValueError(f"class target {value}: expected 0 to {classes - 1}")
     return kept
+
+
+def _by_autograd(loss_fn: LossFn, logits: Float[Tensor, "b ..."], targets: Tensor) -> LossCurvature:
+    """Differentiate a loss without a closed form."""
+    gradient, hessian = output_hessian(loss_fn, logits, targets)
+    factor = convex_factor(hessian, name_of(loss_fn))
+    return LossCurvature(gradient.to(logits.dtype), factor.to(logits.dtype))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from hessinit_lib.hessians.activations import is_elementwise
+from hessinit_lib.hessians.activations import is_elementwise, is_piecewise_linear
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,23 @@ def is_chain(model: nn.Module, inputs: Tensor) -> bool:
     )
     first = modules[0] if modules else None
     return known and (inputs.ndim == 2 or isinstance(first, nn.Flatten))
+
+
+def has_residual(model: nn.Module) -> bool:
+    """Tell whether some block of a network is more than its linearization.
+
+    So it is if a smooth activation comes after a trainable weight.
+
+    Args:
+        model: a network of which `is_chain` is true.
+    """
+    trainable = False
+    for _, module in _chain(model):
+        if isinstance(module, nn.Linear):
+            trainable = trainable or module.weight.requires_grad
+        elif trainable and is_elementwise(module) and not is_piecewise_linear(module):
+            return True
+    return False
 
 
 def forward(model: nn.Module, inputs: Tensor) -> tuple[list[Stage], Float[Tensor, "b c"]]:

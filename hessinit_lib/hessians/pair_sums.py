@@ -9,6 +9,7 @@ so no matrix of the size of the parameters is formed.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hessinit_lib.hessians.backward import LayerCurvature
+from hessinit_lib.hessians.precision import fast_products
 
 
 class PairSums(NamedTuple):
@@ -26,40 +28,61 @@ class PairSums(NamedTuple):
     residual: Float[Tensor, ""]
 
 
-def squared_norms(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> PairSums:
+def squared_norms(
+    layer: LayerCurvature, kernel: Float[Tensor, "b b"], tolerance: float = 0.0, *, parts: bool
+) -> PairSums:
     """Compute the squared Frobenius norms of a layer's Hessian and of its two parts.
 
     Args:
         layer: S, R and the inputs.
         kernel: the Gram matrix z_b . z_b' of the inputs, shape (B, B).
+        tolerance: relative error allowed, see `fast_products`.
+        parts: whether the last two are wanted; NaN where not.
     """
-    batch = kernel.shape[0]
-    weights = kernel.square()
+    batch = len(kernel)
+    weights = kernel.square() / batch**2
     factor, residual = layer.factor, layer.residual
     rank, units = factor.shape[1:]
     # Per pair of samples, products of whole symmetric matrices cost n (n + 1) operations in
     # one large matrix product, products of factors n r (r + 1) in many small ones. With a
     # dense residual the whole linearization is needed anyway.
-    whole = None
-    if (residual is not None and residual.ndim == 3) or units <= 2 * rank * (rank + 1):
-        whole = _upper(factor.mT @ factor)
-        linearization = _inner(weights @ whole, whole)
-    else:
-        linearization = _factor_pairs(factor, weights)
-    if residual is None:
-        zero = torch.zeros_like(linearization)
-        return PairSums(linearization / batch**2, linearization / batch**2, zero)
-    if residual.ndim == 2:
+    dense = residual is not None and residual.ndim == 3
+    width = units if dense else min(units, rank**2)
+    with fast_products(kernel.dtype, tolerance, batch**2 * units * width):
+        if residual is not None and dense:
+            return _dense_sums(factor.mT @ factor, residual, weights, parts)
+        if units <= 2 * rank * (rank + 1):
+            linear = _pair_sum(_upper(factor.mT @ factor), weights)
+        else:
+            linear = _factor_pairs(factor, weights)
+        if residual is None:
+            return PairSums(linear, linear, torch.zeros_like(linear))
         # Only the diagonal of S^T S meets a diagonal residual.
-        r, s = residual, factor.square().sum(1)
-    else:
-        assert whole is not None
-        r, s = _upper(residual), whole
-    spread = weights @ r
-    own, cross = _inner(spread, r), _inner(spread, s)
+        spread = weights @ residual
+        cross, rest = _inner(spread, factor.square().sum(1)), _inner(spread, residual)
     # Rounding can leave a tiny negative square where the parts cancel.
-    total = (linearization + 2 * cross + own).clamp(min=0)
-    return PairSums(*(x / batch**2 for x in (total, linearization, own)))
+    return PairSums((linear + 2 * cross + rest).clamp(min=0), linear, rest)
+
+
+def _dense_sums(
+    linearization: Float[Tensor, "b n n"],
+    residual: Float[Tensor, "b n n"],
+    weights: Float[Tensor, "b b"],
+    parts: bool,
+) -> PairSums:
+    if not parts:
+        total = _pair_sum(linearization.add_(residual).flatten(1), weights)
+        return PairSums(total, *total.new_full((2,), math.nan))
+    linear = _pair_sum(linearization.flatten(1), weights)
+    rest = _pair_sum(residual.flatten(1), weights)
+    return PairSums(_pair_sum(linearization.add_(residual).flatten(1), weights), linear, rest)
+
+
+def _pair_sum(matrices: Float[Tensor, "b p"], weights: Float[Tensor, "b b"]) -> Float[Tensor, ""]:
+    """Sum over b, b' of weights_bb' <A_b, A_b'>."""
+    if matrices.shape[1] < len(weights):
+        return _inner(weights @ matrices, matrices)
+    return _inner(matrices @ matrices.mT, weights)
 
 
 def _upper(matrices: Float[Tensor, "b n n"]) -> Float[Tensor, "b p"]:

@@ -86,6 +86,11 @@ class BlockProducts:
             # Of all samples first, without a graph if it is too large to be held.
             with torch.set_grad_enabled(not self._chunk):
                 outputs = self._forward(slice(None))
+            if self._chunk and self._model.noisy:
+                raise NotImplementedError(
+                    "the model draws random numbers in its forward pass: they differ between "
+                    "parts of the batch, which max_memory asks for"
+                )
             # The loss is differentiated at the outputs, apart from the model.
             self._outputs = outputs.detach().requires_grad_()
             self._slope = _slope(loss_fn, self._outputs, targets)

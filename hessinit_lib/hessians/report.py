@@ -116,6 +116,10 @@ class LayerHessian:
 class HessianReport(Mapping[str, LayerHessian]):
     """Layer Hessians by parameter name, in the order of the model.
 
+    Args:
+        layers: what the mapping holds.
+        why_estimated: what kept the norms from being computed exactly.
+
     Example:
         >>> zero = BlockNorms(0.0, 0.0, 0.0)
         >>> one = BlockNorms(2.0, 1.5, 3.0)
@@ -125,8 +129,9 @@ class HessianReport(Mapping[str, LayerHessian]):
         (['0.weight'], 2.0)
     """
 
-    def __init__(self, layers: list[LayerHessian]) -> None:
+    def __init__(self, layers: list[LayerHessian], why_estimated: str = "") -> None:
         self._layers = {layer.name: layer for layer in layers}
+        self.why_estimated = why_estimated
 
     def __getitem__(self, name: str) -> LayerHessian:
         return self._layers[name]
@@ -152,7 +157,7 @@ class HessianReport(Mapping[str, LayerHessian]):
             row: dict[str, object] = {
                 "parameter": layer.name,
                 "fan_out": layer.shape[0],
-                "fan_in": layer.shape[1],
+                "fan_in": math.prod(layer.shape[1:]),
             }
             parts = {"": layer, "linearization_": layer.linearization, "residual_": layer.residual}
             for prefix, part in parts.items():
@@ -167,6 +172,9 @@ class HessianReport(Mapping[str, LayerHessian]):
         return pd.DataFrame(rows).set_index("parameter")
 
     def __repr__(self) -> str:
-        table = self.to_frame()[["frobenius", "spectral", "trace", "residual_ratio"]]
-        shown = table.map("{:.4g}".format).to_string()
-        return f"HessianReport of {len(self)} layers\n{shown}"
+        columns = ["frobenius", "spectral", "trace", "residual_ratio"]
+        if not all(layer.exact for layer in self.values()):
+            columns.insert(1, "stderr")
+        shown = self.to_frame()[columns].map("{:.4g}".format).to_string()
+        why = f"\nestimated: {self.why_estimated}" if self.why_estimated else ""
+        return f"HessianReport of {len(self)} layers\n{shown}{why}"

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.background import Worker, take_snapshot
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.quiet import without_noise
 from hessinit_lib.hessians.report import HessianReport
+from hessinit_lib.hessians.schedule import Schedule, due
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,23 +26,41 @@ class HessianTracker:
     """Record the layer Hessians every so many training steps.
 
     The probe batch stays the same, so that what changes is the network and not the data.
+    Dropout and its kind are off; batch normalization stays as it is, so that in training it
+    counts with the probe batch's statistics, held constant. The training does not feel that
+    norms are computed: modes, gradients, buffers and random numbers are left as found.
+
+    Either call `step` at the top of the training loop, or `attach` the tracker to the
+    optimizer.
 
     Args:
         model: the network in training, see `layer_hessians`.
         loss_fn: the loss, see `layer_hessians`.
         probe_inputs: shape (B, ...).
         probe_targets: shape (B,) or (B, C).
-        every: steps from one record to the next, at least 1.
-
-    Attributes:
-        history: reports by the number of training steps done before each, in order.
+        every: steps from one record to the next, at least 1; or the steps to record before,
+            such as `hessinit_lib.hessians.schedule.log_schedule` gives; or a function that
+            says of a step whether to record before it.
+        on_record: called with the number of steps done and the report, after each record,
+            in the thread that trains: the place to feed a logger.
+        asynchronous: let `step` only take a snapshot, to be worked on by another process,
+            one record at a time: if one is due while another is under way, `step` waits.
+            The numbers are the same. It pays where the training leaves processor cores idle;
+            where both want all of them, training is slower than with records in between.
+            Model, loss and probe batch must be picklable, of classes that can be imported,
+            and a script needs `if __name__ == "__main__":`. An error there is raised by the
+            next call of a method, or by `history`.
+        options: the keyword arguments of `layer_hessians`: method, norms, parts, tolerance,
+            generator, max_memory. The tracker draws from a copy of the generator.
 
     Raises:
-        ValueError: `every` is not a positive whole number.
+        ValueError: `every` is none of these, an option has a wrong value, or what must be
+            pickled cannot be.
+        TypeError: an option that `layer_hessians` does not have.
 
     Example:
-        >>> import torch
-        >>> from torch import nn
+        In a plain loop:
+
         >>> model = nn.Sequential(nn.Linear(4, 3))
         >>> x, y = torch.zeros(8, 4), torch.zeros(8, dtype=torch.int64)
         >>> tracker = HessianTracker(model, nn.CrossEntropyLoss(), x, y, every=2)
@@ -42,6 +68,24 @@ class HessianTracker:
         ...     _ = tracker.step()  # then one step of the optimizer
         >>> list(tracker.history)
         [0, 2, 4]
+
+        As a callback of the optimizer, with a logger:
+
+        >>> def log(step, report):
+        ...     print(f"{step}: {report['0.weight'].trace:.2f}")
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        >>> x = torch.ones(8, 4)
+        >>> tracker = HessianTracker(
+        ...     model, nn.MSELoss(), x, torch.ones(8, 3), every=[0, 1], on_record=log
+        ... )
+        >>> with tracker.attach(optimizer):
+        ...     for _ in range(3):
+        ...         optimizer.zero_grad()
+        ...         nn.functional.mse_loss(model(x), torch.ones(8, 3)).backward()
+        ...         optimizer.step()
+        0: 8.00
+        1: 8.00
+        3: 8.00
     """
 
     def __init__(
@@ -50,45 +94,120 @@ class HessianTracker:
         loss_fn: LossFn,
         probe_inputs: Tensor,
         probe_targets: Tensor,
-        every: int = 50,
+        every: Schedule = 50,
+        *,
+        on_record: Callable[[int, HessianReport], object] | None = None,
+        asynchronous: bool = False,
+        **options: Any,
     ) -> None:
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every={every!r}: expected a whole number of steps, at least 1")
+        generator = Options(**options).generator
+        if generator is not None:  # one that training shares would make records change it
+            options["generator"] = generator.clone_state()
         self.model = model
         self.loss_fn = loss_fn
         self.probe_inputs = probe_inputs
         self.probe_targets = probe_targets
         self.every = every
-        self.history: dict[int, HessianReport] = {}
+        self.on_record = on_record
+        self.options = options
+        self._due = due(every)
+        self._history: dict[int, HessianReport] = {}
         self._steps = 0
+        self._worker = Worker() if asynchronous else None
+        self._pending: tuple[int, Future[Any]] | None = None
+        if asynchronous:
+            self._snapshot()  # what cannot be pickled is to fail here
+
+    @property
+    def history(self) -> dict[int, HessianReport]:
+        """Reports by the number of training steps done before each, in order.
+
+        Waits for the record under way, if there is one.
+        """
+        self._collect()
+        return self._history
 
     def step(self) -> HessianReport | None:
         """Note that a training step is about to be taken; record if it is time.
 
-        Call it once at the top of the training loop. Returns the report if one was made.
+        Call it once at the top of the training loop.
+
+        Returns:
+            The report if one was made; always None if asynchronous.
         """
-        due = self._steps % self.every == 0
-        report = self.record() if due else None
+        if self._pending is not None and self._pending[1].done():
+            self._collect()
+        report = None
+        if self._due(self._steps):
+            if self._worker is None:
+                report = self.record()
+            else:
+                self._collect()
+                self._pending = self._steps, self._worker.submit(self._snapshot())
         self._steps += 1
         return report
 
     def record(self) -> HessianReport:
-        """Record now, whatever the interval: after the last step, say."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()  # dropout off: the norms are those of the deterministic network
-        try:
-            report = layer_hessians(self.model, self.loss_fn, self.probe_inputs, self.probe_targets)
-        finally:
-            for module, training in modes:
-                module.training = training
-        self.history[self._steps] = report
+        """Record now, in this process, whatever the schedule: after the last step, say."""
+        self._collect()
+        with without_noise(self.model):
+            report = layer_hessians(
+                self.model, self.loss_fn, self.probe_inputs, self.probe_targets, **self.options
+            )
+        self._keep(self._steps, report)
         return report
+
+    @contextmanager
+    def attach(self, optimizer: torch.optim.Optimizer) -> Iterator[HessianTracker]:
+        """Call `step` before each step of the optimizer, and `record` at the end.
+
+        For a `with` statement around the training. If that ends with an exception, the
+        records made until then stay in `history`, and no last one is made.
+
+        Args:
+            optimizer: any; of several, one that takes a step in every training step.
+        """
+
+        def before_step(*_: object) -> None:  # what a hook returns would replace arguments
+            self.step()
+
+        handle = optimizer.register_step_pre_hook(before_step)
+        try:
+            yield self
+            self.record()
+        finally:
+            handle.remove()
+            if self._worker is not None:
+                self._worker.close()
 
     def to_frame(self) -> pd.DataFrame:
         """Make a pandas table, one row for each step and layer, indexed by both."""
         import pandas as pd
 
-        if not self.history:
+        history = self.history
+        if not history:
             return pd.DataFrame()
-        frames = [report.to_frame() for report in self.history.values()]
-        return pd.concat(frames, keys=list(self.history), names=["step", "parameter"])
+        frames = [report.to_frame() for report in history.values()]
+        return pd.concat(frames, keys=list(history), names=["step", "parameter"])
+
+    def _snapshot(self) -> bytes:
+        return take_snapshot(
+            self.model, self.loss_fn, self.probe_inputs, self.probe_targets, self.options
+        )
+
+    def _collect(self) -> None:
+        """Wait for the record under way and keep it, or raise what went wrong with it."""
+        if self._pending is None:
+            return
+        step, future = self._pending
+        future.exception()  # waits; if interrupted here, the record is still pending
+        self._pending = None
+        report, generator = future.result()
+        if generator is not None:
+            self.options["generator"] = generator
+        self._keep(step, report)
+
+    def _keep(self, step: int, report: HessianReport) -> None:
+        self._history[step] = report
+        if self.on_record is not None:
+            self.on_record(step, report)

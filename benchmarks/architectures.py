@@ -1,0 +1,173 @@
+"""One call for each of the architectures that people train, and what it costs.
+
+All see the same images of the CIFAR-10 sample: convolutional networks and the vision
+transformer as they are, the recurrent network row by row, the language model as tokens of
+gray levels. Networks are torchvision's, or built of torch's own layers, with their default
+initialization. Batch normalization counts with the batch's statistics, dropout is off.
+
+usage: python -m benchmarks.architectures [--tolerance T] [--names NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from benchmarks.ours import seconds
+from hessinit_lib import layer_hessians, records
+from hessinit_lib.data import load
+from hessinit_lib.hessians.quiet import without_noise
+from hessinit_lib.provenance import current_commit, describe_device, library_versions
+from hessinit_lib.stamps import code_stamp
+
+THREADS, BATCH, LEVELS = 2, 8, 16
+
+
+class Rows(nn.Module):
+    """Two layers of gated recurrent units that read an image row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.GRU(96, 64, 2, batch_first=True), nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 3, 32, 32) to logits (B, 10)."""
+        rows = images.transpose(1, 2).flatten(2)
+        return self.head(self.cells(rows)[0][:, -1])
+
+
+class Language(nn.Module):
+    """A small GPT: tied embedding, four causal transformer layers."""
+
+    def __init__(self, tokens: int = LEVELS, context: int = 63, width: int = 64) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(tokens, width)
+        self.position = nn.Parameter(0.02 * torch.randn(context, width))
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, tokens, bias=False)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (B, T) to logits (B, T, tokens)."""
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
+        hidden = self.embedding(tokens) + self.position
+        return self.head(self.norm(self.layers(hidden, mask, is_causal=True)))
+
+
+def vision_transformer() -> nn.Module:
+    """Make ViT-tiny for 32 x 32 pixels: 12 layers of width 192, patches of 4 x 4."""
+    model = torchvision.models.VisionTransformer(32, 4, 12, 3, 192, 768, num_classes=10)
+    # torchvision starts with a head of zeros: nothing below it would have any curvature.
+    nn.init.normal_(model.heads[0].weight, std=192**-0.5)  # pyright: ignore[reportArgumentType]
+    return model
+
+
+def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Average the cross-entropy over all tokens."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+ARCHITECTURES: dict[str, tuple[str, Callable[[], nn.Module]]] = {
+    "resnet18": ("ResNet-18, batch norm", lambda: torchvision.models.resnet18(num_classes=10)),
+    "gru": ("2-layer GRU", Rows),
+    "gpt": ("small GPT, 4 layers, tied embedding", Language),
+    "vit": ("ViT-tiny, 12 layers", vision_transformer),
+    "efficientnet": (
+        "EfficientNet-B0",
+        lambda: torchvision.models.efficientnet_b0(num_classes=10),
+    ),
+}
+
+
+def measure(name: str, images: Tensor, labels: Tensor, tolerance: float) -> dict[str, Any]:
+    """Call `layer_hessians` once, and time it and a training step."""
+    title, make = ARCHITECTURES[name]
+    with torch.random.fork_rng(devices=[]):  # default initializations draw from the global stream
+        torch.manual_seed(0)
+        model = make()
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    if name == "gpt":
+        levels = (F.avg_pool2d(images.mean(1), 4) * (LEVELS - 1)).round().long().flatten(1)
+        images, labels, loss_fn = levels[:, :-1], levels[:, 1:], token_loss
+    with without_noise(model):
+
+        def step() -> None:
+            loss_fn(model(images), labels).backward()
+
+        step_seconds = min(seconds(step) for _ in range(4))
+        start = time.perf_counter()
+        report = layer_hessians(model, loss_fn, images, labels, tolerance=tolerance)
+        duration = time.perf_counter() - start
+    layers = list(report.values())
+    first, last = layers[0], layers[-1]
+    print(f"\n{title}: {duration:.1f} s, {duration / step_seconds:.0f} steps\n{report}", flush=True)
+    return {
+        "title": title,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "layers": len(layers),
+        "step_ms": step_seconds * 1e3,
+        "seconds": duration,
+        "steps": duration / step_seconds,
+        "exact": all(layer.exact for layer in layers),
+        "why_estimated": report.why_estimated,
+        "products": sum(layer.products for layer in layers),
+        "largest_error": max(layer.stderr / layer.frobenius for layer in layers),
+        **{
+            place: {
+                "name": layer.name,
+                "frobenius": layer.frobenius,
+                "stderr": layer.stderr,
+                "spectral": layer.spectral,
+                "residual_ratio": layer.residual_ratio,
+            }
+            for place, layer in (("first", first), ("last", last))
+        },
+    }
+
+
+def main() -> None:
+    """Measure all, and write the record."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.architectures")
+    parser.add_argument("--tolerance", type=float, default=0.05)
+    parser.add_argument("--names", nargs="+", choices=ARCHITECTURES, default=[*ARCHITECTURES])
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    chosen = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    data = load("cifar10", sample=True)
+    images, labels = (tensor[:BATCH] for tensor in data.tensors("train"))
+    start, commit = time.perf_counter(), current_commit()
+    values = {name: measure(name, images, labels, chosen.tolerance) for name in chosen.names}
+    record = records.Record(
+        experiment="benchmark_architectures",
+        profile="paper",
+        seed=0,
+        parameters={"batch": BATCH, "threads": THREADS, "tolerance": chosen.tolerance},
+        dataset=data.info,
+        device=describe_device(torch.device("cpu")),
+        versions=library_versions(),
+        commit=commit,
+        code=code_stamp("hessinit_lib.hessians"),
+        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        duration_s=round(time.perf_counter() - start, 3),
+        values=values,
+    )
+    path = records.record_path(chosen.results, "paper", record.experiment, 0)
+    records.write(record, path)
+    print(f"{record.duration_s:.0f} s, {path}")
+
+
+if __name__ == "__main__":
+    main()

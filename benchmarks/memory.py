@@ -1,0 +1,59 @@
+"""Peak memory of a training step and of our calls, each in a process of its own (Linux).
+
+usage: python -m benchmarks.memory ROW WHAT
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import ours
+from benchmarks.rows import ROWS
+
+BOUND_MIB = 256  # max_memory of the bounded call
+WHAT: dict[str, dict[str, Any]] = {
+    "step": {},
+    "exact": {"method": "exact"},
+    "bounded": {"method": "exact", "max_memory": BOUND_MIB * 2**20},
+}
+
+
+def peaks(row: str) -> dict[str, float]:
+    """Measure a row's peaks above what the process held before [MiB]; nothing elsewhere."""
+    if not Path("/proc/self/clear_refs").exists():
+        return {}
+    command = [sys.executable, "-m", "benchmarks.memory", row]
+    return {
+        what: float(subprocess.run([*command, what], check=True, capture_output=True).stdout)
+        for what in WHAT
+    }
+
+
+def main() -> None:
+    """Run one action on one row, and print its peak."""
+    row, what = sys.argv[1:]
+    problem = ROWS[row].problem()
+    step = ours.training_step(problem)
+    ours.training_step(ROWS["mlp30_b32"].problem())()  # libraries load what they need
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _kib("VmRSS")
+    if what == "step":
+        step()
+    else:
+        ours.call(problem, **WHAT[what])
+    print(round((_kib("VmHWM") - before) / 1024, 1))
+
+
+def _kib(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()

@@ -1,0 +1,94 @@
+"""Layer Hessians of a snapshot, computed in a process of their own while training goes on.
+
+A process and not a thread: random numbers, the precision of products and the choice of
+kernels are settings of a whole process, and the training must not feel them change.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import signal
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hessinit_lib.hessians.layers import layer_hessians
+from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.quiet import without_noise
+from hessinit_lib.hessians.report import HessianReport
+
+
+def take_snapshot(
+    model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor, options: dict[str, Any]
+) -> bytes:
+    """Copy all that the computation needs, so that training may change the model at once.
+
+    Args:
+        model: see `hessinit_lib.layer_hessians`.
+        loss_fn: see there.
+        inputs: shape (B, ...).
+        targets: what the loss takes.
+        options: the keyword arguments of `layer_hessians`.
+
+    Raises:
+        ValueError: something of this cannot be pickled.
+    """
+    try:
+        return pickle.dumps((model, loss_fn, inputs, targets, options))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"asynchronous=True: expected a model, loss and options that can be pickled: {error}"
+        ) from error
+
+
+class Worker:
+    """A process that computes what it is given, started at the first snapshot.
+
+    It has as many threads as this process, and its matrix products the same precision, so
+    that the numbers are the same too.
+
+    Example:
+        >>> x, y = torch.ones(2, 4), torch.ones(2, 3)
+        >>> worker = Worker()
+        >>> future = worker.submit(take_snapshot(nn.Linear(4, 3), nn.MSELoss(), x, y, {}))
+        >>> report, generator = future.result()
+        >>> list(report), generator
+        (['weight'], None)
+        >>> worker.close()
+    """
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    def submit(self, snapshot: bytes) -> Future[tuple[HessianReport, torch.Generator | None]]:
+        """Start a computation; it gives the report, and the generator as it is afterwards."""
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                max_workers=1,
+                mp_context=multiprocessing.get_context("spawn"),  # a fork breaks CUDA and OpenMP
+                initializer=_prepare,
+                initargs=(torch.get_num_threads(), torch.get_float32_matmul_precision()),
+            )
+        return self._pool.submit(_compute, snapshot)
+
+    def close(self) -> None:
+        """Let the process end once it has finished; the next snapshot starts a new one."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+        self._pool = None
+
+
+def _prepare(threads: int, precision: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted training keeps its records
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+
+
+def _compute(snapshot: bytes) -> tuple[HessianReport, torch.Generator | None]:
+    model, loss_fn, inputs, targets, options = pickle.loads(snapshot)
+    with without_noise(model):
+        report = layer_hessians(model, loss_fn, inputs, targets, **options)
+    return report, options.get("generator")

@@ -1,0 +1,89 @@
+"""Spectral norms of a layer's Hessian and its parts, from what the backward pass carries."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hessinit_lib.hessians.backward import LayerCurvature
+from hessinit_lib.hessians.lanczos import Operator, random_start, spectral_norms
+from hessinit_lib.hessians.precision import fast_products
+
+
+def chain_spectral_norms(
+    layer: LayerCurvature, kernel: Float[Tensor, "b b"], tolerance: float, *, parts: bool
+) -> tuple[float, float, float]:
+    """Compute the spectral norms of the block, its linearization and its residual.
+
+    Args:
+        layer: S, R and the inputs.
+        kernel: the Gram matrix z_b . z_b' of the inputs, shape (B, B).
+        tolerance: relative error allowed, see `spectral_norms`.
+        parts: whether the last two are wanted; NaN where not.
+    """
+    batch, rank, units = layer.factor.shape
+    if layer.residual is None:
+        start = random_start(1, batch * rank, kernel)
+        (norm,) = spectral_norms(_linearization(layer, kernel, tolerance), start, tolerance)
+        return norm, norm, 0.0
+    reduced = _reduce_inputs(layer.inputs)
+    start = random_start(3 if parts else 1, units * reduced.shape[1], kernel)
+    norms = spectral_norms(_block_and_parts(layer, reduced), start, tolerance)
+    total, linear, rest = norms if parts else (norms[0], math.nan, math.nan)
+    return total, linear, rest
+
+
+def _linearization(
+    layer: LayerCurvature, kernel: Float[Tensor, "b b"], tolerance: float
+) -> Operator:
+    """Give an operator on vectors of size B r with the nonzero eigenvalues of G.
+
+    G = V V^T with columns V_(b,i) = s_bi (x) z_b / sqrt B; this is V^T V: smaller, and free
+    of the parameters' size.
+    """
+    factor, z = layer.factor, layer.inputs
+    batch, features = z.shape
+    narrow = 2 * features < batch
+
+    def apply(u: Tensor) -> Tensor:
+        carried = torch.bmm(u.view(batch, 1, -1), factor)[:, 0]
+        with fast_products(u.dtype, tolerance, carried.numel() * batch):
+            mixed = z @ (z.mT @ carried) if narrow else kernel @ carried
+        return torch.bmm(mixed[:, None], factor.mT).view(1, -1) / batch
+
+    return apply
+
+
+def _reduce_inputs(z: Float[Tensor, "b m"]) -> Float[Tensor, "b k"]:
+    """Turn the inputs into coordinates of their span: same dot products, k = min(B, m)."""
+    return z if len(z) >= z.shape[1] else torch.linalg.qr(z.mT, mode="r").R.mT
+
+
+def _block_and_parts(layer: LayerCurvature, z: Float[Tensor, "b k"]) -> Operator:
+    """Give V -> (1/B) sum_b A_b V z_b z_b^T on up to three matrices V of shape (n, k).
+
+    For the first A_b = S_b^T S_b + R_b, for the second S_b^T S_b, for the third R_b:
+    together, because reading S and R is what takes the time.
+    """
+    factor, residual = layer.factor, layer.residual
+    assert residual is not None
+    batch, _, units = factor.shape
+    weighted = z / batch
+
+    def apply(v: Tensor) -> Tensor:
+        count = len(v)
+        # Per sample rows, (B, p, n): rows times matrices read R and S in their own order.
+        carried = torch.mm(z, v.view(count * units, -1).mT).view(batch, count, units)
+        met = carried[:, ::2]
+        bent = met * residual[:, None] if residual.ndim == 2 else torch.bmm(met, residual)
+        inner = torch.bmm(torch.bmm(carried[:, :2], factor.mT), factor)
+        if count == 1:
+            rows = inner + bent
+        else:
+            rows = torch.stack((inner[:, 0] + bent[:, 0], inner[:, 1], bent[:, 1]), 1)
+        return torch.mm(rows.view(batch, -1).mT, weighted).view(count, -1)
+
+    return apply

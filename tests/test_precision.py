@@ -1,0 +1,62 @@
+"""Where products may be rounded, by how much norms move, and that settings are put back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks import make_case
+
+from hessinit_lib.hessians.chain import chain_hessians
+from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.precision import fast_products
+
+
+def settings() -> tuple[str, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+def test_the_setting_is_put_back(before: str) -> None:
+    torch.set_float32_matmul_precision(before)
+    try:
+        found = settings()
+        with pytest.raises(ZeroDivisionError), fast_products(torch.float32, 0.01, 1 << 30) as fast:
+            assert fast
+            raise ZeroDivisionError
+        assert settings() == found
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "multiplications"),
+    [
+        (torch.float64, 0.01, 1 << 30),
+        (torch.float32, 1e-4, 1 << 30),
+        (torch.float32, 0.01, 1 << 20),
+    ],
+)
+def test_exact_where_asked_for_or_small(
+    dtype: torch.dtype, tolerance: float, multiplications: int
+) -> None:
+    left = torch.rand(300, 300, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    expected = left @ left
+    with fast_products(dtype, tolerance, multiplications) as fast:
+        assert not fast
+        assert torch.equal(left @ left, expected)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_rounding_stays_far_below_the_tolerance(activation: str) -> None:
+    case = make_case([300, 150, 150, 10], [activation] * 2, "cross_entropy", 128, 1.0, seed=1)
+    case.inputs += 3.0  # much in common
+    exact = chain_hessians(case.model, case.loss_fn, case.inputs, case.targets, Options())
+    single = (case.model.float(), case.loss_fn, case.inputs.float(), case.targets)
+    for tolerance, error in ((0.01, 2e-3), (1e-5, 1e-5)):
+        found = chain_hessians(*single, Options(tolerance=tolerance))
+        for name, layer in found.items():
+            assert layer.frobenius == pytest.approx(exact[name].frobenius, rel=error)
+            assert layer.spectral == pytest.approx(exact[name].spectral, rel=error)
+            assert layer.residual.frobenius == pytest.approx(
+                exact[name].residual.frobenius, rel=error
+            )
