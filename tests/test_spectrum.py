@@ -38,7 +38,7 @@ def test_quadrature_finds_outliers_and_moments(matrix: str) -> None:
     c = case()
     found = spectrum(
         c.model, c.loss_fn, c.inputs, c.targets,
-        name="0.weight", matrix=matrix, steps=20, probes=200,
+        name="0.weight", matrix=matrix, method="estimate", steps=20, probes=200,
     )  # fmt: skip
     truth = eigenvalues(c, "0.weight", matrix)
     assert not found.exact
@@ -52,6 +52,38 @@ def test_quadrature_finds_outliers_and_moments(matrix: str) -> None:
     # Half of all eigenvalues lie below the median.
     below = found.weights[found.values <= np.median(truth)].sum()
     assert below == pytest.approx(15, abs=3)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("batch", [3, 20])
+def test_all_eigenvalues_of_the_linearization(activation: str, batch: int) -> None:
+    c = make_case([5, 6, 4], [activation], "cross_entropy", batch, 1.0, seed=3)
+    given = (c.model, c.loss_fn, c.inputs, c.targets)
+    for name in ("0.weight", "2.weight"):
+        found = spectrum(*given, name=name, matrix="linearization", method="exact", steps=1)
+        truth = eigenvalues(c, name, "linearization")
+        assert found.exact
+        assert found.weights.sum() == found.size == len(truth)
+        values = np.repeat(found.values, found.weights.astype(int))
+        np.testing.assert_allclose(values, truth, atol=1e-12)
+    # Of all weights together: an operator of its own, by products.
+    found = spectrum(*given, matrix="linearization", method="exact", steps=1)
+    dense = spectrum(*given, matrix="linearization", method="estimate", steps=54)
+    values = np.repeat(found.values, found.weights.astype(int))
+    np.testing.assert_allclose(values, dense.values, atol=1e-12)
+
+
+def test_exact_hessian_only_where_it_is_the_linearization() -> None:
+    for activation in ("relu", "tanh"):
+        c = make_case([5, 6, 4], [activation], "cross_entropy", 20, 1.0, seed=3)
+        given = (c.model, c.loss_fn, c.inputs, c.targets)
+        if activation == "tanh":
+            with pytest.raises(NotImplementedError, match="TanhBackward0"):
+                spectrum(*given, name="0.weight", method="exact", steps=1)
+            assert not spectrum(*given, name="0.weight", steps=5).exact
+            continue
+        found = spectrum(*given, name="0.weight", method="exact", steps=1)
+        assert found.spectral == pytest.approx(eigenvalues(c, "0.weight", "hessian")[-1], rel=1e-9)
 
 
 def test_the_whole_model() -> None:
@@ -84,6 +116,7 @@ def test_density_integrates_to_the_number_of_eigenvalues() -> None:
     [
         ({"name": "1.weight"}, "name='1.weight': expected one of 0.weight, 2.weight"),
         ({"matrix": "fisher"}, "matrix='fisher'"),
+        ({"method": "fast"}, "method='fast'"),
         ({"probes": 0}, "probes=0"),
         ({"steps": 0}, "steps=0"),
     ],

@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.calling import plain
+from hessinit_lib.hessians.gram_spectrum import gram_eigenvalues
 from hessinit_lib.hessians.losses import LossFn
 from hessinit_lib.hessians.network import check_batch
+from hessinit_lib.hessians.options import METHODS
 from hessinit_lib.hessians.products import BlockProducts
 from hessinit_lib.hessians.quadrature import lanczos_quadrature
 
@@ -74,7 +76,6 @@ class Spectrum:
         return np.exp(-(z**2) / 2) @ self.weights / (width * math.sqrt(2 * math.pi))
 
 
-@torch.no_grad()
 def spectrum(
     model: nn.Module,
     loss_fn: LossFn,
@@ -83,14 +84,17 @@ def spectrum(
     *,
     name: str | None = None,
     matrix: str = "hessian",
+    method: str = "auto",
     probes: int = 4,
     steps: int = 50,
     generator: torch.Generator | None = None,
 ) -> Spectrum:
     r"""Compute the spectrum of a layer's Hessian block, or of the Hessian of all weights.
 
-    The density of the eigenvalues by stochastic Lanczos quadrature; exact where the block
-    has at most `steps` parameters.
+    All eigenvalues where there is an exact route to them: the linearization, or a Hessian
+    that equals it, of a network that `hessinit_lib.hessians.graph` covers, if its Gram matrix
+    is small enough, or blocks of at most `steps` parameters. Else the density of the
+    eigenvalues, by stochastic Lanczos quadrature.
 
     Args:
         model: any module with one tensor of outputs, differentiable twice.
@@ -99,6 +103,7 @@ def spectrum(
         targets: what the loss takes.
         name: a parameter of two or more axes; None for all of these together.
         matrix: "hessian" ($H$), "linearization" ($G$) or "residual" ($R = H - G$).
+        method: "exact", "estimate", or "auto": exact where it can be.
         probes: random vectors to average over.
         steps: products for each, and vectors of the block's size that are held.
         generator: for the random vectors; the same at each call if None.
@@ -107,7 +112,8 @@ def spectrum(
         Nodes and weights that stand for all eigenvalues.
 
     Raises:
-        ValueError: a name or a matrix that there is not, counts below 1, outputs that are
+        NotImplementedError: `method="exact"` where there is no exact route.
+        ValueError: a name, a matrix or a method that there is not, counts below 1, outputs that are
             not finite.
 
     Source: Ubaru, Chen, Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos
@@ -120,20 +126,59 @@ def spectrum(
         (8, True, 4.0)
     """
     check_batch(inputs, targets)
-    if matrix not in MATRICES:
-        raise ValueError(f"matrix={matrix!r}: expected one of {', '.join(MATRICES)}")
+    for key, value, known in (("matrix", matrix, MATRICES), ("method", method, METHODS)):
+        if value not in known:
+            raise ValueError(f"{key}={value!r}: expected one of {', '.join(known)}")
     for key, value in {"probes": probes, "steps": steps}.items():
         if value < 1:
             raise ValueError(f"{key}={value!r}: expected a whole number, at least 1")
-    weights = [n for n, p in plain(model).named_parameters() if p.requires_grad and p.ndim > 1]
-    if name is not None and name not in weights:
-        raise ValueError(f"name={name!r}: expected one of {', '.join(weights)}")
-    label = name or "model"
-    blocks = {label: [name] if name else weights}
+    sizes = {
+        n: p.numel() for n, p in plain(model).named_parameters() if p.requires_grad and p.ndim > 1
+    }
+    if name is not None and name not in sizes:
+        raise ValueError(f"name={name!r}: expected one of {', '.join(sizes)}")
+    size = sizes[name] if name else sum(sizes.values())
+    if method != "estimate" and size > steps:
+        try:
+            found = gram_eigenvalues(model, loss_fn, inputs, targets, name, matrix)
+            return _with_zeros(name or "model", size, found.cpu().numpy())
+        except NotImplementedError:
+            if method == "exact":
+                raise
+    blocks = {name or "model": [name] if name else list(sizes)}
     products = BlockProducts(model, loss_fn, inputs, targets, blocks)
+    return _by_products(products, matrix, probes, steps, generator)
+
+
+def _with_zeros(label: str, size: int, values: Float[np.ndarray, " k"]) -> Spectrum:
+    """Put the eigenvalues that are zero for sure at their place, as one value."""
+    values = values[-size:]  # J J^T has zeros of its own, if it is the larger matrix
+    rest = size - len(values)
+    if not rest:
+        return Spectrum(label, size, values, np.ones(size), exact=True)
+    place = int(np.searchsorted(values, 0.0))
+    return Spectrum(
+        label,
+        size,
+        np.insert(values, place, 0.0),
+        np.insert(np.ones(len(values)), place, rest),
+        exact=True,
+    )
+
+
+@torch.no_grad()
+def _by_products(
+    products: BlockProducts,
+    matrix: str,
+    probes: int,
+    steps: int,
+    generator: torch.Generator | None,
+) -> Spectrum:
+    """Multiply the one block with unit vectors, if they are few, or with random ones."""
     if not products.finite:
         raise ValueError("the network's outputs are not finite: there is no spectrum")
-    size, (g, r) = products.sizes[label], MATRICES[matrix]
+    ((label, size),) = products.sizes.items()
+    g, r = MATRICES[matrix]
 
     def operator(v: Tensor) -> Tensor:
         linear, residual = products.apply({label: v})[label]
