@@ -65,16 +65,18 @@ def band(
     )
 
 
-def data_label(records: Sequence[Record]) -> str:
+def data_label(records: Sequence[Record], examples: str = "training images") -> str:
     """Say in a line what data, how many seeds and which device a figure shows."""
     first = records[0]
     data = first.dataset
     kind = "full" if data.kind == "full" else "SAMPLE"
-    size = f"{data.train_size:,} training images"
+    size = f"{data.train_size:,} {examples}"
     seeds = f"{len(records)} seed{'s' if len(records) > 1 else ''}"
     return f"{data.name} ({kind}, {size}) · {seeds} · {first.device.split(',')[0]}"
 
 
-def note_data(figure: Figure, records: Sequence[Record]) -> None:
+def note_data(
+    figure: Figure, records: Sequence[Record], examples: str = "training images"
+) -> None:
     """Write `data_label` into the figure, so that it goes where the figure goes."""
-    figure.supxlabel(data_label(records), fontsize=8, color="#555555", x=0.99, ha="right")
+    figure.supxlabel(data_label(records, examples), fontsize=8, color="#555555", x=0.99, ha="right")

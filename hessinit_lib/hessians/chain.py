@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.backward import LayerCurvature, backward
 from hessinit_lib.hessians.losses import LossCurvature, LossFn, loss_curvature
+from hessinit_lib.hessians.memory import piece_size
 from hessinit_lib.hessians.network import LinearStage, Stage, forward, has_residual
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.pair_sums import squared_norms
@@ -36,39 +37,45 @@ def chain_hessians(
 
     Raises:
         NotImplementedError: active dropout, tied weights, a loss that is not covered.
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or a `max_memory` that is too small.
     """
     stages, logits = forward(model, inputs)
     if logits.ndim != 2:
         raise ValueError(f"the model gave outputs of shape {tuple(logits.shape)}, expected (B, C)")
     loss = loss_curvature(loss_fn, logits, targets)
     finite = bool(torch.isfinite(logits).all())
+    bent = has_residual(model)
+    piece = piece_size(stages, loss, options, dense=bent)
     sampled = None
-    if options.method == "estimate" and options.frobenius and finite and not has_residual(model):
+    if options.method == "estimate" and options.frobenius and finite and not bent:
         sampled = estimated_norms(stages, loss, options)
     if sampled is None:
-        layers = list(_exact(stages, loss, options, finite))
+        layers = list(_exact(stages, loss, options, finite, piece))
     else:
-        layers = list(_with_estimates(sampled, stages, loss, options))
+        layers = list(_with_estimates(sampled, stages, loss, options, piece))
     return HessianReport(layers[::-1])
 
 
 def _exact(
-    stages: list[Stage], loss: LossCurvature, options: Options, finite: bool
+    stages: list[Stage], loss: LossCurvature, options: Options, finite: bool, piece: int
 ) -> Iterator[LayerHessian]:
     """Give the norms of all layers, last layer first."""
     for layer in backward(stages, loss, options.tolerance):
-        norms = _norms(layer, options) if finite else (LOST, LOST, LOST)
+        norms = _norms(layer, options, piece) if finite else (LOST, LOST, LOST)
         yield LayerHessian.from_parts(layer.name, layer.shape, *norms, exact=True)
 
 
 def _with_estimates(
-    sampled: dict[str, BlockNorms], stages: list[Stage], loss: LossCurvature, options: Options
+    sampled: dict[str, BlockNorms],
+    stages: list[Stage],
+    loss: LossCurvature,
+    options: Options,
+    piece: int,
 ) -> Iterator[LayerHessian]:
     """Add to the estimates what is not sampled: all of the last layer, spectral norms."""
-    yield next(_exact(stages, loss, options, finite=True))
+    yield next(_exact(stages, loss, options, True, piece))
     if options.spectral:
-        others = _exact(stages, loss, replace(options, norms=("spectral",)), finite=True)
+        others = _exact(stages, loss, replace(options, norms=("spectral",)), True, piece)
         for layer in islice(others, 1, None):
             sampled[layer.name] = replace(
                 sampled[layer.name], spectral=layer.spectral, trace=layer.trace, trace_stderr=0.0
@@ -81,13 +88,15 @@ def _with_estimates(
         yield LayerHessian.from_parts(name, shapes[name], norms, part, ZERO, exact=False)
 
 
-def _norms(layer: LayerCurvature, options: Options) -> tuple[BlockNorms, BlockNorms, BlockNorms]:
+def _norms(
+    layer: LayerCurvature, options: Options, piece: int
+) -> tuple[BlockNorms, BlockNorms, BlockNorms]:
     """Compute the norms of the block, its linearization and its residual."""
     tolerance, parts = options.tolerance, options.parts
     kernel = layer.kernel(tolerance)
     squares = kernel.new_full((3,), math.nan)
     if options.frobenius:
-        squares = torch.stack(squared_norms(layer, kernel, tolerance, parts=parts))
+        squares = torch.stack(squared_norms(layer, kernel, tolerance, parts=parts, piece=piece))
     # One transfer from the device for all the scalars.
     *roots, linear, rest = torch.cat((squares.sqrt(), _traces(layer))).tolist()
     spectral = (math.nan, math.nan, math.nan)

@@ -29,7 +29,12 @@ class PairSums(NamedTuple):
 
 
 def squared_norms(
-    layer: LayerCurvature, kernel: Float[Tensor, "b b"], tolerance: float = 0.0, *, parts: bool
+    layer: LayerCurvature,
+    kernel: Float[Tensor, "b b"],
+    tolerance: float = 0.0,
+    *,
+    parts: bool = True,
+    piece: int = 1 << 20,
 ) -> PairSums:
     """Compute the squared Frobenius norms of a layer's Hessian and of its two parts.
 
@@ -38,6 +43,7 @@ def squared_norms(
         kernel: the Gram matrix z_b . z_b' of the inputs, shape (B, B).
         tolerance: relative error allowed, see `fast_products`.
         parts: whether the last two are wanted; NaN where not.
+        piece: entries of the tensors that are made in pieces.
     """
     batch = len(kernel)
     weights = kernel.square() / batch**2
@@ -49,48 +55,56 @@ def squared_norms(
     dense = residual is not None and residual.ndim == 3
     width = units if dense else min(units, rank**2)
     with fast_products(kernel.dtype, tolerance, batch**2 * units * width):
-        if residual is not None and dense:
-            return _dense_sums(factor.mT @ factor, residual, weights, parts)
-        if units <= 2 * rank * (rank + 1):
-            linear = _pair_sum(_upper(factor.mT @ factor), weights)
+        if dense or units <= 2 * rank * (rank + 1):
+            linear, total, rest = _whole_matrices(layer, weights, parts or not dense, piece)
         else:
-            linear = _factor_pairs(factor, weights)
-        if residual is None:
-            return PairSums(linear, linear, torch.zeros_like(linear))
-        # Only the diagonal of S^T S meets a diagonal residual.
-        spread = weights @ residual
-        cross, rest = _inner(spread, factor.square().sum(1)), _inner(spread, residual)
+            linear = total = _factor_pairs(factor, weights, piece)
+            rest = torch.zeros_like(linear)
+        if residual is not None and residual.ndim == 2:
+            # Only the diagonal of S^T S meets a diagonal residual.
+            spread = weights @ residual
+            rest = _inner(spread, residual)
+            total = linear + 2 * _inner(spread, factor.square().sum(1)) + rest
     # Rounding can leave a tiny negative square where the parts cancel.
-    return PairSums((linear + 2 * cross + rest).clamp(min=0), linear, rest)
+    return PairSums(total.clamp(min=0), linear, rest)
 
 
-def _dense_sums(
-    linearization: Float[Tensor, "b n n"],
-    residual: Float[Tensor, "b n n"],
-    weights: Float[Tensor, "b b"],
-    parts: bool,
-) -> PairSums:
+def _whole_matrices(
+    layer: LayerCurvature, weights: Float[Tensor, "b b"], parts: bool, piece: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum over b, b' of weights_bb' <., .> for S^T S, S^T S + R and R, if R is dense."""
+    factor, residual = layer.factor, layer.residual
+    batch, _, units = factor.shape
+    linear, total, rest = weights.new_zeros(3)
+    size = max(1, min(piece // (batch * units), -(-units // 4)))
+    for low in range(0, units, size):
+        high = low + size
+        # Rows low to high of symmetric matrices: what is right of the square block on the
+        # diagonal stands for what is below it, too.
+        block = factor[:, :, low:high].mT @ factor[:, :, low:]
+        block[:, :, size:] *= 2**0.5
+        if parts:
+            linear += _pair_sum(block, weights)
+        if residual is None or residual.ndim == 2:
+            continue
+        bent = residual[:, low:high, low:].clone(memory_format=torch.contiguous_format)
+        bent[:, :, size:] *= 2**0.5
+        if parts:
+            rest += _pair_sum(bent, weights)
+        total += _pair_sum(block.add_(bent), weights)
+    if residual is None or residual.ndim == 2:
+        return linear, linear, rest
     if not parts:
-        total = _pair_sum(linearization.add_(residual).flatten(1), weights)
-        return PairSums(total, *total.new_full((2,), math.nan))
-    linear = _pair_sum(linearization.flatten(1), weights)
-    rest = _pair_sum(residual.flatten(1), weights)
-    return PairSums(_pair_sum(linearization.add_(residual).flatten(1), weights), linear, rest)
+        linear, rest = linear + math.nan, rest + math.nan
+    return linear, total, rest
 
 
-def _pair_sum(matrices: Float[Tensor, "b p"], weights: Float[Tensor, "b b"]) -> Float[Tensor, ""]:
+def _pair_sum(matrices: Float[Tensor, "b c n"], weights: Float[Tensor, "b b"]) -> Float[Tensor, ""]:
     """Sum over b, b' of weights_bb' <A_b, A_b'>."""
-    if matrices.shape[1] < len(weights):
-        return _inner(weights @ matrices, matrices)
-    return _inner(matrices @ matrices.mT, weights)
-
-
-def _upper(matrices: Float[Tensor, "b n n"]) -> Float[Tensor, "b p"]:
-    """Keep the upper triangles, off-diagonal entries times sqrt 2: dot products are kept."""
-    units = matrices.shape[1]
-    rows, columns = torch.triu_indices(units, units, device=matrices.device)
-    packed = matrices.flatten(1).index_select(1, rows * units + columns)
-    return packed.mul_(torch.where(rows == columns, torch.ones_like(packed[0]), 2.0**0.5))
+    flat = matrices.flatten(1)
+    if flat.shape[1] < len(weights):
+        return _inner(weights @ flat, flat)
+    return _inner(flat @ flat.mT, weights)
 
 
 def _inner(left: Float[Tensor, "b p"], right: Float[Tensor, "b p"]) -> Float[Tensor, ""]:
@@ -98,14 +112,19 @@ def _inner(left: Float[Tensor, "b p"], right: Float[Tensor, "b p"]) -> Float[Ten
 
 
 def _factor_pairs(
-    factor: Float[Tensor, "b r n"], weights: Float[Tensor, "b b"]
+    factor: Float[Tensor, "b r n"], weights: Float[Tensor, "b b"], piece: int
 ) -> Float[Tensor, ""]:
     """Sum over b, b' of weights_bb' |S_b S_b'^T|^2, row pair by row pair."""
     rows = factor.transpose(0, 1).contiguous()
-    total, product = torch.zeros_like(weights), torch.empty_like(weights)
-    for i, left in enumerate(rows):
-        # (b, i) with (b', j) is (b', j) with (b, i): half of the pairs will do.
-        for j in range(i, len(rows)):
-            torch.mm(left, rows[j].mT, out=product)
-            total.addcmul_(product, product, value=1.0 if i == j else 2.0)
-    return _inner(total, weights)
+    batch = len(weights)
+    sums, size = weights.new_zeros(()), max(1, piece // batch)
+    for low in range(0, batch, size):
+        part = weights[low : low + size]
+        total, product = torch.zeros_like(part), torch.empty_like(part)
+        for i, right in enumerate(rows):
+            # (b, i) with (b', j) is (b', j) with (b, i): half of the pairs will do.
+            for j in range(i, len(rows)):
+                torch.mm(rows[j, low : low + size], right.mT, out=product)
+                total.addcmul_(product, product, value=1.0 if i == j else 2.0)
+        sums += _inner(total, part)
+    return sums

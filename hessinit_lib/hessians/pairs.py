@@ -25,7 +25,6 @@ from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.precision import fast_products
 from hessinit_lib.hessians.report import BlockNorms
 
-
 # Samples below which a pair's error is not known well enough: intervals held in 0.93 to 0.97
 # of the draws from 32 samples on, in 0.84 to 0.96 with 8. Exact norms are cheap there.
 _FEWEST = 32
@@ -65,20 +64,24 @@ def estimated_norms(
     norms: dict[str, BlockNorms] = {}
     while count and done + count <= limit:
         off = 0.0
-        layers = backward(stages, _mixtures(loss, count, generator), options.tolerance)
+        now = min(count, max(1, rank // 2))  # no more rows at a time than all factors have
+        layers = backward(stages, _mixtures(loss, now, generator), options.tolerance)
         next(layers)
         for layer in layers:
             name, known = layer.name, norms.get(layer.name)
             if known is not None and known.stderr <= options.tolerance * known.frobenius:
                 continue
-            if name not in kernels:
-                kernels[name] = layer.kernel(options.tolerance)
+            kernel = kernels.get(name)
+            if kernel is None:
+                kernel = layer.kernel(options.tolerance)
+                if options.max_memory is None:
+                    kernels[name] = kernel
             found = pairs.setdefault(name, [])
-            found += pair_estimates(layer, kernels[name], options.tolerance)
+            found += pair_estimates(layer, kernel, options.tolerance)
             norms[name] = known = _average(found, batch)
             if known.frobenius:
                 off = max(off, known.stderr / known.frobenius / options.tolerance)
-        done += count
+        done += now
         # The error of the mean falls with the root of the number of pairs.
         count = math.ceil(1.1 * done * off**2) - done if off > 1 else 0
     return None if count else norms

@@ -7,6 +7,7 @@
   `finite_width.py` (corrections of order depth / width).
 - What follows: `critical.py` (variances that keep the norms), `steps.py` (what a gradient
   step gains), `balancing.py` (scales that give every layer a chosen norm).
+- Word pairs, statement 11: `word_pairs.py`.
 """
 
 from hessinit_lib.theory.balancing import balancing_scales
