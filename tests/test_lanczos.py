@@ -70,3 +70,22 @@ def test_several_operators_at_once() -> None:
     )
     found = spectral_norms(lambda v: spectra * v, random_start(3, size, spectra))
     assert found == pytest.approx([2, 0, 3], rel=1e-9)
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-2, 1e-1])
+def test_a_tolerance_saves_steps_and_is_met(tolerance: float) -> None:
+    values = torch.linspace(0, 1, 2000) ** 3
+    values[-1] = 1.02  # a close second
+    steps = {}
+    for allowed in (0.0, tolerance):
+        calls: list[int] = []
+
+        def operator(v: Tensor, calls: list[int] = calls) -> Tensor:
+            calls.append(1)
+            return v * values
+
+        (norm,) = spectral_norms(operator, random_start(1, 2000, values), allowed)
+        assert norm == pytest.approx(1.02, rel=max(allowed / 10, 2e-6))
+        steps[allowed] = len(calls)
+    assert steps[tolerance] <= steps[0.0]
+    assert steps[tolerance] < steps[0.0] or tolerance < 1e-3

@@ -12,6 +12,9 @@ from networks import ACTIVATIONS, Case, cases, make_case
 from torch import Tensor, nn
 
 from hessinit_lib import layer_hessians
+from hessinit_lib.hessians.chain import chain_hessians
+from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.report import HessianReport
 
 
 def check_against_dense(case: Case, tolerance: float = 1e-9) -> None:
@@ -253,3 +256,42 @@ def test_refusals_name_the_cause(
 def test_wrong_batches(inputs: Tensor, targets: Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         layer_hessians(nn.Linear(4, 4), nn.CrossEntropyLoss(), inputs, targets)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_what_is_not_asked_for_is_nan_and_the_rest_the_same(activation: str) -> None:
+    case = make_case([5, 12, 7, 4], [activation] * 2, "cross_entropy", 9, 1.0, seed=17)
+    full = chain_report(case)
+    for norms in (("frobenius",), ("spectral",), ("frobenius", "spectral")):
+        for parts in (False, True):
+            for name, layer in chain_report(case, norms=norms, parts=parts).items():
+                expected = full[name]
+                for norm in ("frobenius", "spectral"):
+                    value = getattr(layer, norm)
+                    if norm in norms:
+                        assert value == pytest.approx(getattr(expected, norm), rel=1e-9)
+                    else:
+                        assert math.isnan(value)
+                assert layer.trace == pytest.approx(expected.trace, rel=1e-12)
+                assert parts != math.isnan(layer.linearization.trace)
+                if activation == "relu":
+                    assert layer.residual.frobenius == 0
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("part", [1.0, 1.3, 3.0])
+def test_norms_do_not_depend_on_the_memory(activation: str, part: float) -> None:
+    case = make_case([6, 70, 40, 4], [activation] * 2, "cross_entropy", 30, 1.0, seed=18)
+    with pytest.raises(ValueError, match=r"max_memory=1: at least \d+ bytes") as caught:
+        chain_report(case, max_memory=1)
+    least = int(str(caught.value).split()[3])
+    free, bound = chain_report(case), chain_report(case, max_memory=int(part * least))
+    for name, layer in free.items():
+        assert bound[name].frobenius == pytest.approx(layer.frobenius, rel=1e-12)
+        assert bound[name].residual.frobenius == pytest.approx(layer.residual.frobenius, rel=1e-12)
+        assert bound[name].spectral == pytest.approx(layer.spectral, rel=1e-9)
+
+
+def chain_report(case: Case, **options: object) -> HessianReport:
+    chosen = Options(**options)  # type: ignore[arg-type]
+    return chain_hessians(case.model, case.loss_fn, case.inputs, case.targets, chosen)

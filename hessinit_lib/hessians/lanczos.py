@@ -14,7 +14,7 @@ from torch import Tensor
 Operator = Callable[[Float[Tensor, "p d"]], Float[Tensor, "p d"]]
 
 _MAX_STEPS = 400
-_CHECK_EVERY = 3
+_CHECK_EVERY = 2
 
 
 def random_start(count: int, size: int, like: Tensor) -> Float[Tensor, "p d"]:

@@ -44,7 +44,8 @@ def piece_size(stages: list[Stage], loss: LossCurvature, options: Options, *, de
         entries += _STEPS * (chains * max(vectors) if dense else batch * rank)
         entries += max(stage.inputs.numel() for stage in linear)
     size = loss.factor.element_size()
-    least = size * (entries + 4 * batch * max(widest, outputs))
+    # Pieces of at least a sixteenth of the rows: many small ones are slow.
+    least = size * (entries + 4 * batch * max(widest, outputs) * (-(-widest // 16) if dense else 1))
     if limit < least:
         raise ValueError(f"max_memory={limit}: at least {least} bytes are needed")
     return min(_PIECE, (limit - size * entries) // (4 * size))

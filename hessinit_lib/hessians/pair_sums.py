@@ -76,7 +76,7 @@ def _whole_matrices(
     factor, residual = layer.factor, layer.residual
     batch, _, units = factor.shape
     linear, total, rest = weights.new_zeros(3)
-    size = max(1, min(piece // (batch * units), -(-units // 4)))
+    size = max(1, min(piece // (batch * units), -(-units // 2)))
     for low in range(0, units, size):
         high = low + size
         # Rows low to high of symmetric matrices: what is right of the square block on the

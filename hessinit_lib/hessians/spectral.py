@@ -12,6 +12,9 @@ from hessinit_lib.hessians.backward import LayerCurvature
 from hessinit_lib.hessians.lanczos import Operator, random_start, spectral_norms
 from hessinit_lib.hessians.precision import fast_products
 
+# Samples that a first guess is made from.
+_FEW = 16
+
 
 def chain_spectral_norms(
     layer: LayerCurvature, kernel: Float[Tensor, "b b"], tolerance: float, *, parts: bool
@@ -24,13 +27,13 @@ def chain_spectral_norms(
         tolerance: relative error allowed, see `spectral_norms`.
         parts: whether the last two are wanted; NaN where not.
     """
-    batch, rank, units = layer.factor.shape
+    batch, rank, _ = layer.factor.shape
     if layer.residual is None:
         start = random_start(1, batch * rank, kernel)
         (norm,) = spectral_norms(_linearization(layer, kernel, tolerance), start, tolerance)
         return norm, norm, 0.0
     reduced = _reduce_inputs(layer.inputs)
-    start = random_start(3 if parts else 1, units * reduced.shape[1], kernel)
+    start = _start(layer, reduced, 3 if parts else 1)
     norms = spectral_norms(_block_and_parts(layer, reduced), start, tolerance)
     total, linear, rest = norms if parts else (norms[0], math.nan, math.nan)
     return total, linear, rest
@@ -60,6 +63,29 @@ def _linearization(
 def _reduce_inputs(z: Float[Tensor, "b m"]) -> Float[Tensor, "b k"]:
     """Turn the inputs into coordinates of their span: same dot products, k = min(B, m)."""
     return z if len(z) >= z.shape[1] else torch.linalg.qr(z.mT, mode="r").R.mT
+
+
+def _start(layer: LayerCurvature, z: Float[Tensor, "b k"], count: int) -> Float[Tensor, "p d"]:
+    """Guess the leading eigenvectors of the operators of `_block_and_parts`.
+
+    Inputs have a large mean, so (leading eigenvector of the mean of A_b) (x) (mean of z_b) is
+    not far off in a fresh network. Half of the start stays random: in a trained one the guess
+    can be all but orthogonal to what it should find.
+    """
+    factor, residual = layer.factor[:_FEW], layer.residual
+    assert residual is not None
+    batch, _, units = factor.shape
+    rest = residual[:_FEW].mean(0)
+    rest = rest.diag() if rest.ndim == 1 else rest
+    linear = factor.flatten(0, 1).mT @ factor.flatten(0, 1) / batch
+    means = torch.stack((linear + rest, linear, rest))[:count]
+    noise = random_start(count, units * z.shape[1], z)
+    left = noise[:, :units, None]
+    for _ in range(4):
+        left = torch.nn.functional.normalize(torch.bmm(means, left), dim=1)
+    guess = torch.nn.functional.normalize((left * z.mean(0)).flatten(1), dim=1)
+    # Of the sign that keeps the sum from vanishing.
+    return noise + guess * (guess * noise).sum(1, keepdim=True).sign()
 
 
 def _block_and_parts(layer: LayerCurvature, z: Float[Tensor, "b k"]) -> Operator:
