@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.capture import CapturedLayer
 from hessinit_lib.hessians.lanczos import random_start, spectral_norms
+from hessinit_lib.hessians.precision import ROUNDING, cpu_has_matrix_units
 from hessinit_lib.hessians.unfold import lay_patches, sizes, spread, tokens
 from hessinit_lib.hessians.workspace import Workspace
 
@@ -224,9 +225,8 @@ class LayerGram:
 
 def rounding_pays(like: Tensor, tolerance: float) -> bool:
     """Tell whether large products are faster in bfloat16, and the tolerance allows it."""
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    on_cpu = like.device.type == "cpu" and tiles is not None and tiles()
-    return on_cpu and like.dtype == torch.float32 and tolerance >= 1e-4
+    on_cpu = like.device.type == "cpu" and cpu_has_matrix_units()
+    return on_cpu and like.dtype == torch.float32 and tolerance >= ROUNDING
 
 
 def frobenius_norm(matrix: Float[Tensor, "d d"]) -> Float[Tensor, ""]:

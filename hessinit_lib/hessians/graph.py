@@ -53,7 +53,7 @@ def graph_hessians(
         inputs: shape (B, ...), what the model takes, on the model's device.
         targets: class indices (B,), or probabilities or values (B, C).
         options: what to compute. Estimates are made of Frobenius norms and traces alone,
-            where they cost less; anything else is exact. In float32, at a tolerance of 1e-4
+            where they cost less; anything else is exact. In float32, at a tolerance of 1e-3
             or more, large products are rounded to bfloat16 where the processor has matrix
             tiles for it: errors below 1e-4 in the norms and of some 1e-4 in the traces were
             measured.

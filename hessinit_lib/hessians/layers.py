@@ -63,7 +63,7 @@ def layer_hessians(
             "estimate", or "auto": exact where there is an exact route, else estimated.
         norms: which norms to compute, of "frobenius" and "spectral"; the others are NaN.
         parts: whether to compute the linearization and the residual besides their sum.
-        tolerance: relative standard error allowed for each estimated norm. From 1e-4 on,
+        tolerance: relative standard error allowed for each estimated norm. From 1e-3 on,
             products may be rounded to bfloat16 or TF32 where that is faster and enough.
         generator: for the random numbers of estimates; the same at each call if None.
         max_memory: bytes that the computation may use beyond the graph of the forward

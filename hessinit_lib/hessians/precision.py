@@ -10,7 +10,7 @@ import torch
 
 # Tolerance from which the rounding of inputs to bfloat16 (relative 2^-9, at random, so that
 # it averages out: 1e-5 to 1e-4 in a norm) is small beside what is asked for.
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
 
 # Multiplications from which products are worth it: smaller ones gain little, and the rounding
 # of their inputs averages out less.
@@ -40,12 +40,12 @@ def fast_products(dtype: torch.dtype, tolerance: float, multiplications: int) ->
         >>> bool(error < 0.01), torch.equal(a @ a, torch.mm(a, a))
         (True, True)
     """
-    if dtype != torch.float32 or tolerance < _ROUNDING or multiplications < _LARGE:
+    if dtype != torch.float32 or tolerance < ROUNDING or multiplications < _LARGE:
         yield False
     elif hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         mkldnn: Any = torch.backends.mkldnn
         settings: list[tuple[Any, str]] = [(torch.backends.cuda.matmul, "tf32")]
-        if _cpu_has_matrix_units():
+        if cpu_has_matrix_units():
             settings.append((mkldnn.matmul, "bf16"))
         found = [owner.fp32_precision for owner, _ in settings]
         try:
@@ -58,13 +58,13 @@ def fast_products(dtype: torch.dtype, tolerance: float, multiplications: int) ->
     else:  # before torch 2.9: one setting for both
         before = torch.get_float32_matmul_precision()
         try:
-            torch.set_float32_matmul_precision("medium" if _cpu_has_matrix_units() else "high")
+            torch.set_float32_matmul_precision("medium" if cpu_has_matrix_units() else "high")
             yield True
         finally:
             torch.set_float32_matmul_precision(before)
 
 
-def _cpu_has_matrix_units() -> bool:
-    # Without them bfloat16 products are slower than those of float32.
+def cpu_has_matrix_units() -> bool:
+    """Tell whether the processor multiplies bfloat16 faster than float32 (AMX)."""
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return supported is not None and supported()
