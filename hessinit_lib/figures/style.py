@@ -75,8 +75,6 @@ def data_label(records: Sequence[Record], examples: str = "training images") -> 
     return f"{data.name} ({kind}, {size}) · {seeds} · {first.device.split(',')[0]}"
 
 
-def note_data(
-    figure: Figure, records: Sequence[Record], examples: str = "training images"
-) -> None:
+def note_data(figure: Figure, records: Sequence[Record], examples: str = "training images") -> None:
     """Write `data_label` into the figure, so that it goes where the figure goes."""
     figure.supxlabel(data_label(records, examples), fontsize=8, color="#555555", x=0.99, ha="right")
