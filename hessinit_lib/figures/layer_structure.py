@@ -88,11 +88,11 @@ def blocks(records: Sequence[Record]) -> Figure:
 def summary(records: Sequence[Record]) -> pd.DataFrame:
     """Tabulate every activation's layers: medians over seeds."""
     columns = {
-        "norm_ratio": "‖G‖/‖H‖",
+        "norm_ratio": "‖Ĥ‖/‖H‖",
         "residual_ratio": "‖R‖/‖H‖",
         "rank.hessian": "rank of H",
         "rank_bound.hessian": "its bound",
-        "rank.linearization": "rank of G",
+        "rank.linearization": "rank of Ĥ",
         "rank_bound.linearization": "its bound ",
         "product_of_means_error": "error of one product",
     }
