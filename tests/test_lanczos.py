@@ -89,3 +89,23 @@ def test_a_tolerance_saves_steps_and_is_met(tolerance: float) -> None:
         steps[allowed] = len(calls)
     assert steps[tolerance] <= steps[0.0]
     assert steps[tolerance] < steps[0.0] or tolerance < 1e-3
+
+
+@pytest.mark.parametrize("rank", [1, 3, 9])
+def test_few_close_eigenvalues_among_zeros_at_low_accuracy(rank: int) -> None:
+    """The chain ends soon: what rounding leaves in it must not be taken for eigenvalues."""
+    values = torch.zeros(1000)
+    values[:rank] = torch.linspace(0.009, 0.013, rank) if rank > 1 else 0.013
+    basis, _ = torch.linalg.qr(torch.randn(1000, 9, generator=torch.Generator().manual_seed(0)))
+    factor = basis[:, :rank] * values[:rank].sqrt()
+    found = spectral_norms(lambda v: v @ factor @ factor.mT, random_start(1, 1000, factor), 0.01)
+    assert found[0] == pytest.approx(0.013, rel=1e-4)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-15, 1e15, 1e30])
+def test_operators_of_any_size(unit: float) -> None:
+    values = torch.linspace(0.2, 1, 40)
+    start = random_start(2, 40, values)
+    sizes = torch.tensor([unit, 1.0])[:, None]
+    found = spectral_norms(lambda v: v * values * sizes, start)
+    assert found == pytest.approx([unit, 1.0], rel=1e-4)

@@ -295,3 +295,35 @@ def test_norms_do_not_depend_on_the_memory(activation: str, part: float) -> None
 def chain_report(case: Case, **options: object) -> HessianReport:
     chosen = Options(**options)  # type: ignore[arg-type]
     return chain_hessians(case.model, case.loss_fn, case.inputs, case.targets, chosen)
+
+
+@pytest.mark.parametrize("layers", ["fully connected", "convolutional"])
+@pytest.mark.parametrize("std", [1e-6, 1e-3, 30.0])
+def test_norms_whose_squares_are_no_float32_numbers(layers: str, std: float) -> None:
+    source = torch.Generator().manual_seed(0)
+    model = (
+        nn.Sequential(nn.Linear(36, 36), nn.ReLU(), nn.Linear(36, 36), nn.Tanh(), nn.Linear(36, 4))
+        if layers == "fully connected"
+        else nn.Sequential(
+            nn.Unflatten(1, (1, 6, 6)),
+            nn.Conv2d(1, 4, 3),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(16, 4),
+        )
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=std if parameter.ndim > 1 else 0.01, generator=source)
+    inputs = torch.randn(16, 36, generator=source)
+    targets = torch.randint(4, (16,), generator=source)
+    loss_fn = nn.CrossEntropyLoss()
+    found = layer_hessians(model, loss_fn, inputs, targets)
+    expected = layer_hessians(model.double(), loss_fn, inputs.double(), targets)
+    for name, layer in expected.items():
+        if layer.frobenius < 1e-35:  # beyond what float32 tells from zero
+            continue
+        assert found[name].frobenius == pytest.approx(layer.frobenius, rel=1e-2)
+        assert found[name].spectral == pytest.approx(layer.spectral, rel=1e-2)

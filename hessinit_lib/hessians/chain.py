@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.backward import LayerCurvature, backward
 from hessinit_lib.hessians.losses import LossCurvature, LossFn, loss_curvature
+from hessinit_lib.hessians.magnitude import in_range, power_of_two
 from hessinit_lib.hessians.memory import piece_size
 from hessinit_lib.hessians.network import LinearStage, Stage, forward, has_residual
 from hessinit_lib.hessians.options import Options
@@ -93,22 +94,53 @@ def _norms(
 ) -> tuple[BlockNorms, BlockNorms, BlockNorms]:
     """Compute the norms of the block, its linearization and its residual."""
     tolerance, parts = options.tolerance, options.parts
-    kernel = layer.kernel(tolerance)
-    squares = kernel.new_full((3,), math.nan)
-    if options.frobenius:
-        squares = torch.stack(squared_norms(layer, kernel, tolerance, parts=parts, piece=piece))
-    # One transfer from the device for all the scalars.
-    *roots, linear, rest = torch.cat((squares.sqrt(), _traces(layer))).tolist()
+    kernel, unit = layer.kernel(tolerance), 1.0
+    roots, traces = _roots_and_traces(layer, kernel, options, piece)
+    if not in_range(roots[0] if options.frobenius else traces[0]):
+        layer, unit = _scaled(layer)
+        kernel = layer.kernel(tolerance)
+        roots, traces = _roots_and_traces(layer, kernel, options, piece)
     spectral = (math.nan, math.nan, math.nan)
     if options.spectral:
         spectral = chain_spectral_norms(layer, kernel, tolerance, parts=parts)
-    traces = (linear + rest, linear, rest)
     block, linearization, residual = (
-        BlockNorms(*norms) for norms in zip(roots, spectral, traces, strict=True)
+        BlockNorms(*(unit * value for value in norms))
+        for norms in zip(roots, spectral, traces, strict=True)
     )
     if layer.residual is None:
         return block, block if parts else LOST, ZERO
     return (block, linearization, residual) if parts else (block, LOST, LOST)
+
+
+def _roots_and_traces(
+    layer: LayerCurvature, kernel: Float[Tensor, "b b"], options: Options, piece: int
+) -> tuple[list[float], list[float]]:
+    """Compute Frobenius norms and traces of the block, its linearization and its residual."""
+    squares = kernel.new_full((3,), math.nan)
+    if options.frobenius:
+        squares = torch.stack(
+            squared_norms(layer, kernel, options.tolerance, parts=options.parts, piece=piece)
+        )
+    # One transfer from the device for all the scalars.
+    *roots, linear, rest = torch.cat((squares.sqrt(), _traces(layer))).tolist()
+    return roots, [linear + rest, linear, rest]
+
+
+def _scaled(layer: LayerCurvature) -> tuple[LayerCurvature, float]:
+    """Scale a layer's tensors to a size of about one, and give the number taken out."""
+    residual = layer.residual
+    curvature = layer.factor.abs().max().item()
+    if residual is not None:
+        curvature = max(curvature, math.sqrt(residual.abs().max().item()))
+    by_curvature = power_of_two(curvature)
+    by_inputs = power_of_two(layer.inputs.abs().max().item())
+    scaled = replace(
+        layer,
+        factor=layer.factor / by_curvature,
+        residual=None if residual is None else residual / by_curvature**2,
+        inputs=layer.inputs / by_inputs,
+    )
+    return scaled, (by_curvature * by_inputs) ** 2
 
 
 def _traces(layer: LayerCurvature) -> Float[Tensor, 2]:

@@ -14,6 +14,7 @@ from hessinit_lib.hessians.exactness import check_exact
 from hessinit_lib.hessians.gram import frobenius_norm, largest_eigenvalues, rounding_pays
 from hessinit_lib.hessians.independence import check_independence
 from hessinit_lib.hessians.losses import LossFn, loss_curvature
+from hessinit_lib.hessians.magnitude import in_range, power_of_two
 from hessinit_lib.hessians.mixtures import estimated_norms
 from hessinit_lib.hessians.network import check_batch
 from hessinit_lib.hessians.options import Options
@@ -147,8 +148,7 @@ def _exact_norms(
         limit=limit,
     ):
         matrix, name = gram.matrix(), gram.layer.name
-        both = torch.stack((frobenius_norm(matrix), matrix.diagonal().sum())) / batch
-        frobenius, trace = both.tolist()
+        frobenius, trace = _norm_and_trace(matrix, batch)
         norms[name] = BlockNorms(frobenius if options.frobenius else math.nan, math.nan, trace)
         if options.spectral and math.isfinite(frobenius):
             waiting[name] = matrix
@@ -157,3 +157,12 @@ def _exact_norms(
             finish()
     finish()
     return norms
+
+
+def _norm_and_trace(matrix: Float[Tensor, "d d"], batch: int) -> tuple[float, float]:
+    """Compute a Gram matrix's Frobenius norm and trace, over the batch size."""
+    norm, trace = torch.stack((frobenius_norm(matrix), matrix.diagonal().sum())).tolist()
+    if not in_range(trace):
+        unit = power_of_two(trace)
+        norm = frobenius_norm(matrix / unit).item() * unit
+    return norm / batch, trace / batch

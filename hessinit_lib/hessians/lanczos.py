@@ -11,10 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hessinit_lib.hessians.magnitude import in_range, power_of_two
+
 Operator = Callable[[Float[Tensor, "p d"]], Float[Tensor, "p d"]]
 
 _MAX_STEPS = 400
 _CHECK_EVERY = 2
+# Overlap with the basis that a vector may keep: eigenvalues are off by its square.
+_OVERLAP = 1e-4
 
 
 def random_start(count: int, size: int, like: Tensor) -> Float[Tensor, "p d"]:
@@ -56,25 +60,37 @@ def spectral_norms(
     double = start.dtype == torch.float64
     tolerances = (1e-9, 1e-11) if double else (max(1e-4, tolerance / 5), max(1e-6, tolerance / 100))
     once = not double and tolerance >= 1e-3
-    rounding = 10 * torch.finfo(start.dtype).eps
+    eps = torch.finfo(start.dtype).eps
     vectors = start / start.norm(dim=1, keepdim=True)
     steps = min(size, _MAX_STEPS)
     basis = vectors.new_empty(count, 0, size)
     diagonal, off_diagonal = np.empty((count, steps)), np.zeros((count, steps))
-    scale = np.zeros(count)
+    scale, left, units = np.zeros(count), np.zeros(count), [1.0] * count
     for step in range(1, steps + 1):
         if step > basis.shape[1]:  # grow in blocks: most runs end early
             grown = vectors.new_empty(count, min(steps, 2 * step + 14), size)
             grown[:, : basis.shape[1]] = basis
             basis = grown
         basis[:, step - 1] = vectors
-        image, along = _orthogonalized(basis[:, :step], operator(vectors), once=once)
-        alphas, betas = torch.stack((along, image.norm(dim=1))).double().cpu().numpy()
+        image = operator(vectors)
+        if step == 1:  # what an operator does to a random vector tells its size
+            sizes = image.abs().amax(1).tolist()
+            units = [1.0 if in_range(size) else power_of_two(size) for size in sizes]
+        if any(unit != 1 for unit in units):
+            image = image / image.new_tensor(units)[:, None]
+        overlaps = _take_out(basis[:, :step], image)
+        alphas, betas = _on_host(overlaps[:, -1], image.norm(dim=1))
+        # What rounding leaves in an image is seen enlarged in the next vector of length one.
+        left = np.divide((left + eps) * scale, betas, out=np.zeros_like(betas), where=betas > 0)
+        if not once or (left > _OVERLAP).any():
+            _take_out(basis[:, :step], image)
+            alphas, betas = _on_host(overlaps[:, -1], image.norm(dim=1))
+            left = np.zeros(count)
         if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
             return [math.nan] * count
         scale = np.maximum(scale, np.maximum(np.abs(alphas), betas))
         # An exhausted chain goes on with zeros, which add nothing to its spectrum.
-        betas[betas <= rounding * scale] = 0.0
+        betas[betas <= 10 * eps * scale] = 0.0
         diagonal[:, step - 1], off_diagonal[:, step - 1] = alphas, betas
         if step % _CHECK_EVERY == 0 or step == steps or not betas.any():
             chains = [
@@ -82,24 +98,23 @@ def spectral_norms(
                 for k in range(count)
             ]
             if step == size or all(chain.converged for chain in chains):
-                return [chain.norm for chain in chains]
+                return [chain.norm * unit for chain, unit in zip(chains, units, strict=True)]
         inverse = np.divide(1, betas, out=np.zeros_like(betas), where=betas > 0)
         vectors = image * torch.from_numpy(inverse).to(start)[:, None]
     raise ArithmeticError(f"Lanczos did not converge in {steps} steps")
 
 
-def _orthogonalized(
-    basis: Float[Tensor, "p k d"], image: Float[Tensor, "p d"], *, once: bool
-) -> tuple[Float[Tensor, "p d"], Float[Tensor, " p"]]:
-    """Take the basis out of the image, and give its component along the last basis vector."""
+def _take_out(basis: Float[Tensor, "p k d"], image: Float[Tensor, "p d"]) -> Float[Tensor, "p k"]:
+    """Subtract from the image what lies in the span of the basis, and give its coordinates."""
     # Row times matrix: the order that batched products of several chains are fast in.
     overlaps = torch.bmm(image[:, None], basis.mT)
-    image = torch.baddbmm(image[:, None], overlaps, basis, alpha=-1)
-    if once:
-        return image[:, 0], overlaps[:, 0, -1]
-    # Once more: rounding left some overlap.
-    rest = torch.bmm(image, basis.mT)
-    return torch.baddbmm(image, rest, basis, alpha=-1)[:, 0], overlaps[:, 0, -1]
+    image[:, None].baddbmm_(overlaps, basis, alpha=-1)
+    return overlaps[:, 0]
+
+
+def _on_host(*rows: Float[Tensor, " p"]) -> np.ndarray:
+    """Copy rows of numbers from the device, in one transfer."""
+    return torch.stack(rows).double().cpu().numpy()
 
 
 class _Ritz(NamedTuple):
