@@ -142,7 +142,7 @@ def test_float32_agrees_with_float64() -> None:
     single = layer_hessians(case.model.float(), case.loss_fn, case.inputs.float(), case.targets)
     for name, layer in exact.items():
         assert single[name].frobenius == pytest.approx(layer.frobenius, rel=1e-5)
-        assert single[name].spectral == pytest.approx(layer.spectral, rel=1e-5)
+        assert single[name].spectral == pytest.approx(layer.spectral, rel=5e-4)
 
 
 def test_half_precision_is_computed_in_float32() -> None:

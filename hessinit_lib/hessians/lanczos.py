@@ -17,8 +17,6 @@ Operator = Callable[[Float[Tensor, "p d"]], Float[Tensor, "p d"]]
 
 _MAX_STEPS = 400
 _CHECK_EVERY = 2
-# Overlap with the basis that a vector may keep: eigenvalues are off by its square.
-_OVERLAP = 1e-4
 
 
 def random_start(count: int, size: int, like: Tensor) -> Float[Tensor, "p d"]:
@@ -37,7 +35,7 @@ def spectral_norms(
     is below 1e-4 of it in float32 and 1e-9 in float64 (so no cluster of eigenvalues wider
     than that is mistaken for one), its error bound min(residual, residual^2 / gap) below
     1e-6 and 1e-11, and no eigenvalue at the other end can be larger. In float32 a tolerance
-    t raises these to t / 5 and t / 100.
+    t raises these to t / 2 and t / 20.
 
     Args:
         operator: maps row k by the k-th operator, shape (p, d) to (p, d).
@@ -58,14 +56,13 @@ def spectral_norms(
     """
     count, size = start.shape
     double = start.dtype == torch.float64
-    tolerances = (1e-9, 1e-11) if double else (max(1e-4, tolerance / 5), max(1e-6, tolerance / 100))
-    once = not double and tolerance >= 1e-3
-    eps = torch.finfo(start.dtype).eps
-    vectors = start / start.norm(dim=1, keepdim=True)
+    tolerances = (1e-9, 1e-11) if double else (max(1e-4, tolerance / 2), max(1e-6, tolerance / 20))
+    rounding = 10 * torch.finfo(start.dtype).eps
+    vectors = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
     steps = min(size, _MAX_STEPS)
     basis = vectors.new_empty(count, 0, size)
-    diagonal, off_diagonal = np.empty((count, steps)), np.zeros((count, steps))
-    scale, left, units = np.zeros(count), np.zeros(count), [1.0] * count
+    tridiagonal = np.zeros((count, steps + 1, steps + 1))
+    scale, units = np.zeros(count), [1.0] * count
     for step in range(1, steps + 1):
         if step > basis.shape[1]:  # grow in blocks: most runs end early
             grown = vectors.new_empty(count, min(steps, 2 * step + 14), size)
@@ -76,27 +73,24 @@ def spectral_norms(
         if step == 1:  # what an operator does to a random vector tells its size
             sizes = image.abs().amax(1).tolist()
             units = [1.0 if in_range(size) else power_of_two(size) for size in sizes]
-        if any(unit != 1 for unit in units):
+        if max(units) != 1 or min(units) != 1:
             image = image / image.new_tensor(units)[:, None]
-        overlaps = _take_out(basis[:, :step], image)
-        alphas, betas = _on_host(overlaps[:, -1], image.norm(dim=1))
-        # What rounding leaves in an image is seen enlarged in the next vector of length one.
-        left = np.divide((left + eps) * scale, betas, out=np.zeros_like(betas), where=betas > 0)
-        if not once or (left > _OVERLAP).any():
-            _take_out(basis[:, :step], image)
-            alphas, betas = _on_host(overlaps[:, -1], image.norm(dim=1))
-            left = np.zeros(count)
-        if not (np.isfinite(alphas).all() and np.isfinite(betas).all()):
+        along, image = _take_out(basis[:, :step], image)
+        # Once more: rounding left some overlap, which would grow from step to step.
+        _, image = _take_out(basis[:, :step], image)
+        # One transfer from the device.
+        both = torch.stack((along, torch.linalg.vector_norm(image, dim=1)))
+        alphas, betas = both.double().cpu().numpy()
+        if not np.isfinite(alphas + betas).all():
             return [math.nan] * count
         scale = np.maximum(scale, np.maximum(np.abs(alphas), betas))
         # An exhausted chain goes on with zeros, which add nothing to its spectrum.
-        betas[betas <= 10 * eps * scale] = 0.0
-        diagonal[:, step - 1], off_diagonal[:, step - 1] = alphas, betas
+        betas[betas <= rounding * scale] = 0.0
+        tridiagonal[:, step - 1, step - 1] = alphas
+        tridiagonal[:, step, step - 1] = tridiagonal[:, step - 1, step] = betas
         if step % _CHECK_EVERY == 0 or step == steps or not betas.any():
-            chains = [
-                _leading_ritz_value(diagonal[k, :step], off_diagonal[k, :step], tolerances)
-                for k in range(count)
-            ]
+            ritz = np.linalg.eigh(tridiagonal[:, :step, :step])
+            chains = [_leading_ritz_value(*chain, tolerances) for chain in zip(*ritz, betas)]
             if step == size or all(chain.converged for chain in chains):
                 return [chain.norm * unit for chain, unit in zip(chains, units, strict=True)]
         inverse = np.divide(1, betas, out=np.zeros_like(betas), where=betas > 0)
@@ -104,17 +98,13 @@ def spectral_norms(
     raise ArithmeticError(f"Lanczos did not converge in {steps} steps")
 
 
-def _take_out(basis: Float[Tensor, "p k d"], image: Float[Tensor, "p d"]) -> Float[Tensor, "p k"]:
-    """Subtract from the image what lies in the span of the basis, and give its coordinates."""
+def _take_out(
+    basis: Float[Tensor, "p k d"], image: Float[Tensor, "p d"]
+) -> tuple[Float[Tensor, " p"], Float[Tensor, "p d"]]:
+    """Give the image's component along the last basis vector, and what is outside of the basis."""
     # Row times matrix: the order that batched products of several chains are fast in.
     overlaps = torch.bmm(image[:, None], basis.mT)
-    image[:, None].baddbmm_(overlaps, basis, alpha=-1)
-    return overlaps[:, 0]
-
-
-def _on_host(*rows: Float[Tensor, " p"]) -> np.ndarray:
-    """Copy rows of numbers from the device, in one transfer."""
-    return torch.stack(rows).double().cpu().numpy()
+    return overlaps[:, 0, -1], torch.baddbmm(image[:, None], overlaps, basis, alpha=-1)[:, 0]
 
 
 class _Ritz(NamedTuple):
@@ -125,10 +115,8 @@ class _Ritz(NamedTuple):
 
 
 def _leading_ritz_value(
-    diagonal: np.ndarray, off_diagonal: np.ndarray, tolerances: tuple[float, float]
+    values: np.ndarray, vectors: np.ndarray, beta: float, tolerances: tuple[float, float]
 ) -> _Ritz:
-    beta, inner = off_diagonal[-1], off_diagonal[:-1]
-    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(inner, 1) + np.diag(inner, -1))
     top, other = (-1, 0) if values[-1] >= -values[0] else (0, -1)
     residuals = beta * np.abs(vectors[-1])
     norm = abs(float(values[top]))

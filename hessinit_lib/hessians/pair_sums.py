@@ -77,26 +77,25 @@ def _whole_matrices(
     batch, _, units = factor.shape
     linear, total, rest = weights.new_zeros(3)
     size = max(1, min(piece // (batch * units), -(-units // 2)))
+    dense = residual is not None and residual.ndim == 3
     for low in range(0, units, size):
         high = low + size
         # Rows low to high of symmetric matrices: what is right of the square block on the
         # diagonal stands for what is below it, too.
         block = factor[:, :, low:high].mT @ factor[:, :, low:]
+        if dense and not parts:
+            block += residual[:, low:high, low:]
         block[:, :, size:] *= 2**0.5
-        if parts:
+        if dense and parts:
             linear += _pair_sum(block, weights)
-        if residual is None or residual.ndim == 2:
-            continue
-        bent = residual[:, low:high, low:].clone(memory_format=torch.contiguous_format)
-        bent[:, :, size:] *= 2**0.5
-        if parts:
+            bent = residual[:, low:high, low:].clone(memory_format=torch.contiguous_format)
+            bent[:, :, size:] *= 2**0.5
             rest += _pair_sum(bent, weights)
-        total += _pair_sum(block.add_(bent), weights)
-    if residual is None or residual.ndim == 2:
-        return linear, linear, rest
-    if not parts:
-        linear, rest = linear + math.nan, rest + math.nan
-    return linear, total, rest
+            block += bent
+        total += _pair_sum(block, weights)
+    if not dense:
+        return total, total, rest
+    return (linear, total, rest) if parts else (linear + math.nan, total, rest + math.nan)
 
 
 def _pair_sum(matrices: Float[Tensor, "b c n"], weights: Float[Tensor, "b b"]) -> Float[Tensor, ""]:

@@ -81,8 +81,8 @@ def _start(layer: LayerCurvature, z: Float[Tensor, "b k"], count: int) -> Float[
     means = torch.stack((linear + rest, linear, rest))[:count]
     noise = random_start(count, units * z.shape[1], z)
     left = noise[:, :units, None]
-    for _ in range(4):
-        left = torch.nn.functional.normalize(torch.bmm(means, left), dim=1)
+    for _ in range(2):
+        left = torch.nn.functional.normalize(torch.bmm(means, torch.bmm(means, left)), dim=1)
     guess = torch.nn.functional.normalize((left * z.mean(0)).flatten(1), dim=1)
     # Of the sign that keeps the sum from vanishing.
     return noise + guess * (guess * noise).sum(1, keepdim=True).sign()
