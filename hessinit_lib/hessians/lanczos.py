@@ -90,7 +90,9 @@ def spectral_norms(
         tridiagonal[:, step, step - 1] = tridiagonal[:, step - 1, step] = betas
         if step % _CHECK_EVERY == 0 or step == steps or not betas.any():
             ritz = np.linalg.eigh(tridiagonal[:, :step, :step])
-            chains = [_leading_ritz_value(*chain, tolerances) for chain in zip(*ritz, betas)]
+            chains = [
+                _leading_ritz_value(*chain, tolerances) for chain in zip(*ritz, betas, strict=True)
+            ]
             if step == size or all(chain.converged for chain in chains):
                 return [chain.norm * unit for chain, unit in zip(chains, units, strict=True)]
         inverse = np.divide(1, betas, out=np.zeros_like(betas), where=betas > 0)
