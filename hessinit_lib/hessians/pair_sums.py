@@ -77,23 +77,23 @@ def _whole_matrices(
     batch, _, units = factor.shape
     linear, total, rest = weights.new_zeros(3)
     size = max(1, min(piece // (batch * units), -(-units // 2)))
-    dense = residual is not None and residual.ndim == 3
+    dense = residual if residual is not None and residual.ndim == 3 else None
     for low in range(0, units, size):
         high = low + size
         # Rows low to high of symmetric matrices: what is right of the square block on the
         # diagonal stands for what is below it, too.
         block = factor[:, :, low:high].mT @ factor[:, :, low:]
-        if dense and not parts:
-            block += residual[:, low:high, low:]
+        if dense is not None and not parts:
+            block += dense[:, low:high, low:]
         block[:, :, size:] *= 2**0.5
-        if dense and parts:
+        if dense is not None and parts:
             linear += _pair_sum(block, weights)
-            bent = residual[:, low:high, low:].clone(memory_format=torch.contiguous_format)
+            bent = dense[:, low:high, low:].clone(memory_format=torch.contiguous_format)
             bent[:, :, size:] *= 2**0.5
             rest += _pair_sum(bent, weights)
             block += bent
         total += _pair_sum(block, weights)
-    if not dense:
+    if dense is None:
         return total, total, rest
     return (linear, total, rest) if parts else (linear + math.nan, total, rest + math.nan)
 
