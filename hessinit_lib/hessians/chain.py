@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import islice
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -20,7 +19,10 @@ from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.pair_sums import squared_norms
 from hessinit_lib.hessians.pairs import estimated_norms
 from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
-from hessinit_lib.hessians.spectral import chain_spectral_norms
+from hessinit_lib.hessians.spectral import block_spectral_norms, gauss_newton_spectral_norms
+
+# Bytes of factors that are kept for the spectral norms of several layers together.
+_WAITING = 1 << 27
 
 
 @torch.no_grad()
@@ -57,13 +59,74 @@ def chain_hessians(
     return HessianReport(layers[::-1])
 
 
+@dataclass(frozen=True)
+class _Sums:
+    """What a layer's tensors sum up to, and the tensors, until its spectral norms are known.
+
+    Attributes:
+        layer: S, R and the inputs, scaled to a size whose squares are float32 numbers.
+        kernel: the Gram matrix z_b . z_b' of the inputs.
+        unit: what the norms are to be multiplied by.
+        frobenius: norms of the block, its linearization and its residual.
+        traces: of the same.
+    """
+
+    layer: LayerCurvature
+    kernel: Float[Tensor, "b b"]
+    unit: float
+    frobenius: list[float]
+    traces: list[float]
+
+
 def _exact(
     stages: list[Stage], loss: LossCurvature, options: Options, finite: bool, piece: int
 ) -> Iterator[LayerHessian]:
     """Give the norms of all layers, last layer first."""
+    limit = options.max_memory
+    room = _WAITING if limit is None else min(_WAITING, limit // 8)
+    waiting: list[_Sums] = []
     for layer in backward(stages, loss, options.tolerance):
-        norms = _norms(layer, options, piece) if finite else (LOST, LOST, LOST)
-        yield LayerHessian.from_parts(layer.name, layer.shape, *norms, exact=True)
+        if not finite:
+            lost = (LOST, LOST, LOST)
+            yield LayerHessian.from_parts(layer.name, layer.shape, *lost, exact=True)
+            continue
+        waiting.append(_sums(layer, options, piece))
+        held = sum(sums.layer.factor.nbytes + sums.kernel.nbytes for sums in waiting)
+        # A dense residual must be used before the next layer's takes its place.
+        if not options.spectral or layer.residual is not None or held > room:
+            yield from _finished(waiting, options)
+            waiting.clear()
+    yield from _finished(waiting, options)
+
+
+def _finished(group: list[_Sums], options: Options) -> Iterator[LayerHessian]:
+    """Add the spectral norms of some layers to their sums."""
+    parts = options.parts
+    plain = [(sums.layer, sums.kernel) for sums in group if sums.layer.residual is None]
+    norms = iter(
+        gauss_newton_spectral_norms(plain, options.tolerance) if plain and options.spectral else ()
+    )
+    for sums in group:
+        layer, spectral = sums.layer, (math.nan, math.nan, math.nan)
+        if options.spectral and layer.residual is None:
+            norm = next(norms)
+            spectral = (norm, norm, 0.0)
+        elif options.spectral:
+            spectral = block_spectral_norms(layer, options.tolerance, parts=parts)
+        block, linearization, residual = (
+            BlockNorms(*(sums.unit * value for value in values))
+            for values in zip(sums.frobenius, spectral, sums.traces, strict=True)
+        )
+        if layer.residual is None:
+            linearization, residual = block, ZERO
+        yield LayerHessian.from_parts(
+            layer.name,
+            layer.shape,
+            block,
+            linearization if parts else LOST,
+            residual if parts or layer.residual is None else LOST,
+            exact=True,
+        )
 
 
 def _with_estimates(
@@ -74,56 +137,44 @@ def _with_estimates(
     piece: int,
 ) -> Iterator[LayerHessian]:
     """Add to the estimates what is not sampled: all of the last layer, spectral norms."""
-    yield next(_exact(stages, loss, options, True, piece))
-    if options.spectral:
-        others = _exact(stages, loss, replace(options, norms=("spectral",)), True, piece)
-        for layer in islice(others, 1, None):
-            sampled[layer.name] = replace(
-                sampled[layer.name], spectral=layer.spectral, trace=layer.trace, trace_stderr=0.0
-            )
+    last = next(_exact(stages, loss, replace(options, norms=("frobenius",)), True, piece))
+    found = {last.name: BlockNorms(last.frobenius, math.nan, last.trace), **sampled}
     shapes = {
         stage.name: tuple(stage.weight.shape) for stage in stages if isinstance(stage, LinearStage)
     }
-    for name, norms in sampled.items():
-        part = norms if options.parts else LOST
-        yield LayerHessian.from_parts(name, shapes[name], norms, part, ZERO, exact=False)
-
-
-def _norms(
-    layer: LayerCurvature, options: Options, piece: int
-) -> tuple[BlockNorms, BlockNorms, BlockNorms]:
-    """Compute the norms of the block, its linearization and its residual."""
-    tolerance, parts = options.tolerance, options.parts
-    kernel, unit = layer.kernel(tolerance), 1.0
-    roots, traces = _roots_and_traces(layer, kernel, options, piece)
-    if not in_range(roots[0] if options.frobenius else traces[0]):
-        layer, unit = _scaled(layer)
-        kernel = layer.kernel(tolerance)
-        roots, traces = _roots_and_traces(layer, kernel, options, piece)
-    spectral = (math.nan, math.nan, math.nan)
     if options.spectral:
-        spectral = chain_spectral_norms(layer, kernel, tolerance, parts=parts)
-    block, linearization, residual = (
-        BlockNorms(*(unit * value for value in norms))
-        for norms in zip(roots, spectral, traces, strict=True)
-    )
-    if layer.residual is None:
-        return block, block if parts else LOST, ZERO
-    return (block, linearization, residual) if parts else (block, LOST, LOST)
+        for layer in _exact(stages, loss, replace(options, norms=("spectral",)), True, piece):
+            found[layer.name] = replace(
+                found[layer.name], spectral=layer.spectral, trace=layer.trace, trace_stderr=0.0
+            )
+    for name, norms in found.items():
+        part = norms if options.parts else LOST
+        exact = name == last.name
+        yield LayerHessian.from_parts(name, shapes[name], norms, part, ZERO, exact=exact)
 
 
-def _roots_and_traces(
+def _sums(layer: LayerCurvature, options: Options, piece: int) -> _Sums:
+    """Compute Frobenius norms and traces of the block, its linearization and its residual."""
+    kernel = layer.kernel(options.tolerance)
+    norms, traces = _norms_and_traces(layer, kernel, options, piece)
+    if in_range(norms[0] if options.frobenius else traces[0]):
+        return _Sums(layer, kernel, 1.0, norms, traces)
+    layer, unit = _scaled(layer)
+    kernel = layer.kernel(options.tolerance)
+    return _Sums(layer, kernel, unit, *_norms_and_traces(layer, kernel, options, piece))
+
+
+def _norms_and_traces(
     layer: LayerCurvature, kernel: Float[Tensor, "b b"], options: Options, piece: int
 ) -> tuple[list[float], list[float]]:
-    """Compute Frobenius norms and traces of the block, its linearization and its residual."""
     squares = kernel.new_full((3,), math.nan)
     if options.frobenius:
         squares = torch.stack(
             squared_norms(layer, kernel, options.tolerance, parts=options.parts, piece=piece)
         )
     # One transfer from the device for all the scalars.
-    *roots, linear, rest = torch.cat((squares.sqrt(), _traces(layer))).tolist()
-    return roots, [linear + rest, linear, rest]
+    *norms, linear, rest = torch.cat((squares.sqrt(), _traces(layer))).tolist()
+    return norms, [linear + rest, linear, rest]
 
 
 def _scaled(layer: LayerCurvature) -> tuple[LayerCurvature, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -16,22 +17,37 @@ from hessinit_lib.hessians.precision import fast_products
 _FEW = 16
 
 
-def chain_spectral_norms(
-    layer: LayerCurvature, kernel: Float[Tensor, "b b"], tolerance: float, *, parts: bool
+def gauss_newton_spectral_norms(
+    layers: Sequence[tuple[LayerCurvature, Float[Tensor, "b b"]]], tolerance: float
+) -> list[float]:
+    """Compute the spectral norms of layers without residual, one Lanczos chain a layer.
+
+    All together: in a small network it is the calls that take the time, not the products.
+
+    Args:
+        layers: S and the inputs, and the Gram matrix z_b . z_b' of the inputs, of each.
+        tolerance: relative error allowed, see `spectral_norms`.
+    """
+    batch, rank, _ = layers[0][0].factor.shape
+    operators = [_linearization(layer, kernel, tolerance) for layer, kernel in layers]
+
+    def apply(u: Tensor) -> Tensor:
+        return torch.stack([operator(row) for operator, row in zip(operators, u, strict=True)])
+
+    start = random_start(1, batch * rank, layers[0][1]).expand(len(layers), -1)
+    return spectral_norms(apply, start, tolerance)
+
+
+def block_spectral_norms(
+    layer: LayerCurvature, tolerance: float, *, parts: bool
 ) -> tuple[float, float, float]:
-    """Compute the spectral norms of the block, its linearization and its residual.
+    """Compute the spectral norms of a block with a residual, its linearization and the latter.
 
     Args:
         layer: S, R and the inputs.
-        kernel: the Gram matrix z_b . z_b' of the inputs, shape (B, B).
         tolerance: relative error allowed, see `spectral_norms`.
         parts: whether the last two are wanted; NaN where not.
     """
-    batch, rank, _ = layer.factor.shape
-    if layer.residual is None:
-        start = random_start(1, batch * rank, kernel)
-        (norm,) = spectral_norms(_linearization(layer, kernel, tolerance), start, tolerance)
-        return norm, norm, 0.0
     reduced = _reduce_inputs(layer.inputs)
     start = _start(layer, reduced, 3 if parts else 1)
     norms = spectral_norms(_block_and_parts(layer, reduced), start, tolerance)
@@ -41,8 +57,8 @@ def chain_spectral_norms(
 
 def _linearization(
     layer: LayerCurvature, kernel: Float[Tensor, "b b"], tolerance: float
-) -> Operator:
-    """Give an operator on vectors of size B r with the nonzero eigenvalues of G.
+) -> Callable[[Float[Tensor, " d"]], Float[Tensor, " d"]]:
+    """Give an operator on vectors of size d = B r with the nonzero eigenvalues of G.
 
     G = V V^T with columns V_(b,i) = s_bi (x) z_b / sqrt B; this is V^T V: smaller, and free
     of the parameters' size.
@@ -55,7 +71,7 @@ def _linearization(
         carried = torch.bmm(u.view(batch, 1, -1), factor)[:, 0]
         with fast_products(u.dtype, tolerance, carried.numel() * batch):
             mixed = z @ (z.mT @ carried) if narrow else kernel @ carried
-        return torch.bmm(mixed[:, None], factor.mT).view(1, -1) / batch
+        return torch.bmm(mixed[:, None], factor.mT).flatten() / batch
 
     return apply
 
