@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from networks import make_case
+from torch import nn
 
+from hessinit_lib.hessians import layer_hessians, model_hessian, spectrum
 from hessinit_lib.hessians.chain import chain_hessians
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.precision import fast_products
@@ -59,3 +61,27 @@ def test_rounding_stays_far_below_the_tolerance(activation: str) -> None:
             assert layer.residual.frobenius == pytest.approx(
                 exact[name].residual.frobenius, rel=error
             )
+
+
+@pytest.mark.parametrize(
+    "middle", [nn.ReLU(), nn.Tanh(), nn.LayerNorm(6)], ids=["factors", "chain", "products"]
+)
+def test_autocast_around_the_call_changes_nothing(middle: nn.Module) -> None:
+    source = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), middle, nn.Linear(6, 3))
+    inputs, targets = torch.randn(8, 5, generator=source), torch.arange(8) % 3
+    loss_fn = nn.CrossEntropyLoss()
+
+    def numbers() -> list[float]:
+        report = layer_hessians(model, loss_fn, inputs, targets)
+        whole = model_hessian(model, loss_fn, inputs, targets, norms=("spectral",))
+        values = spectrum(model, loss_fn, inputs, targets)
+        return [layer.frobenius for layer in report.values()] + [
+            whole.spectral,
+            values.spectral,
+        ]
+
+    expected = numbers()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert numbers() == expected
+        assert torch.is_autocast_enabled("cpu")

@@ -14,6 +14,7 @@ from hessinit_lib.hessians.deflated import DeflatedNorms
 from hessinit_lib.hessians.losses import LossFn
 from hessinit_lib.hessians.network import check_batch
 from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.precision import without_autocast
 from hessinit_lib.hessians.products import BlockProducts, Blocks, bytes_a_sample
 from hessinit_lib.hessians.report import LOST, BlockNorms, HessianReport, LayerHessian
 
@@ -89,6 +90,7 @@ def estimated_hessians(
     )
 
 
+@without_autocast()
 def model_hessian(
     model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor, **chosen: Any
 ) -> LayerHessian:

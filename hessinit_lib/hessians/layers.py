@@ -14,9 +14,11 @@ from hessinit_lib.hessians.graph import graph_hessians
 from hessinit_lib.hessians.losses import LossFn
 from hessinit_lib.hessians.network import check_batch, is_chain
 from hessinit_lib.hessians.options import NORMS, Options
+from hessinit_lib.hessians.precision import without_autocast
 from hessinit_lib.hessians.report import HessianReport
 
 
+@without_autocast()
 def layer_hessians(
     model: nn.Module,
     loss_fn: LossFn,

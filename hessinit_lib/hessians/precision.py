@@ -64,6 +64,25 @@ def fast_products(dtype: torch.dtype, tolerance: float, multiplications: int) ->
             torch.set_float32_matmul_precision(before)
 
 
+@contextlib.contextmanager
+def without_autocast() -> Iterator[None]:
+    """Compute in the model's own type, also where the caller trains with `torch.autocast`.
+
+    Second derivatives of a pass in bfloat16 would be mostly rounding. As a decorator, it does
+    so for a whole function.
+
+    Example:
+        >>> with torch.autocast("cpu"), without_autocast():
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.float32
+    """
+    with contextlib.ExitStack() as stack:
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
 def cpu_has_matrix_units() -> bool:
     """Tell whether the processor multiplies bfloat16 faster than float32 (AMX)."""
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)

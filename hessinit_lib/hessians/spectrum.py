@@ -15,6 +15,7 @@ from hessinit_lib.hessians.gram_spectrum import gram_eigenvalues
 from hessinit_lib.hessians.losses import LossFn
 from hessinit_lib.hessians.network import check_batch
 from hessinit_lib.hessians.options import METHODS
+from hessinit_lib.hessians.precision import without_autocast
 from hessinit_lib.hessians.products import BlockProducts
 from hessinit_lib.hessians.quadrature import lanczos_quadrature
 
@@ -76,6 +77,7 @@ class Spectrum:
         return np.exp(-(z**2) / 2) @ self.weights / (width * math.sqrt(2 * math.pi))
 
 
+@without_autocast()
 def spectrum(
     model: nn.Module,
     loss_fn: LossFn,
