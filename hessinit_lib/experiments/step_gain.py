@@ -206,9 +206,7 @@ def train_full(
     rows: list[dict[str, float]] = []
     for step in range(parameters.full_steps):
         if step % parameters.every == 0:
-            sharpness = model_hessian(
-                model, half_square, *batch, norms=("spectral",), parts=False
-            ).spectral
+            sharpness = largest_eigenvalue(model, batch)
             row = {"step": float(step), "sharpness": sharpness, "stability": rate * sharpness / 2}
             rows.append({**row, **compared_step(model, half_square, batch, rate)})
         else:
@@ -216,6 +214,18 @@ def train_full(
         bar.update()
     late = [row["stability"] for row in rows[-max(1, len(rows) // 4) :]]
     return {**_columns(rows), "median": _medians(rows), "late_stability": _median(late)}
+
+
+def largest_eigenvalue(model: nn.Module, batch: Batch) -> float:
+    """Compute the largest eigenvalue of the whole Hessian, in absolute value.
+
+    Returns:
+        The eigenvalue; NaN where training has diverged.
+    """
+    with torch.no_grad():
+        if not half_square(model(batch[0]), batch[1]).isfinite():
+            return math.nan
+    return model_hessian(model, half_square, *batch, norms=("spectral",), parts=False).spectral
 
 
 def plain_step(model: nn.Module, loss_fn: Loss, batch: Batch, rate: float) -> None:

@@ -39,8 +39,10 @@ class Median(NamedTuple):
 
     @property
     def worst(self) -> str:
-        """The layer farthest from one, with its interval."""
+        """The layer farthest from one, with its interval if there is one."""
         k = int(np.abs(np.log(self.value)).argmax())
+        if np.isnan(self.low[k]):
+            return f"{self.value[k]:.2f}"
         return f"{self.value[k]:.2f} [{self.low[k]:.2f}, {self.high[k]:.2f}]"
 
 
