@@ -109,7 +109,7 @@ class WidthScalingParameters(Parameters):
             "fit_from": 256,
             "train_widths": (32, 64, 128, 256, 512, 1024),
             "steps": 60,
-            "rates": tuple(range(-10, 1)),
+            "rates": tuple(range(-9, 4)),
             "depths": (10, 30),
         },
     }

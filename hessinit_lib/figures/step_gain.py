@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hessinit_lib.experiments.step_gain import ACTIVATIONS, MULTIPLES, rate_name
-from hessinit_lib.figures.style import COLORS, LINES, MARKERS, band, note_data, style
+from hessinit_lib.figures.style import COLORS, LINES, band, note_data, style
 from hessinit_lib.records import Record, look_up
 
 TITLES = {"relu": "ReLU", "tanh": "tanh"}
@@ -98,7 +98,10 @@ def edge_of_stability(records: Sequence[Record]) -> Figure:
 
 
 def best_rates(records: Sequence[Record]) -> Figure:
-    """Draw the predicted best rate of each recorded stochastic step, in training."""
+    """Draw the predicted best rate of recorded stochastic steps, and the rate that was used.
+
+    Thick lines are medians over seeds, bands the range over seeds.
+    """
     with style():
         figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), sharey=True)
         for ax, name in zip(axes, ACTIVATIONS, strict=True):
@@ -107,15 +110,8 @@ def best_rates(records: Sequence[Record]) -> Figure:
                 steps = look_up(records[:1], f"{source}.step")[0]
                 rows = np.array(look_up(records, f"{source}.best_rate"))
                 ax.axhline(rate, color=COLORS[index], linewidth=0.8, linestyle=LINES[index])
-                ax.plot(
-                    steps,
-                    np.median(np.where(np.isfinite(rows), rows, np.nan), 0),
-                    color=COLORS[index],
-                    marker=MARKERS[index],
-                    markersize=3,
-                    linestyle="none",
-                    label=rf"$\gamma = {rate:g}$" if ax is axes[0] else None,
-                )
+                label = rf"$\gamma = {rate:g}$" if ax is axes[0] else None
+                band(ax, steps, rows, index, label)
             ax.set(title=TITLES[name], xlabel="training step", yscale="log")
         axes[0].set_ylabel(r"best rate $\gamma^*$ (lines: rate used)")
         figure.legend(loc="outside upper center", ncols=len(records[0].parameters["rates"]))

@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hessinit_lib.experiments.width_scaling import LAYERS, LEVELS, LOSSES, VARIANTS
+from hessinit_lib.experiments.width_scaling import (
+    ITERATIONS,
+    LAYERS,
+    LEVELS,
+    LOSSES,
+    VARIANTS,
+)
 from hessinit_lib.figures.style import COLORS, LINES, MARKERS, band, note_data, style
 from hessinit_lib.records import Record, look_up
 
@@ -144,7 +150,7 @@ def rates_against_width(records: Sequence[Record]) -> Figure:
                 for index, (name, label) in enumerate(TITLES.items()):
                     found = np.array(look_up(records, f"values.rates.{loss}.{name}.{key}"))
                     band(ax, widths, found, index, label if row == column == 0 else None)
-                what = "best rate" if key == "best" else "largest rate that did not diverge"
+                what = "best rate" if key == "best" else "largest stable rate"
                 ax.set(title=f"{title}: {what}", xscale="log", yscale="log")
                 ax.set_xticks(widths, [str(width) for width in widths], minor=False)
                 ax.set_xticks([], minor=True)
@@ -194,12 +200,17 @@ def deviations(records: Sequence[Record]) -> pd.DataFrame:
         for level in LEVELS:
             key = f"values.balanced.depth_{depth}.{_level(level)}.deviation"
             found = look_up(records, key)
-            count = min(map(len, found))
+            # A start that saturates ends early, and stays as far off as it is.
+            lost = sum(len(row) <= ITERATIONS for row in found)
+            full = [row + [row[-1]] * (ITERATIONS + 1 - len(row)) for row in found]
             rows[depth, f"{level:g}"] = {
-                "start" if i == 0 else f"{i}": f"{np.median([row[i] for row in found]):.1e}"
-                for i in range(count)
+                **{
+                    "start" if i == 0 else f"{i}": f"{value:.1e}"
+                    for i, value in enumerate(np.median(full, 0))
+                },
+                "saturated": f"{lost} of {len(found)} seeds",
             }
-    table = pd.DataFrame.from_dict(rows, orient="index").fillna("")
+    table = pd.DataFrame.from_dict(rows, orient="index")
     return table.rename_axis(["layers", "target over mean"])
 
 
