@@ -5,9 +5,12 @@
 - Norm propagation, statement 6: `propagation.py`, with `networks.py` (the law of the
   weights), `forward.py` (kernels), `output.py` (curvature at the logits) and
   `finite_width.py` (corrections of order depth / width).
-- What follows: `critical.py` (variances that keep the norms), `steps.py` (what a gradient
-  step gains), `balancing.py` (scales that give every layer a chosen norm).
+- What follows: `critical.py` (variances that keep the norms), `known_rules.py` (published ones
+  beside them), `steps.py` and `step_curvature.py` (what a gradient step gains),
+  `balancing.py` (scales that give every layer a chosen norm).
 - Word pairs, statement 11: `word_pairs.py`.
+- References for small networks, statements 1 to 5: `draws.py` (random networks), `dense.py`
+  (Hessians as matrices), `residual.py` (what the approximated chain rule leaves out).
 """
 
 from hessinit_lib.theory.balancing import balancing_scales
