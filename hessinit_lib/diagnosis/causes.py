@@ -1,0 +1,113 @@
+"""From what is out of bounds in the layers to what is wrong with the network.
+
+One bad layer makes others look bad. So causes are told from consequences: a weight that is
+out of scale explains dead and saturated units, and all of these explain what signals and
+gradients do over the depth of the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from hessinit_lib.diagnosis.rules import ACCUMULATED, RESIDUAL_SUMS, Finding, Sizes, in_order
+from hessinit_lib.diagnosis.signals import Pass
+
+
+class Cause(NamedTuple):
+    """Something that is wrong.
+
+    Attributes:
+        kind: "scale", "dead", "saturated", "noise", "residual", "depth" or "nonfinite".
+        where: the weight, or the module of noise; "" for the whole network.
+        verdict: "vanishing" or "exploding".
+        reason: in words.
+        remedy: what would mend it, in words.
+    """
+
+    kind: str
+    where: str
+    verdict: str
+    reason: str
+    remedy: str
+
+
+def causes(
+    found: Pass, findings: Mapping[str, Sequence[Finding]], noise: Mapping[str, float]
+) -> list[Cause]:
+    """Name what is wrong with a network, without what follows from it.
+
+    Args:
+        found: what a pass told.
+        findings: what is out of bounds in each layer, by the name of its weight.
+        noise: modules of noise that change the mean of their inputs, and by what factor.
+    """
+    scheme = fitting_scheme(found)
+    named = [_noise(where, factor) for where, factor in noise.items()]
+    for kinds in (("scale",), ("nonfinite",), ("dead", "saturated")):
+        here = [
+            Cause(finding.kind, name, finding.verdict, finding.reason, _remedy(finding, scheme))
+            for name, listed in findings.items()
+            for finding in listed
+            if finding.kind in kinds
+        ]
+        if here:
+            return named + here
+    return named + _through_depth(found, findings, scheme)
+
+
+def fitting_scheme(found: Pass) -> str:
+    """Name the scheme that fits the activations: He's for ReLU and its kin, else LeCun's."""
+    kinds = [signal.activation.kind for signal in found.signals if signal.activation is not None]
+    bounded = sum(kind in ("tanh", "sigmoid") for kind in kinds)
+    return "he" if kinds and 2 * bounded < len(kinds) else "lecun"
+
+
+def _remedy(finding: Finding, scheme: str) -> str:
+    if finding.kind == "dead":
+        return f"set the biases before it to zero and draw its weights by {scheme!r}"
+    return f"draw its weights by {scheme!r}"
+
+
+def _noise(where: str, factor: float) -> Cause:
+    verdict = "vanishing" if factor < 1 else "exploding"
+    reason = f"in training it multiplies its inputs by {factor:.2f} on average, in evaluation by 1"
+    return Cause("noise", where, verdict, reason, "divide its output by the share that it keeps")
+
+
+def _through_depth(
+    found: Pass, findings: Mapping[str, Sequence[Finding]], scheme: str
+) -> list[Cause]:
+    """Judge the depth as a whole, where no layer is to blame by itself."""
+    sizes = Sizes.of(found)
+    worst: list[tuple[float, str, str]] = []
+    if sizes.signal > 0 and math.isfinite(found.outputs.rms):
+        for name, rms in [(s.name, s.inputs.rms) for s in in_order(found)] + [
+            ("the outputs", found.outputs.rms)
+        ]:
+            worst.append((rms / sizes.signal, "signals", name))
+    if len(found.sums) >= RESIDUAL_SUMS and found.sums[0][0] > 0:
+        growth = found.sums[-1][1] / found.sums[0][0]
+        worst.append((growth, "signals", "the last residual sum"))
+    if sizes.gradient > 0:
+        for signal in in_order(found):
+            norm = signal.output_gradients.norm
+            if not (norm == 0 and sizes.waiting):
+                worst.append((norm / sizes.gradient, "gradients", signal.name))
+    far = [entry for entry in worst if entry[0] == entry[0] and _factor(entry[0]) > ACCUMULATED]
+    if not far:
+        return []
+    ratio, what, name = max(far, key=lambda entry: _factor(entry[0]))
+    verdict = "exploding" if ratio > 1 else "vanishing"
+    residual = verdict == "exploding" and len(found.sums) >= RESIDUAL_SUMS
+    reason = f"{what} change by {ratio:.1e} over the depth of the network, at {name}"
+    if residual:
+        reason += f"; {len(found.sums)} residual sums add up"
+        remedy = f"scale the ends of the branches by 1/sqrt({len(found.sums)}), or start them at zero"
+        return [Cause("residual", "", verdict, reason, remedy)]
+    return [Cause("depth", "", verdict, reason, f"draw all weights by {scheme!r}")]
+
+
+def _factor(ratio: float) -> float:
+    return max(ratio, 1 / ratio) if ratio > 0 else math.inf

@@ -1,0 +1,241 @@
+"""`diagnose`: what is wrong with a network's start, and what would mend it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hessinit_lib.diagnosis.bundle import Inputs, single_input
+from hessinit_lib.diagnosis.causes import Cause, causes, fitting_scheme
+from hessinit_lib.diagnosis.curvature import bend_of_all, bends_by_layer
+from hessinit_lib.diagnosis.noise import biased_noise
+from hessinit_lib.diagnosis.report import Diagnosis, Fault, LayerDiagnosis
+from hessinit_lib.diagnosis.rules import Finding, Sizes, judge
+from hessinit_lib.diagnosis.signals import Pass, Signal, observe
+from hessinit_lib.hessians.calling import FROZEN, plain
+from hessinit_lib.hessians.estimate import model_hessian
+from hessinit_lib.hessians.layers import layer_hessians
+from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.network import check_batch
+from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.quiet import without_noise
+from hessinit_lib.hessians.report import HessianReport
+
+
+def diagnose(
+    model: nn.Module,
+    loss_fn: LossFn,
+    inputs: Inputs,
+    targets: Tensor,
+    *,
+    stability: bool = True,
+    tolerance: float = 0.1,
+    generator: torch.Generator | None = None,
+) -> Diagnosis:
+    r"""Look at a network before training: is it well initialized, and if not, what is wrong?
+
+    Each layer is judged vanishing, balanced or exploding by the rules of
+    `hessinit_lib.diagnosis.rules`: the gain of its weights, dead and saturated units, and
+    what becomes of signals and gradients on the way to it, all against a well-scaled network.
+    Faults are what is left when consequences are told from causes.
+
+    Noise such as dropout is off while norms are computed, and looked at by itself: its mean
+    in training must be what evaluation does. Batch normalization stays in its mode. The
+    model, its gradients, buffers and mode and the global random state are left as found.
+    Computed on the model's device, in float64 if parameters are float64, else in float32.
+
+    Args:
+        model: any module with one tensor of outputs, on the device of the inputs.
+        loss_fn: a scalar function of (outputs, targets).
+        inputs: a batch, shape (B, ...), of a few dozen samples; or several tensors in a
+            tuple, or in a dict by keyword.
+        targets: shape (B, ...), what the loss takes.
+        stability: whether to compute the largest eigenvalue of the Hessian of all weights,
+            for the learning rates. It takes most of the time on convolutional networks.
+        tolerance: relative standard error allowed for norms that must be estimated, and
+            error of the largest eigenvalue.
+        generator: for the random numbers of estimates; the same at each call if None.
+
+    Returns:
+        Numbers of each layer, faults and learning rates: `print` it, show it in a notebook,
+        `.plot()` it, or keep its `.to_json()`.
+
+    Raises:
+        ValueError: no trainable weight, batches that do not fit, outputs that are not one
+            tensor, a loss that is not one number, an option that is not allowed.
+
+    Source: arXiv 2004.09506 for the principle of controlling Hessian norms; the rules are
+        this library's own.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 3))
+        >>> x = torch.randn(32, 20, generator=generator)
+        >>> y = torch.randint(3, (32,), generator=generator)
+        >>> diagnose(model, nn.CrossEntropyLoss(), x, y).verdict
+        'balanced'
+        >>> with torch.no_grad():
+        ...     _ = model[0].weight.mul_(100)
+        >>> [fault.where for fault in diagnose(model, nn.CrossEntropyLoss(), x, y).faults]
+        ['0.weight']
+    """
+    Options(tolerance=tolerance)  # checked before work starts
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    single, fed, prefix = single_input(plain(model), inputs)
+    check_batch(fed, targets)
+    if not any(p.requires_grad and p.ndim > 1 for p in single.parameters()):
+        raise ValueError("model: no weight of two or more axes requires a gradient")
+    case = _Case(single, loss_fn, fed, targets)
+    with without_noise(single):
+        found = observe(*case.all())
+        sizes = Sizes.of(found)
+        findings = {signal.name: judge(signal, sizes) for signal in found.signals}
+        curved = _Curvature.of(case, found, tolerance, generator, stability)
+        wrong = causes(found, findings, {} if math.isnan(found.loss) else biased_noise(single, fed))
+    notes = [*curved.notes, *_mode_notes(single)]
+    return Diagnosis(
+        layers=tuple(_layer(s, findings[s.name], curved, prefix) for s in found.signals),
+        faults=tuple(_fault(cause, prefix) for cause in wrong),
+        loss=found.loss,
+        samples=len(fed),
+        largest_eigenvalue=curved.eigenvalue,
+        largest_stable_rate=2 / curved.eigenvalue if curved.eigenvalue else math.inf,
+        suggested_rate=curved.suggested_rate,
+        scheme=fitting_scheme(found) if any(c.kind != "noise" for c in wrong) else "",
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Case:
+    model: nn.Module
+    loss_fn: LossFn
+    inputs: Tensor
+    targets: Tensor
+
+    def all(self) -> tuple[nn.Module, LossFn, Tensor, Tensor]:
+        return self.model, self.loss_fn, self.inputs, self.targets
+
+
+@dataclass(frozen=True)
+class _Curvature:
+    """Everything of second order; NaN where there is none."""
+
+    norms: HessianReport
+    bends: dict[str, float]
+    eigenvalue: float
+    suggested_rate: float
+    notes: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        case: _Case,
+        found: Pass,
+        tolerance: float,
+        generator: torch.Generator | None,
+        stability: bool,
+    ) -> _Curvature:
+        """Compute it; a function without a second derivative is noted, and no error."""
+        none = cls(HessianReport([]), {}, math.nan, math.nan, [])
+        if not math.isfinite(found.loss) or not math.isfinite(found.outputs.rms):
+            return none
+        gradients = found.gradients
+        try:
+            norms = layer_hessians(
+                *case.all(),
+                norms=("frobenius",),
+                parts=False,
+                tolerance=tolerance,
+                generator=generator,
+            )
+            bends = bends_by_layer(*case.all(), gradients)
+            eigenvalue = rate = math.nan
+            if stability:
+                eigenvalue = model_hessian(
+                    *case.all(),
+                    norms=("spectral",),
+                    parts=False,
+                    tolerance=tolerance,
+                    generator=generator,
+                ).spectral
+                square = sum(gradient.double().square().sum().item() for gradient in gradients.values())
+                bend = bend_of_all(*case.all(), gradients)
+                best = square / bend if bend > 0 else math.inf
+                rate = min(best, 1 / eigenvalue) if eigenvalue > 0 else best
+        except RuntimeError as error:
+            if "derivative" not in str(error):
+                raise
+            none.notes.append(f"no curvature: {str(error).splitlines()[0]}")
+            return none
+        notes = [f"Hessian norms are estimated: {norms.why_estimated}"] if norms.why_estimated else []
+        return cls(norms, bends, eigenvalue, rate, notes)
+
+
+def _layer(
+    signal: Signal, findings: list[Finding], curved: _Curvature, prefix: str
+) -> LayerDiagnosis:
+    hessian = curved.norms.get(signal.name)
+    bend = curved.bends.get(signal.name, math.nan)
+    square = signal.gradient.norm**2
+    gain = math.nan
+    if not math.isnan(bend):
+        gain = 0.0 if square == 0 else square**2 / (2 * bend) if bend > 0 else math.inf
+    activation = signal.activation
+    return LayerDiagnosis(
+        name=signal.name.removeprefix(prefix),
+        shape=signal.shape,
+        order=signal.order,
+        gain=signal.gain,
+        input_mean=signal.inputs.mean,
+        input_std=signal.inputs.std,
+        input_rms=signal.inputs.rms,
+        input_zeros=signal.inputs.zeros,
+        output_rms=signal.outputs.rms,
+        dead=activation.dead if activation else 0.0,
+        saturated=activation.flat if activation else 0.0,
+        output_gradient=signal.output_gradients.norm,
+        gradient_norm=signal.gradient.norm,
+        gradient_mean=signal.gradient.mean,
+        gradient_std=signal.gradient.std,
+        gradient_zeros=signal.gradient.zeros,
+        hessian_norm=hessian.frobenius if hessian else math.nan,
+        hessian_error=hessian.stderr if hessian else math.nan,
+        hessian_gain=gain,
+        verdict=findings[0].verdict if findings else "balanced",
+        reasons=tuple(finding.reason for finding in findings),
+    )
+
+
+def _fault(cause: Cause, prefix: str) -> Fault:
+    kind, where, verdict, reason, remedy = cause
+    return Fault(
+        kind=kind,
+        where=where.removeprefix(prefix),
+        verdict=verdict,
+        reason=reason.replace(prefix, "") if prefix else reason,
+        remedy=remedy,
+    )
+
+
+def _mode_notes(model: nn.Module) -> list[str]:
+    """Say what the mode of batch normalization makes of the numbers."""
+    batch_norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    notes = []
+    if any(module.training or module.running_mean is None for module in batch_norms):
+        notes.append(FROZEN)
+    if any(
+        not module.training and module.num_batches_tracked is not None
+        and not module.num_batches_tracked.any()
+        for module in batch_norms
+    ):
+        notes.append(
+            "batch normalization is in evaluation mode, with running statistics that have seen "
+            "no batch: training starts from another network; call model.train() first"
+        )
+    return notes

@@ -1,0 +1,117 @@
+"""What happens between the layers of a forward pass: activations and sums of branches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+# An activation counts as flat where its slope is below this part of its steepest one.
+FLAT = 0.05
+
+_RECTIFIERS = {torch.relu, torch.relu_, F.relu, Tensor.relu, Tensor.relu_, F.relu6}
+_TANHS = {torch.tanh, torch.tanh_, F.tanh, Tensor.tanh, Tensor.tanh_}
+_SIGMOIDS = {torch.sigmoid, torch.sigmoid_, F.sigmoid, Tensor.sigmoid, Tensor.sigmoid_}
+_SMOOTH = {F.gelu, F.silu, F.elu, F.selu, F.leaky_relu, F.softplus, F.mish, F.hardswish}
+_SUMS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation that followed a layer.
+
+    Attributes:
+        kind: "relu", "tanh", "sigmoid" or "smooth".
+        dead: share of its units that are zero for every sample and position.
+        flat: share of its values where the slope is below `FLAT` of the steepest.
+    """
+
+    kind: str
+    dead: float
+    flat: float
+
+
+class Events(TorchFunctionMode):
+    """Note activations and sums while a model runs, whether they are modules or functions.
+
+    Args:
+        where: gives, at any time of the forward pass, the index of the call of a layer that
+            came last (-1 before the first), and the axis of its units.
+
+    Attributes:
+        activations: by that index; of several after one layer, the first.
+        sums: root mean squares of (the larger part, the sum), for each addition of two
+            tensors of the same shape that both depend on parameters.
+
+    Example:
+        >>> with Events(lambda: (0, -1)) as events:
+        ...     _ = torch.relu(torch.tensor([[1.0, -1.0], [2.0, -3.0]]))
+        >>> events.activations[0].dead
+        0.5
+    """
+
+    def __init__(self, where: Callable[[], tuple[int, int]]) -> None:
+        super().__init__()
+        self._where = where
+        self.activations: dict[int, Activation] = {}
+        self.sums: list[tuple[float, float]] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call a function of torch, and look at what it gave."""
+        parts = [part for part in args[:2] if isinstance(part, Tensor)]
+        # Before the call, which may write into a part.
+        largest = max(map(_rms, parts)) if func in _SUMS and _are_branches(parts) else None
+        result = func(*args, **(kwargs or {}))
+        if largest is not None:
+            self.sums.append((largest, _rms(result)))
+        elif kind := _kind(func):
+            index, axis = self._where()
+            if index >= 0:
+                self.activations.setdefault(index, _look(kind, result.detach(), axis))
+        return result
+
+
+def _kind(func: Callable[..., Any]) -> str | None:
+    kinds = (("relu", _RECTIFIERS), ("tanh", _TANHS), ("sigmoid", _SIGMOIDS), ("smooth", _SMOOTH))
+    return next((kind for kind, functions in kinds if func in functions), None)
+
+
+def _are_branches(parts: list[Tensor]) -> bool:
+    return (
+        len(parts) == 2
+        and parts[0].shape == parts[1].shape
+        and parts[0].ndim > 1
+        and all(part.requires_grad for part in parts)
+    )
+
+
+def _look(kind: str, values: Float[Tensor, "..."], axis: int) -> Activation:
+    others = [i for i in range(values.ndim) if i != axis % values.ndim]
+    dead, flat = 0.0, 0.0
+    if kind == "relu":
+        dead = _share((values == 0).all(dim=others) if others else values == 0)
+    elif kind == "tanh":
+        flat = _share(1 - values**2 < FLAT)
+    elif kind == "sigmoid":
+        flat = _share(4 * values * (1 - values) < FLAT)
+    return Activation(kind, dead, flat)
+
+
+def _share(mask: Bool[Tensor, "..."]) -> float:
+    return mask.double().mean().item()
+
+
+def _rms(values: Tensor) -> float:
+    return values.detach().double().square().mean().sqrt().item()

@@ -1,0 +1,113 @@
+r"""Does a layer of noise keep the signal's size on average?
+
+Dropout that keeps units with probability p divides them by p, in training, so that the mean
+of its output is what evaluation gives. With x' a draw in training and x what evaluation
+gives, the coefficient $\langle x', x \rangle / \langle x, x \rangle$ has the mean 1; without
+the division it is p.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import fmean, stdev
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from hessinit_lib.hessians.calling import PureModel
+
+_DRAWS = 16
+_UNSURE = 4  # standard errors
+BIAS = 0.05
+"""The least relative bias that counts."""
+
+
+def biased_noise(model: nn.Module, inputs: Tensor) -> dict[str, float]:
+    r"""Find modules of noise whose mean in training is not what they do in evaluation.
+
+    Looked at are modules without parameters and parts, normalization aside, in training
+    mode, on what they are fed in evaluation mode: for those that draw random numbers the
+    coefficient above, over 16 draws.
+
+    Args:
+        model: any module, in evaluation mode.
+        inputs: shape (B, ...).
+
+    Returns:
+        The coefficients that differ from 1 by more than `BIAS` and more than four standard
+        errors, by the module's name.
+
+    Example:
+        >>> class Mask(nn.Module):
+        ...     def forward(self, z):
+        ...         return z * (torch.rand_like(z) < 0.5) if self.training else z
+        >>> model = nn.Sequential(nn.Dropout(0.5), Mask()).eval()
+        >>> found = biased_noise(model, torch.ones(64, 64))
+        >>> [(name, round(factor, 1)) for name, factor in found.items()]
+        [('1', 0.5)]
+    """
+    pure = PureModel(model, [])
+    found: dict[str, float] = {}
+
+    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def hook(_: nn.Module, args: tuple, output: object) -> None:
+            if not isinstance(output, Tensor) or name in found or not output.any():
+                return
+            factor = _factor(module, args, output.double())
+            if factor is not None:
+                found[name] = factor
+
+        return module.register_forward_hook(hook)
+
+    handles = [
+        watch(name, module)
+        for name, module in model.named_modules()
+        if not isinstance(module, _NormBase)
+        and not any(module.children())
+        and not any(True for _ in module.parameters())
+    ]
+    try:
+        with pure.running(), torch.no_grad():
+            # The same coefficient on every call, whatever the state of the global stream,
+            # which is put back.
+            torch.manual_seed(0)
+            pure(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _factor(module: nn.Module, args: tuple, output: Tensor) -> float | None:
+    """Give the mean coefficient if it is not 1; None if it is, or if there is no noise."""
+    factors = []
+    with _in_training(module):
+        for draw in range(_DRAWS):
+            noisy = torch.func.functional_call(module, _buffers(module), args)
+            if not isinstance(noisy, Tensor) or noisy.shape != output.shape:
+                return None
+            factors.append(((noisy * output).sum() / output.square().sum()).item())
+            if draw == 1 and factors[0] == factors[1]:
+                return None
+    mean = fmean(factors)
+    allowed = max(BIAS, _UNSURE * stdev(factors) / math.sqrt(_DRAWS))
+    return mean if abs(mean - 1) > allowed else None
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+
+@contextmanager
+def _in_training(module: nn.Module) -> Iterator[None]:
+    # Another call of `forward`, not of the module: its own hooks do not run a second time.
+    module.training = True
+    hooks, module._forward_hooks = module._forward_hooks, type(module._forward_hooks)()
+    try:
+        yield
+    finally:
+        module.training = False
+        module._forward_hooks = hooks

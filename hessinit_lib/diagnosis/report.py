@@ -1,0 +1,250 @@
+"""What a diagnosis gives back: plain numbers and words, as a table, as HTML, as JSON."""
+
+from __future__ import annotations
+
+import html
+import math
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hessinit_lib.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Verdict = Literal["vanishing", "balanced", "exploding"]
+
+
+class _Frozen(BaseModel):
+    # JSON has no NaN or infinity: they are written as strings and come back as floats.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class LayerDiagnosis(_Frozen):
+    r"""One weight of a network at the start of training. NaN: not to be had.
+
+    Attributes:
+        name: the parameter.
+        shape: its shape.
+        order: place in the forward pass; None if its layer was not called as a module.
+        gain: factor on the size of independent inputs, $s \sqrt{n_\mathrm{in}}$; of a table
+            of embeddings the size of its entries.
+        input_mean: mean of the activations that feed the layer.
+        input_std: their standard deviation.
+        input_rms: root of their mean square.
+        input_zeros: share of them that is zero.
+        output_rms: root mean square of its outputs, before the activation.
+        dead: share of its units that the ReLU after it sets to zero for every sample; 0
+            where no ReLU follows.
+        saturated: share of its values that are on the flat parts of a tanh or sigmoid.
+        output_gradient: norm of the gradient of the loss at its outputs.
+        gradient_norm: norm of the gradient in the weight, $\|g_k\|$; NaN if it is frozen.
+        gradient_mean: mean of that gradient's entries.
+        gradient_std: their standard deviation.
+        gradient_zeros: share of them that is zero.
+        hessian_norm: $\|H_k\|_F$ of the loss's Hessian in the weight.
+        hessian_error: its standard error, 0 where it is exact.
+        hessian_gain: predicted gain of the best step of this layer alone, $\|g_k\|^4 / (2
+            g_k^\top H_k g_k)$; infinite where the loss does not bend upward.
+        verdict: "vanishing", "balanced" or "exploding".
+        reasons: what is out of bounds, in words.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    order: int | None
+    gain: float
+    input_mean: float
+    input_std: float
+    input_rms: float
+    input_zeros: float
+    output_rms: float
+    dead: float
+    saturated: float
+    output_gradient: float
+    gradient_norm: float
+    gradient_mean: float
+    gradient_std: float
+    gradient_zeros: float
+    hessian_norm: float
+    hessian_error: float
+    hessian_gain: float
+    verdict: Verdict
+    reasons: tuple[str, ...]
+
+
+class Fault(_Frozen):
+    """Something that is wrong with a network, and not only a consequence.
+
+    Attributes:
+        kind: "scale" (a weight far too large or small), "dead" (ReLUs), "saturated" (tanh,
+            sigmoid), "noise" (dropout that changes the mean), "residual" (branches that add
+            up), "depth" (no layer by itself, but all in a row), "nonfinite".
+        where: the weight's or module's name; "" for the whole network.
+        verdict: what it makes of signals or gradients.
+        reason: in words.
+        remedy: what would mend it.
+    """
+
+    kind: Literal["scale", "dead", "saturated", "noise", "residual", "depth", "nonfinite"]
+    where: str
+    verdict: Verdict
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where or 'the network'}: {self.verdict}: {self.reason}. Mend: {self.remedy}."
+
+
+class Diagnosis(_Frozen):
+    r"""A network at the start of training, see `hessinit_lib.diagnose`.
+
+    Attributes:
+        layers: its weights, in model order.
+        faults: what is wrong with it; empty for a sound start.
+        loss: of the batch.
+        samples: in the batch.
+        largest_eigenvalue: the spectral norm $\lambda$ of the Hessian of all trainable weights.
+        largest_stable_rate: $2 / \lambda$: gradient descent on the quadratic model diverges
+            with a larger one.
+        suggested_rate: the smaller of $1 / \lambda$ and the rate of the best step along the
+            gradient, $\|g\|^2 / g^\top H g$, for plain gradient descent on this batch.
+        scheme: name of the scheme that would mend it, see `hessinit_lib.init.apply`; "" where
+            nothing is to be mended.
+        notes: what to know about how the numbers were found.
+
+    Example:
+        >>> empty = Diagnosis(
+        ...     layers=(), faults=(), loss=2.3, samples=8, largest_eigenvalue=4.0,
+        ...     largest_stable_rate=0.5, suggested_rate=0.25, scheme="", notes=(),
+        ... )
+        >>> empty.verdict, Diagnosis.from_json(empty.to_json()) == empty
+        ('balanced', True)
+    """
+
+    layers: tuple[LayerDiagnosis, ...]
+    faults: tuple[Fault, ...]
+    loss: float
+    samples: int
+    largest_eigenvalue: float
+    largest_stable_rate: float
+    suggested_rate: float
+    scheme: str
+    notes: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of the first fault; "balanced" if there is none."""
+        return self.faults[0].verdict if self.faults else "balanced"
+
+    def __getitem__(self, name: str) -> LayerDiagnosis:
+        """Give the layer of a parameter.
+
+        Raises:
+            KeyError: there is no weight of that name.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"{name!r}: expected one of {', '.join(layer.name for layer in self.layers)}")
+
+    def summary(self) -> list[str]:
+        """Say in some lines of text what was found."""
+        lines = [f"Verdict: {self.verdict}"]
+        lines += [f"Fault: {fault}" for fault in self.faults]
+        if self.scheme:
+            lines.append(f"Scheme that fits: {self.scheme!r}")
+        lines.append(f"Loss: {self.loss:.4g} on {self.samples} samples")
+        if not math.isnan(self.largest_eigenvalue):
+            lines.append(
+                f"Largest stable learning rate (2/λ): {self.largest_stable_rate:.2g}; "
+                f"suggested: {self.suggested_rate:.2g}"
+            )
+        return lines + [f"Note: {note}" for note in self.notes]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Give the table of layers as text, titles first."""
+        titles = ("layer", "gain", "fed rms", "zeros", "dead", "flat", "|g|", "|H|", "best step", "")
+        return [titles, *(_row(layer) for layer in self.layers)]
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = []
+        for row in rows:
+            cells = [row[0].ljust(widths[0])]
+            cells += [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
+            lines.append("  ".join([*cells, row[-1]]).rstrip())
+        reasons = [f"{layer.name}: {reason}" for layer in self.layers for reason in layer.reasons]
+        return "\n".join([*lines, *([""] if reasons else []), *reasons, "", *self.summary()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        titles, *rows = self.rows()
+        head = "".join(f"<th scope='col'>{html.escape(title)}</th>" for title in titles)
+        body = "".join(
+            f"<tr title='{html.escape('; '.join(layer.reasons), quote=True)}'>"
+            f"<th scope='row'>{html.escape(row[0])}</th>"
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+            + "</tr>"
+            for layer, row in zip(self.layers, rows, strict=True)
+        )
+        said = "".join(f"<li>{html.escape(line)}</li>" for line in self.summary())
+        return (
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><ul>{said}</ul>"
+        )
+
+    def plot(self) -> Figure:
+        """Draw gains, signals, gradients and Hessian norms against the layers.
+
+        Needs matplotlib (the package's extra `notebooks`).
+        """
+        from hessinit_lib.figures.diagnosis import draw
+
+        return draw(self)
+
+    def to_json(self) -> str:
+        """Write it as JSON, every number in full."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Diagnosis:
+        """Read what `to_json` wrote.
+
+        Raises:
+            UserError: it is something else; the message says what is amiss.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"not the JSON of a diagnosis: {where}: {first['msg']}") from None
+
+
+def _row(layer: LayerDiagnosis) -> tuple[str, ...]:
+    hessian = _short(layer.hessian_norm)
+    if layer.hessian_error > 0:
+        hessian += f" ± {layer.hessian_error / layer.hessian_norm:.0%}"
+    return (
+        layer.name,
+        _short(layer.gain),
+        _short(layer.input_rms),
+        _share(layer.input_zeros),
+        _share(layer.dead),
+        _share(layer.saturated),
+        _short(layer.gradient_norm),
+        hessian,
+        _short(layer.hessian_gain),
+        layer.verdict,
+    )
+
+
+def _short(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2g}"
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.0%}"

@@ -1,0 +1,164 @@
+r"""The rules of a verdict: few, and each against what a well-scaled network would do.
+
+By statement 6 a layer multiplies the size of independent inputs by $s \sqrt{n_\mathrm{in}}$,
+its gain. Every usual scheme makes that a number near 1 ($\sqrt 2$ for He, 1 for LeCun,
+$1/\sqrt 3$ for PyTorch's own), and what goes in and comes back at the other end keeps its
+size. How far from that is too far is a convention; the constants below are it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+
+from hessinit_lib.diagnosis.signals import Pass, Signal
+
+LARGEST_GAIN, SMALLEST_GAIN = 10.0, 0.01
+"""A gain beyond these is a fault wherever it stands. Small ones are more common: narrow
+outputs of wide layers, 1/n for output layers, branches that are scaled down."""
+
+SMALLEST_TABLE = 1e-3
+"""The same for a table of embeddings, whose entries are its outputs: 0.02 and 0.01 are usual."""
+
+ODD = 30.0
+"""The factor between a layer's gain and the median of the network's that is a fault: the
+median tells what the scheme is, even if that gives small gains throughout."""
+
+ACCUMULATED = 100.0
+"""The factor on signals or gradients over the whole depth that is a fault. Hessian norms go
+with its square."""
+
+DEAD = 0.75
+"""Share of dead units. With zero biases at most half of the units are negative for all
+samples by chance, even if all samples look the same."""
+
+FLAT_SHARE = 0.5
+"""Share of values on the flat parts of tanh or sigmoid."""
+
+RESIDUAL_SUMS = 2
+"""Sums of branches from which on a network counts as residual."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a layer that is out of bounds.
+
+    Attributes:
+        kind: "scale", "dead", "saturated", "forward", "backward" or "nonfinite".
+        verdict: "vanishing" or "exploding".
+        reason: in words.
+    """
+
+    kind: str
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What signals and gradients are compared with.
+
+    Attributes:
+        gain: the median gain.
+        signal: root mean square of what the first layer gets, or gives if it is a table.
+        gradient: norm of the gradient at the output of the last layer.
+        waiting: whether some weight is zero throughout, so that gradients of zero below it
+            only wait for it to move.
+    """
+
+    gain: float
+    signal: float
+    gradient: float
+    waiting: bool = False
+
+    @classmethod
+    def of(cls, found: Pass) -> Sizes:
+        """Take them from a pass."""
+        called = in_order(found)
+        gains = [signal.gain for signal in found.signals if not signal.table and signal.gain > 0]
+        first = called[0] if called else None
+        source = math.nan
+        if first is not None:
+            source = first.outputs.rms if math.isnan(first.inputs.rms) else first.inputs.rms
+        last = called[-1].output_gradients.norm if called else math.nan
+        return cls(median(gains) if gains else math.nan, source, last, bool(found.waiting))
+
+
+def in_order(found: Pass) -> list[Signal]:
+    """List the signals of the layers that were called, in the order of the calls."""
+    called = [(signal.order, signal) for signal in found.signals if signal.order is not None]
+    return [signal for _, signal in sorted(called, key=lambda pair: pair[0])]
+
+
+def judge(signal: Signal, sizes: Sizes) -> list[Finding]:
+    """Find what is out of bounds in a layer, causes first.
+
+    Args:
+        signal: of the layer.
+        sizes: of its network.
+
+    Example:
+        >>> signal = Signal("0.weight", (9, 9), True, False, gain=140.0)
+        >>> judge(signal, Sizes(gain=1.4, signal=1.0, gradient=1.0))[0].verdict
+        'exploding'
+    """
+    if not math.isfinite(signal.gain) or not _finite(signal):
+        return [Finding("nonfinite", "exploding", "not all numbers are finite")]
+    found = [_scale(signal, sizes), _dead(signal), _saturated(signal)]
+    found.append(_ratio("forward", "its inputs are", "the network's", signal.inputs.rms, sizes.signal))
+    back = signal.output_gradients.norm
+    if not (back == 0 and sizes.waiting):
+        what = "the gradient at its outputs is"
+        found.append(_ratio("backward", what, "the last layer's", back, sizes.gradient))
+    return [finding for finding in found if finding is not None]
+
+
+def _finite(signal: Signal) -> bool:
+    seen = signal.outputs.rms if signal.order is not None else 0.0
+    return math.isfinite(seen)
+
+
+def _scale(signal: Signal, sizes: Sizes) -> Finding | None:
+    gain = signal.gain
+    if gain == 0:  # on purpose: the ends of branches, output layers
+        return None
+    if signal.table:
+        if SMALLEST_TABLE <= gain <= LARGEST_GAIN:
+            return None
+        verdict = "exploding" if gain > LARGEST_GAIN else "vanishing"
+        return Finding("scale", verdict, f"its entries are of size {gain:.2g}, 0.01 to 1 is usual")
+    if gain > LARGEST_GAIN or gain > ODD * sizes.gain:
+        verdict = "exploding"
+    elif gain < SMALLEST_GAIN or gain < sizes.gain / ODD:
+        verdict = "vanishing"
+    else:
+        return None
+    usual = f"the network's median is {sizes.gain:.2g}, well scaled is about 1"
+    return Finding("scale", verdict, f"its weights multiply a signal by {gain:.2g}; {usual}")
+
+
+def _dead(signal: Signal) -> Finding | None:
+    activation = signal.activation
+    if activation is None or activation.dead <= DEAD:
+        return None
+    reason = f"{activation.dead:.0%} of its units are dead: zero for every sample"
+    return Finding("dead", "vanishing", reason)
+
+
+def _saturated(signal: Signal) -> Finding | None:
+    activation = signal.activation
+    if activation is None or activation.flat <= FLAT_SHARE:
+        return None
+    reason = f"{activation.flat:.0%} of its {activation.kind} values are saturated"
+    return Finding("saturated", "exploding", reason)
+
+
+def _ratio(kind: str, what: str, whose: str, size: float, reference: float) -> Finding | None:
+    if math.isnan(size) or math.isnan(reference) or reference == 0:
+        return None
+    ratio = size / reference
+    if 1 / ACCUMULATED <= ratio <= ACCUMULATED:
+        return None
+    verdict = "exploding" if ratio > ACCUMULATED else "vanishing"
+    return Finding(kind, verdict, f"{what} {ratio:.1e} times {whose}")

@@ -1,0 +1,1 @@
+"""Networks that the experiments use, one file each."""
