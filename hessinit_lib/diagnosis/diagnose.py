@@ -17,7 +17,7 @@ from hessinit_lib.diagnosis.report import Diagnosis, Fault, LayerDiagnosis
 from hessinit_lib.diagnosis.rules import Finding, Sizes, judge
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
 from hessinit_lib.hessians.calling import FROZEN, plain
-from hessinit_lib.hessians.estimate import model_hessian
+from hessinit_lib.hessians.estimate import estimated_hessians, model_hessian
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.losses import LossFn
 from hessinit_lib.hessians.network import check_batch
@@ -147,13 +147,7 @@ class _Curvature:
             return none
         gradients = found.gradients
         try:
-            norms = layer_hessians(
-                *case.all(),
-                norms=("frobenius",),
-                parts=False,
-                tolerance=tolerance,
-                generator=generator,
-            )
+            norms = _norms(case, found, tolerance, generator)
             bends = bends_by_layer(*case.all(), gradients)
             eigenvalue = rate = math.nan
             if stability:
@@ -175,6 +169,21 @@ class _Curvature:
             return none
         notes = [f"Hessian norms are estimated: {norms.why_estimated}"] if norms.why_estimated else []
         return cls(norms, bends, eigenvalue, rate, notes)
+
+
+def _norms(
+    case: _Case, found: Pass, tolerance: float, generator: torch.Generator | None
+) -> HessianReport:
+    """Compute the norms of the layers' Hessians, exactly where there is a route to that."""
+    options = Options(
+        norms=("frobenius",), parts=False, tolerance=tolerance, generator=generator
+    )
+    if found.output_axes != 2:  # tokens, pixels: no exact route takes these
+        why = f"outputs of {found.output_axes} axes"
+        return estimated_hessians(*case.all(), options, why)
+    return layer_hessians(
+        *case.all(), norms=options.norms, parts=False, tolerance=tolerance, generator=generator
+    )
 
 
 def _layer(

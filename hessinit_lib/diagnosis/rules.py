@@ -140,7 +140,8 @@ def _scale(signal: Signal, sizes: Sizes) -> Finding | None:
 
 def _dead(signal: Signal) -> Finding | None:
     activation = signal.activation
-    if activation is None or activation.dead <= DEAD:
+    # A layer that is fed nothing but zeros is not to blame for what it gives.
+    if activation is None or activation.dead <= DEAD or signal.inputs.rms == 0:
         return None
     reason = f"{activation.dead:.0%} of its units are dead: zero for every sample"
     return Finding("dead", "vanishing", reason)

@@ -99,6 +99,7 @@ class Pass:
         signals: of every weight, in model order.
         loss: the loss of the batch.
         outputs: moments of the model's outputs.
+        output_axes: their number of axes, the batch included.
         sums: see `Events`.
         waiting: names of weights and scales, of any shape, that are zero throughout.
         gradients: of the trainable weights, by name.
@@ -107,6 +108,7 @@ class Pass:
     signals: list[Signal]
     loss: float
     outputs: Moments
+    output_axes: int
     sums: list[tuple[float, float]]
     waiting: list[str]
     gradients: dict[str, Tensor]
@@ -179,6 +181,7 @@ def observe(model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor) 
         signals,
         loss.item(),
         Moments.of(outputs),
+        outputs.ndim,
         events.sums,
         [n for n in numbers if n.endswith("weight") and not pure.state[n].detach().any()],
         {
