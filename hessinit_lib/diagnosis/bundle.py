@@ -39,9 +39,7 @@ class Bundle(nn.Module):
         self.training = model.training  # a new module is in training mode, its model may not be
         self._keywords: list[str | None] = []
         named = (
-            inputs.items()
-            if isinstance(inputs, Mapping)
-            else ((None, tensor) for tensor in inputs)
+            inputs.items() if isinstance(inputs, Mapping) else ((None, tensor) for tensor in inputs)
         )
         for index, (keyword, tensor) in enumerate(named):
             self._keywords.append(keyword)
@@ -69,7 +67,8 @@ def single_input(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Tensor, s
         ValueError: no tensors, or not as many rows in each; the message names them.
 
     Example:
-        >>> _, rows, prefix = single_input(nn.Bilinear(2, 3, 1), (torch.ones(4, 2), torch.ones(4, 3)))
+        >>> two = torch.ones(4, 2), torch.ones(4, 3)
+        >>> _, rows, prefix = single_input(nn.Bilinear(2, 3, 1), two)
         >>> rows.tolist(), prefix
         ([0, 1, 2, 3], 'module.')
     """
@@ -82,7 +81,9 @@ def single_input(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Tensor, s
     tensors = list(inputs.values() if isinstance(inputs, Mapping) else inputs)
     for tensor in tensors:
         if not isinstance(tensor, Tensor) or tensor.ndim == 0:
-            raise ValueError(f"inputs: got {tensor!r} among them, expected tensors of shape (B, ...)")
+            raise ValueError(
+                f"inputs: got {tensor!r} among them, expected tensors of shape (B, ...)"
+            )
     lengths = [len(tensor) for tensor in tensors]
     if len(set(lengths)) > 1:
         raise ValueError(f"inputs: got {lengths} samples, expected as many in each")

@@ -9,10 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from hessinit_lib.diagnosis.rules import ACCUMULATED, RESIDUAL_SUMS, Finding, Sizes, in_order
+from hessinit_lib.diagnosis.rules import (
+    ACCUMULATED,
+    RESIDUAL_SUMS,
+    Finding,
+    Sizes,
+    Verdict,
+    in_order,
+)
 from hessinit_lib.diagnosis.signals import Pass
+
+
+CauseKind = Literal["scale", "dead", "saturated", "noise", "residual", "depth", "nonfinite"]
 
 
 class Cause(NamedTuple):
@@ -26,11 +36,18 @@ class Cause(NamedTuple):
         remedy: what would mend it, in words.
     """
 
-    kind: str
+    kind: CauseKind
     where: str
-    verdict: str
+    verdict: Verdict
     reason: str
     remedy: str
+
+
+_BY_PRECEDENCE: tuple[tuple[CauseKind, ...], ...] = (
+    ("scale",),
+    ("nonfinite",),
+    ("dead", "saturated"),
+)
 
 
 def causes(
@@ -45,12 +62,13 @@ def causes(
     """
     scheme = fitting_scheme(found)
     named = [_noise(where, factor) for where, factor in noise.items()]
-    for kinds in (("scale",), ("nonfinite",), ("dead", "saturated")):
+    for kinds in _BY_PRECEDENCE:
         here = [
-            Cause(finding.kind, name, finding.verdict, finding.reason, _remedy(finding, scheme))
+            Cause(kind, name, finding.verdict, finding.reason, _remedy(kind, scheme))
             for name, listed in findings.items()
             for finding in listed
-            if finding.kind in kinds
+            for kind in kinds
+            if finding.kind == kind
         ]
         if here:
             return named + here
@@ -64,8 +82,8 @@ def fitting_scheme(found: Pass) -> str:
     return "he" if kinds and 2 * bounded < len(kinds) else "lecun"
 
 
-def _remedy(finding: Finding, scheme: str) -> str:
-    if finding.kind == "dead":
+def _remedy(kind: CauseKind, scheme: str) -> str:
+    if kind == "dead":
         return f"set the biases before it to zero and draw its weights by {scheme!r}"
     return f"draw its weights by {scheme!r}"
 
@@ -104,7 +122,9 @@ def _through_depth(
     reason = f"{what} change by {ratio:.1e} over the depth of the network, at {name}"
     if residual:
         reason += f"; {len(found.sums)} residual sums add up"
-        remedy = f"scale the ends of the branches by 1/sqrt({len(found.sums)}), or start them at zero"
+        remedy = (
+            f"scale the ends of the branches by 1/sqrt({len(found.sums)}), or start them at zero"
+        )
         return [Cause("residual", "", verdict, reason, remedy)]
     return [Cause("depth", "", verdict, reason, f"draw all weights by {scheme!r}")]
 

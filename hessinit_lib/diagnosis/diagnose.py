@@ -158,7 +158,9 @@ class _Curvature:
                     tolerance=tolerance,
                     generator=generator,
                 ).spectral
-                square = sum(gradient.double().square().sum().item() for gradient in gradients.values())
+                square = sum(
+                    gradient.double().square().sum().item() for gradient in gradients.values()
+                )
                 bend = bend_of_all(*case.all(), gradients)
                 best = square / bend if bend > 0 else math.inf
                 rate = min(best, 1 / eigenvalue) if eigenvalue > 0 else best
@@ -167,7 +169,9 @@ class _Curvature:
                 raise
             none.notes.append(f"no curvature: {str(error).splitlines()[0]}")
             return none
-        notes = [f"Hessian norms are estimated: {norms.why_estimated}"] if norms.why_estimated else []
+        notes = (
+            [f"Hessian norms are estimated: {norms.why_estimated}"] if norms.why_estimated else []
+        )
         return cls(norms, bends, eigenvalue, rate, notes)
 
 
@@ -175,9 +179,7 @@ def _norms(
     case: _Case, found: Pass, tolerance: float, generator: torch.Generator | None
 ) -> HessianReport:
     """Compute the norms of the layers' Hessians, exactly where there is a route to that."""
-    options = Options(
-        norms=("frobenius",), parts=False, tolerance=tolerance, generator=generator
-    )
+    options = Options(norms=("frobenius",), parts=False, tolerance=tolerance, generator=generator)
     if found.output_axes != 2:  # tokens, pixels: no exact route takes these
         why = f"outputs of {found.output_axes} axes"
         return estimated_hessians(*case.all(), options, why)
@@ -239,7 +241,8 @@ def _mode_notes(model: nn.Module) -> list[str]:
     if any(module.training or module.running_mean is None for module in batch_norms):
         notes.append(FROZEN)
     if any(
-        not module.training and module.num_batches_tracked is not None
+        not module.training
+        and module.num_batches_tracked is not None
         and not module.num_batches_tracked.any()
         for module in batch_norms
     ):

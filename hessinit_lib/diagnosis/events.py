@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -97,7 +96,7 @@ def _are_branches(parts: list[Tensor]) -> bool:
     )
 
 
-def _look(kind: str, values: Float[Tensor, "..."], axis: int) -> Activation:
+def _look(kind: str, values: Tensor, axis: int) -> Activation:
     others = [i for i in range(values.ndim) if i != axis % values.ndim]
     dead, flat = 0.0, 0.0
     if kind == "relu":
@@ -109,7 +108,7 @@ def _look(kind: str, values: Float[Tensor, "..."], axis: int) -> Activation:
     return Activation(kind, dead, flat)
 
 
-def _share(mask: Bool[Tensor, "..."]) -> float:
+def _share(mask: Tensor) -> float:
     return mask.double().mean().item()
 
 

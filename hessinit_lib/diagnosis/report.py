@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import html
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hessinit_lib.diagnosis.causes import CauseKind
+from hessinit_lib.diagnosis.rules import Verdict
 from hessinit_lib.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Verdict = Literal["vanishing", "balanced", "exploding"]
+_NUMBERS = ("gain", "fed rms", "zeros", "dead", "flat", "gradient", "Hessian", "best step")
+_TITLES = ("layer", *_NUMBERS, "verdict")
 
 
 class _Frozen(BaseModel):
@@ -87,7 +90,7 @@ class Fault(_Frozen):
         remedy: what would mend it.
     """
 
-    kind: Literal["scale", "dead", "saturated", "noise", "residual", "depth", "nonfinite"]
+    kind: CauseKind
     where: str
     verdict: Verdict
     reason: str
@@ -147,7 +150,9 @@ class Diagnosis(_Frozen):
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise KeyError(f"{name!r}: expected one of {', '.join(layer.name for layer in self.layers)}")
+        raise KeyError(
+            f"{name!r}: expected one of {', '.join(layer.name for layer in self.layers)}"
+        )
 
     def summary(self) -> list[str]:
         """Say in some lines of text what was found."""
@@ -165,8 +170,7 @@ class Diagnosis(_Frozen):
 
     def rows(self) -> list[tuple[str, ...]]:
         """Give the table of layers as text, titles first."""
-        titles = ("layer", "gain", "fed rms", "zeros", "dead", "flat", "|g|", "|H|", "best step", "")
-        return [titles, *(_row(layer) for layer in self.layers)]
+        return [_TITLES, *(_row(layer) for layer in self.layers)]
 
     def __str__(self) -> str:
         rows = self.rows()
@@ -174,7 +178,9 @@ class Diagnosis(_Frozen):
         lines = []
         for row in rows:
             cells = [row[0].ljust(widths[0])]
-            cells += [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
+            cells += [
+                cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)
+            ]
             lines.append("  ".join([*cells, row[-1]]).rstrip())
         reasons = [f"{layer.name}: {reason}" for layer in self.layers for reason in layer.reasons]
         return "\n".join([*lines, *([""] if reasons else []), *reasons, "", *self.summary()])
@@ -192,9 +198,7 @@ class Diagnosis(_Frozen):
             for layer, row in zip(self.layers, rows, strict=True)
         )
         said = "".join(f"<li>{html.escape(line)}</li>" for line in self.summary())
-        return (
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><ul>{said}</ul>"
-        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><ul>{said}</ul>"
 
     def plot(self) -> Figure:
         """Draw gains, signals, gradients and Hessian norms against the layers.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 from hessinit_lib.diagnosis.signals import Pass, Signal
 
@@ -40,6 +41,9 @@ RESIDUAL_SUMS = 2
 """Sums of branches from which on a network counts as residual."""
 
 
+Verdict = Literal["vanishing", "balanced", "exploding"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something about a layer that is out of bounds.
@@ -50,8 +54,8 @@ class Finding:
         reason: in words.
     """
 
-    kind: str
-    verdict: str
+    kind: Literal["scale", "dead", "saturated", "forward", "backward", "nonfinite"]
+    verdict: Verdict
     reason: str
 
 
@@ -61,7 +65,8 @@ class Sizes:
 
     Attributes:
         gain: the median gain.
-        signal: root mean square of what the first layer gets, or gives if it is a table.
+        signal: root mean square of what the first layer gets; 1 if it looks up a table, whose
+            size says little: embeddings of 0.02 are usual, and normalized next.
         gradient: norm of the gradient at the output of the last layer.
         waiting: whether some weight is zero throughout, so that gradients of zero below it
             only wait for it to move.
@@ -80,7 +85,7 @@ class Sizes:
         first = called[0] if called else None
         source = math.nan
         if first is not None:
-            source = first.outputs.rms if math.isnan(first.inputs.rms) else first.inputs.rms
+            source = 1.0 if math.isnan(first.inputs.rms) else first.inputs.rms
         last = called[-1].output_gradients.norm if called else math.nan
         return cls(median(gains) if gains else math.nan, source, last, bool(found.waiting))
 
@@ -106,7 +111,9 @@ def judge(signal: Signal, sizes: Sizes) -> list[Finding]:
     if not math.isfinite(signal.gain) or not _finite(signal):
         return [Finding("nonfinite", "exploding", "not all numbers are finite")]
     found = [_scale(signal, sizes), _dead(signal), _saturated(signal)]
-    found.append(_ratio("forward", "its inputs are", "the network's", signal.inputs.rms, sizes.signal))
+    found.append(
+        _ratio("forward", "its inputs are", "the network's", signal.inputs.rms, sizes.signal)
+    )
     back = signal.output_gradients.norm
     if not (back == 0 and sizes.waiting):
         what = "the gradient at its outputs is"
@@ -155,7 +162,9 @@ def _saturated(signal: Signal) -> Finding | None:
     return Finding("saturated", "exploding", reason)
 
 
-def _ratio(kind: str, what: str, whose: str, size: float, reference: float) -> Finding | None:
+def _ratio(
+    kind: Literal["forward", "backward"], what: str, whose: str, size: float, reference: float
+) -> Finding | None:
     if math.isnan(size) or math.isnan(reference) or reference == 0:
         return None
     ratio = size / reference
