@@ -21,7 +21,6 @@ from hessinit_lib.diagnosis.rules import (
 )
 from hessinit_lib.diagnosis.signals import Pass
 
-
 CauseKind = Literal["scale", "dead", "saturated", "noise", "residual", "depth", "nonfinite"]
 
 
