@@ -17,14 +17,14 @@ from hessinit_lib.hessians.schedule import Schedule
 from hessinit_lib.hessians.tracker import HessianTracker
 
 try:
-    import lightning.pytorch as pl
-except ModuleNotFoundError as error:
-    if error.name not in ("lightning", "lightning.pytorch"):
-        raise
-    raise UserError('Lightning is not installed: pip install "hessinit_lib[lightning]"') from None
+    from lightning.pytorch import Callback  # pyright: ignore[reportMissingImports]
+except ModuleNotFoundError:
+    Callback = None
+
+_Base: type = object if Callback is None else Callback
 
 
-class HessianCallback(pl.Callback):
+class HessianCallback(_Base):
     """Track the layer Hessians of a module that Lightning trains, and log them.
 
     A step is one of the optimizer: batches whose gradients are accumulated count once. The
