@@ -21,7 +21,7 @@ try:
 except ModuleNotFoundError:
     Callback = None
 
-_Base: type = object if Callback is None else Callback
+_Base: Any = object if Callback is None else Callback
 
 
 class HessianCallback(_Base):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import median
+from statistics import median_low
 from typing import Literal
 
 from hessinit_lib.diagnosis.signals import Pass, Signal
@@ -41,6 +41,8 @@ RESIDUAL_SUMS = 2
 """Sums of branches from which on a network counts as residual."""
 
 
+_FEWEST = 3
+
 Verdict = Literal["vanishing", "balanced", "exploding"]
 
 
@@ -64,7 +66,7 @@ class Sizes:
     """What signals and gradients are compared with.
 
     Attributes:
-        gain: the median gain.
+        gain: the median gain; NaN of two layers or one, where it would not tell the odd one.
         signal: root mean square of what the first layer gets; 1 if it looks up a table, whose
             size says little: embeddings of 0.02 are usual, and normalized next.
         gradient: norm of the gradient at the output of the last layer.
@@ -87,7 +89,8 @@ class Sizes:
         if first is not None:
             source = 1.0 if math.isnan(first.inputs.rms) else first.inputs.rms
         last = called[-1].output_gradients.norm if called else math.nan
-        return cls(median(gains) if gains else math.nan, source, last, bool(found.waiting))
+        middle = median_low(gains) if len(gains) >= _FEWEST else math.nan
+        return cls(middle, source, last, bool(found.waiting))
 
 
 def in_order(found: Pass) -> list[Signal]:
@@ -141,7 +144,9 @@ def _scale(signal: Signal, sizes: Sizes) -> Finding | None:
         verdict = "vanishing"
     else:
         return None
-    usual = f"the network's median is {sizes.gain:.2g}, well scaled is about 1"
+    usual = "well scaled is about 1"
+    if not math.isnan(sizes.gain):
+        usual = f"the network's median is {sizes.gain:.2g}, {usual}"
     return Finding("scale", verdict, f"its weights multiply a signal by {gain:.2g}; {usual}")
 
 

@@ -1,0 +1,85 @@
+"""The command line, as a user calls it from a folder of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hessinit_lib.diagnosis import Diagnosis
+
+ROOT = Path(__file__).resolve().parent.parent
+CASES = """
+import torch
+from torch import nn
+
+X, Y = torch.arange(40.0).view(10, 4) / 20, torch.arange(10) % 3
+
+def network(factor):
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        model[2].weight.mul_(factor)
+    return model, nn.CrossEntropyLoss(), X, Y
+
+def sound(): return network(1)
+def broken(): return network(100)
+def too_few(): return network(1)[:2]
+number = 3
+"""
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "mine").mkdir(exist_ok=True)
+    (folder / "mine" / "__init__.py").write_text("")
+    (folder / "mine" / "cases.py").write_text(CASES)
+    (folder / "mine" / "lame.py").write_text("import not_there")
+    return subprocess.run(
+        [sys.executable, "-m", "hessinit_lib", "diagnose", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_fault_is_printed_written_and_told_by_the_status(tmp_path: Path) -> None:
+    done = command(tmp_path, "mine.cases:broken", "--json", "found/it.json")
+    assert done.returncode == 1, done.stderr
+    assert "Fault: 2.weight: exploding: " in done.stdout
+    found = Diagnosis.from_json((tmp_path / "found" / "it.json").read_text(encoding="utf-8"))
+    assert str(found) == done.stdout.rstrip("\n")
+
+
+def test_a_sound_network(tmp_path: Path) -> None:
+    done = command(tmp_path, "mine.cases:sound", "--no-stability")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Verdict: balanced" in done.stdout
+    assert "learning rate" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mine.cases", "'mine.cases': expected package.module:factory"),
+        ("mine.nothing:sound", "no module 'mine.nothing' from "),
+        ("mine.cases:unsound", "module mine.cases has no 'unsound'"),
+        ("mine.cases:number", "number is a int, expected a function"),
+        ("mine.cases:too_few", "gave a tuple of 2, expected (model, loss_fn, inputs, targets)"),
+    ],
+)
+def test_wrong_use_ends_in_one_line(spec: str, message: str, tmp_path: Path) -> None:
+    done = command(tmp_path, spec)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_an_error_of_their_own_is_shown_whole(tmp_path: Path) -> None:
+    done = command(tmp_path, "mine.lame:anything")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'not_there'"
