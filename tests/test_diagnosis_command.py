@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hessinit_lib.diagnosis import Diagnosis
+from hessinit_lib.diagnosis.command import main
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = """
@@ -27,6 +28,8 @@ def network(factor):
 def sound(): return network(1)
 def broken(): return network(100)
 def too_few(): return network(1)[:2]
+def no_model(): return nn.functional.relu, nn.CrossEntropyLoss(), X, Y
+def words(): return network(1)[0], nn.CrossEntropyLoss(), "text", Y
 number = 3
 """
 
@@ -55,7 +58,7 @@ def test_a_fault_is_printed_written_and_told_by_the_status(tmp_path: Path) -> No
 
 
 def test_a_sound_network(tmp_path: Path) -> None:
-    done = command(tmp_path, "mine.cases:sound", "--no-stability")
+    done = command(tmp_path, "mine.cases:sound", "--curvature", "none")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Verdict: balanced" in done.stdout
     assert "learning rate" not in done.stdout
@@ -64,19 +67,42 @@ def test_a_sound_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mine.cases", "'mine.cases': expected package.module:factory"),
-        ("mine.nothing:sound", "no module 'mine.nothing' from "),
-        ("mine.cases:unsound", "module mine.cases has no 'unsound'"),
-        ("mine.cases:number", "number is a int, expected a function"),
-        ("mine.cases:too_few", "gave a tuple of 2, expected (model, loss_fn, inputs, targets)"),
+        ("cases", "'cases': expected package.module:factory"),
+        ("nothing:sound", "no module 'nothing' from "),
+        ("cases:unsound", "module cases has no 'unsound'"),
+        ("cases:number", "number is a int, expected a function"),
+        ("cases:too_few", "gave a tuple of 2, expected (model, loss_fn, inputs, targets)"),
     ],
 )
-def test_wrong_use_ends_in_one_line(spec: str, message: str, tmp_path: Path) -> None:
-    done = command(tmp_path, spec)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+def test_wrong_use_ends_in_one_line(
+    spec: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "cases.py").write_text(CASES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "cases", raising=False)
+    assert main(["diagnose", spec]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
+    sys.modules.pop("cases", None)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("no_model", "model: got function, expected a torch.nn.Module"),
+        ("words", "inputs: got str, expected a tensor, or tensors in a tuple or dict"),
+    ],
+)
+def test_a_case_of_wrong_types_ends_in_one_line(factory: str, message: str, tmp_path: Path) -> None:
+    """In a process of its own: in this one, annotations are checked at each call."""
+    done = command(tmp_path, f"mine.cases:{factory}")
+    assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
 
 
 def test_an_error_of_their_own_is_shown_whole(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hessinit_lib.diagnosis.diagnose import diagnose
+from hessinit_lib.diagnosis.diagnose import CURVATURES, diagnose
 from hessinit_lib.errors import UserError
 from hessinit_lib.records import write_atomically
 
@@ -43,12 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     command.add_argument("--json", metavar="FILE", type=Path, help="write the numbers here too")
     command.add_argument(
-        "--no-stability", action="store_true", help="leave out learning rates, which is faster"
+        "--curvature",
+        choices=CURVATURES,
+        default="all",
+        help="what to compute of second order (default: all, with learning rates)",
     )
     given = parser.parse_args(arguments)
     try:
         case = _call(find_factory(given.factory), given.factory)
-        found = diagnose(*case, stability=not given.no_stability)
+        found = diagnose(*case, curvature=given.curvature)
     except ValueError as error:  # of which UserError is one
         print(f"error: {error}", file=sys.stderr)
         return MISUSED

@@ -25,6 +25,8 @@ from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.quiet import without_noise
 from hessinit_lib.hessians.report import HessianReport
 
+CURVATURES = ("all", "layers", "none")
+
 
 def diagnose(
     model: nn.Module,
@@ -32,7 +34,7 @@ def diagnose(
     inputs: Inputs,
     targets: Tensor,
     *,
-    stability: bool = True,
+    curvature: str = "all",
     tolerance: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> Diagnosis:
@@ -54,8 +56,10 @@ def diagnose(
         inputs: a batch, shape (B, ...), of a few dozen samples; or several tensors in a
             tuple, or in a dict by keyword.
         targets: shape (B, ...), what the loss takes.
-        stability: whether to compute the largest eigenvalue of the Hessian of all weights,
-            for the learning rates. It takes most of the time on convolutional networks.
+        curvature: what to compute of second order: "layers" (their Hessian norms and
+            predicted gains), "all" (also the largest eigenvalue of the Hessian of all
+            weights, for the learning rates: most of the time on convolutional networks), or
+            "none". Verdicts and faults do not depend on it.
         tolerance: relative standard error allowed for norms that must be estimated, and
             error of the largest eigenvalue.
         generator: for the random numbers of estimates; the same at each call if None.
@@ -83,6 +87,8 @@ def diagnose(
         >>> [fault.where for fault in diagnose(model, nn.CrossEntropyLoss(), x, y).faults]
         ['0.weight']
     """
+    if curvature not in CURVATURES:
+        raise ValueError(f"curvature={curvature!r}: expected one of {', '.join(CURVATURES)}")
     Options(tolerance=tolerance)  # checked before work starts
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
@@ -95,7 +101,7 @@ def diagnose(
         found = observe(*case.all())
         sizes = Sizes.of(found)
         findings = {signal.name: judge(signal, sizes) for signal in found.signals}
-        curved = _Curvature.of(case, found, tolerance, generator, stability)
+        curved = _Curvature.of(case, found, tolerance, generator, curvature)
         wrong = causes(found, findings, {} if math.isnan(found.loss) else biased_noise(single, fed))
     notes = [*curved.notes, *_mode_notes(single)]
     return Diagnosis(
@@ -139,18 +145,19 @@ class _Curvature:
         found: Pass,
         tolerance: float,
         generator: torch.Generator | None,
-        stability: bool,
+        curvature: str,
     ) -> _Curvature:
         """Compute it; a function without a second derivative is noted, and no error."""
         none = cls(HessianReport([]), {}, math.nan, math.nan, [])
-        if not math.isfinite(found.loss) or not math.isfinite(found.outputs.rms):
+        finite = math.isfinite(found.loss) and math.isfinite(found.outputs.rms)
+        if curvature == "none" or not finite:
             return none
         gradients = found.gradients
         try:
             norms = _norms(case, found, tolerance, generator)
             bends = bends_by_layer(*case.all(), gradients)
             eigenvalue = rate = math.nan
-            if stability:
+            if curvature == "all":
                 eigenvalue = model_hessian(
                     *case.all(),
                     norms=("spectral",),

@@ -53,8 +53,9 @@ def draw(diagnosis: Diagnosis) -> Figure:
                     zorder=2,
                 )
             ax.set(title=title, xlabel="size (log scale)")
-            ax.set_xscale("log")
-            _widen(ax, values[shown])
+            if shown.any():
+                ax.set_xscale("log")
+                _widen(ax, values[shown])
         step = math.ceil(len(layers) / 40)  # more names than that run into each other
         axes[0].set_yticks(places[::step], [layer.name for layer in layers[::step]], fontsize=8)
         axes[0].set_ylabel("layer, first at the top")
@@ -66,7 +67,5 @@ def draw(diagnosis: Diagnosis) -> Figure:
 
 def _widen(ax: Axes, values: np.ndarray) -> None:
     """Show at least two decades: what differs by little shall look so."""
-    if len(values) == 0:
-        return
     middle = math.sqrt(values.min()) * math.sqrt(values.max())
     ax.set_xlim(min(values.min() / 2, middle / 10), max(values.max() * 2, middle * 10))
