@@ -257,7 +257,7 @@ def test_a_function_without_a_second_derivative_is_noted() -> None:
         ({"inputs": X[:3]}, "3 inputs and 32 targets"),
         ({"curvature": "some"}, "curvature='some': expected one of all, layers, none"),
         ({"inputs": (X, X[:2])}, r"inputs: got \[32, 2\] samples, expected as many"),
-        ({"inputs": (X, 3)}, "inputs: got 3 among them"),
+        ({"inputs": (X, torch.tensor(3))}, r"inputs: got tensor\(3\) among them"),
         ({"loss_fn": lambda z, y: z}, r"the loss gave shape \(32, 10\), expected one number"),
         ({"tolerance": 0.0}, "tolerance=0.0: expected a positive number"),
     ],
@@ -306,7 +306,7 @@ def test_layers_by_name(broken: Diagnosis) -> None:
         broken["5.weight"]
 
 
-@pytest.mark.parametrize("name", ["GPT, one projection x 100", "MLP, dead ReLUs"])
+@pytest.mark.parametrize("name", ["CNN, layer 3 x 100", "MLP, dead ReLUs"])
 def test_plot_shows_the_numbers(name: str) -> None:
     planted = DEVELOPMENT[name]
     found = diagnose(planted.make(), loss, *batch(planted.batch), curvature="layers")

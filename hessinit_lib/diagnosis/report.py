@@ -205,7 +205,7 @@ class Diagnosis(_Frozen):
 
         Needs matplotlib (the package's extra `notebooks`).
         """
-        from hessinit_lib.figures.diagnosis import draw
+        from hessinit_lib.figures.diagnosis_plot import draw
 
         return draw(self)
 

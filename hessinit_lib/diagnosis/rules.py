@@ -40,8 +40,7 @@ FLAT_SHARE = 0.5
 RESIDUAL_SUMS = 2
 """Sums of branches from which on a network counts as residual."""
 
-
-_FEWEST = 3
+_FEWEST = 3  # layers from which on a median tells which of them is odd
 
 Verdict = Literal["vanishing", "balanced", "exploding"]
 
