@@ -33,7 +33,7 @@ bench: $(READY) ## the benchmarks
 
 lock: ## refresh constraints.txt: newest versions for all Pythons (needs uv)
 	uv pip compile --universal --python-version 3.10 --upgrade --no-annotate --no-header \
-	  --extra dev pyproject.toml -o constraints.txt
+	  --extra dev --extra lightning pyproject.toml -o constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "this is Python %d.%d; expected 3.10 or newer: make PYTHON=python3.12" % sys.version_info[:2])'

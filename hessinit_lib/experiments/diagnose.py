@@ -176,7 +176,7 @@ def tokens(images: Float[Tensor, "b 3 32 32"]) -> tuple[Int64[Tensor, "b t"], In
     Example:
         >>> read, follow = tokens(torch.ones(2, 3, 32, 32))
         >>> read.shape, int(follow.max())
-        (torch.Size([2, 63]), 15)
+        (torch.Size([2, 35]), 15)
     """
     gray = F.adaptive_avg_pool2d(images, SIDE).mean(1).flatten(1)
     sequence = (gray * LEVELS).long().clamp(max=LEVELS - 1)
