@@ -247,7 +247,7 @@ def _row(layer: LayerDiagnosis) -> tuple[str, ...]:
 
 
 def _short(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2g}"
+    return "–" if math.isnan(value) else f"{value:.3g}"
 
 
 def _share(value: float) -> str:

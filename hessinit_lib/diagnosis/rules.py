@@ -146,7 +146,7 @@ def _scale(signal: Signal, sizes: Sizes) -> Finding | None:
     usual = "well scaled is about 1"
     if not math.isnan(sizes.gain):
         usual = f"the network's median is {sizes.gain:.2g}, {usual}"
-    return Finding("scale", verdict, f"its weights multiply a signal by {gain:.2g}; {usual}")
+    return Finding("scale", verdict, f"its weights multiply a signal by {gain:.3g}; {usual}")
 
 
 def _dead(signal: Signal) -> Finding | None:

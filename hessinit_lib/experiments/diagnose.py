@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from hessinit_lib.data import load
 from hessinit_lib.diagnosis import Diagnosis, diagnose
+from hessinit_lib.hessians.quiet import without_noise
 from hessinit_lib.networks.gpt import Gpt
 from hessinit_lib.parameters import Parameters, as_tuple
 from hessinit_lib.randomness import generator
@@ -217,7 +218,7 @@ def train(
     order: Tensor,
     bar: tqdm,
 ) -> list[float]:
-    """Train by plain SGD and give the loss of every step's batch [nat]."""
+    """Train by plain SGD, without dropout, and give the loss of every step's batch [nat]."""
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     size = parameters.batch_size
     losses = []
@@ -225,7 +226,8 @@ def train(
         batch = order[
             torch.arange(step * size, (step + 1) * size, device=order.device) % len(order)
         ]
-        loss = F.cross_entropy(model(standardized(data[0][batch])), data[1][batch])
+        with without_noise(model):
+            loss = F.cross_entropy(model(standardized(data[0][batch])), data[1][batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
