@@ -23,7 +23,7 @@ from hessinit_lib.randomness import generator
 from hessinit_lib.records import Record
 
 TINY = {
-    "networks": ["gpt"],
+    "networks": ["squeezenet"],
     "trained": ["squeezenet"],
     "steps": 2,
     "batch_size": 4,
@@ -55,17 +55,15 @@ def test_values_are_those_of_the_pieces(found: list[Record]) -> None:
     images, labels = load("cifar10", sample=True).tensors("train")
     order = torch.randperm(len(images), generator=generator(0, "batches"))
     values = found[0].values
-    gpt = diagnose(
-        make("gpt", 0), experiment.token_loss, *tokens(images[order[:4]]), curvature="layers"
-    )
-    assert values["networks"]["gpt"]["loss"] == pytest.approx(gpt.loss, rel=1e-5)
-    assert values["networks"]["gpt"]["layers"][0] == "tokens.weight"
+    x, y = standardized(images[order[:4]]), labels[order[:4]]
+    expected = diagnose(make("squeezenet", 0), F.cross_entropy, x, y, curvature="none")
+    kept = values["networks"]["squeezenet"]
+    assert kept["loss"] == pytest.approx(expected.loss, rel=1e-5)
+    assert kept["gain"] == pytest.approx([layer.gain for layer in expected.layers], rel=1e-3)
     first = [curve[0] for curve in values["losses"]["squeezenet"]]
-    # The first loss is of the start, whatever the rate; dropout is drawn from the run's stream.
-    assert len(first) == 2
+    assert first == [pytest.approx(expected.loss, rel=1e-3)] * 2  # of the start, at any rate
     assert values["named"]["relu"] == {"right": [0.0, 1.0], "any": [0.0, 1.0]}
     assert standardized(images[:4]).std().item() == pytest.approx(1, rel=1e-5)
-    assert labels.max() == 9
 
 
 def test_broken_and_mended_differ_in_their_weights_alone() -> None:
@@ -101,14 +99,21 @@ def test_figures(draw: Any, found: list[Record]) -> None:
 
 def test_tables(found: list[Record]) -> None:
     table = figures.summary(found)
-    assert table.loc["small GPT", "verdict"] == "balanced"
-    assert table.loc["small GPT", "seeds with a fault"] == 0
+    assert table.loc["SqueezeNet", "verdict"] == "balanced"
+    assert table.loc["SqueezeNet", "seeds with a fault"] == 0
     losses = figures.final_losses(found).loc[("SqueezeNet", 0.1)]
     curves = [record.values["losses"]["squeezenet"][1] for record in found]
     assert losses["largest"] == pytest.approx(np.median(np.max(curves, 1)), abs=0.006)
     assert losses["mean of the last 2 steps"] == pytest.approx(
         np.median(np.mean(curves, 1)), abs=0.006
     )
+
+
+def test_tokens_are_what_follows() -> None:
+    read, follow = tokens(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(read[:, 1:], follow[:, :-1])
+    assert read.min() >= 0
+    assert read.max() < 16
 
 
 def test_loss_of_tokens_is_the_mean_over_positions() -> None:
