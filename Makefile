@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: book test paper lint bench lock clean help
+.PHONY: book test paper verify pdf lint bench lock clean help
 
 book: $(READY) ## the quick runs and the book, at _build/html/index.html (PROFILE=smoke: faster)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make book: this is Python %d.%d; Snakemake 9 needs 3.11 or newer: make book PYTHON=python3.12" % sys.version_info[:2])'
@@ -16,8 +16,14 @@ book: $(READY) ## the quick runs and the book, at _build/html/index.html (PROFIL
 test: $(READY) ## the tests
 	$(BIN)/python -m pytest
 
+pdf: $(READY) ## the whole book as one file, _build/book.pdf (after `make book`; needs Chromium)
+	@$(BIN)/python tools/pdf.py
+
 paper: $(READY) ## the full-scale records, results/paper (needs the full data)
 	@$(BIN)/python tools/build.py records --config profile=paper
+
+verify: $(READY) ## the committed records: whole, current, the same again (SAMPLE=n BUDGET=seconds)
+	@$(BIN)/python -m hessinit_lib.verify $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(BUDGET),--budget $(BUDGET))
 
 lint: $(READY) ## ruff, pyright, codespell, stripped notebooks
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'

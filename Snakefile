@@ -140,7 +140,9 @@ rule page:
     threads: 1
     shell:
         # A failed notebook stays in the log, with its error; a good one becomes the page.
-        "papermill {input.notebook} {log} -y {params.yaml:q} --no-progress-bar && cp {log} {output}"
+        # It carries a stamp of the code and records that it shows (`make verify` compares).
+        "papermill {input.notebook} {log} -y {params.yaml:q} --no-progress-bar "
+        "&& python -m hessinit_lib.freshness {input.notebook} {log} {output}"
 
 
 rule landing:

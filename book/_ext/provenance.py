@@ -7,7 +7,8 @@ Syntax::
     ```
 
 The argument is `<profile>/<experiment>`; `name` is optional, for `{numref}`. A run on a
-sample is announced above the table and in it. Records that do not belong together (seeds
+sample is announced above the table and in it, and so are records that an earlier version of
+the code made. Records that do not belong together (seeds
 that saw different data or ran with different code) give a warning, which fails a build
 with -W, as does a missing record.
 """
@@ -23,8 +24,10 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import OptionSpec
+from stale import notice
 
 from hessinit_lib.errors import RecordError
+from hessinit_lib.freshness import is_current
 from hessinit_lib.records import Record
 
 _SHORT = 12  # characters of a checksum: enough to compare by eye
@@ -128,12 +131,15 @@ class ProvenanceDirective(SphinxDirective):
             # A caption is numbered, and a number needs an id. No name: names are those of
             # the whole book, and two pages may show the same experiment.
             table["ids"].append(nodes.make_id(f"provenance-{source}"))
-        if found[0].dataset.kind != "sample":
-            return [table]
-        notice = nodes.warning("", classes=["sample-notice"])
-        text = f"Computed on a sample of {found[0].dataset.name}, not on the full data set."
-        notice += nodes.paragraph("", "", nodes.strong("", text))
-        return [notice, table]
+        above: list[nodes.Node] = []
+        if not is_current(found[0]):  # all have the same code, see `describe`
+            above.append(notice("These records were made by an earlier version of the code."))
+        if found[0].dataset.kind == "sample":
+            sample = nodes.warning("", classes=["sample-notice"])
+            text = f"Computed on a sample of {found[0].dataset.name}, not on the full data set."
+            sample += nodes.paragraph("", "", nodes.strong("", text))
+            above.append(sample)
+        return [*above, table]
 
 
 def _table(title: str, rows: list[tuple[str, list[nodes.Node]]]) -> nodes.table:

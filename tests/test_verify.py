@@ -1,0 +1,211 @@
+"""`make verify` sees a record edited by hand, a change of the library, and a stale page."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hessinit_lib import freshness, records, stamps, verify
+from hessinit_lib.experiments import word_pair_saddle
+from hessinit_lib.experiments.word_pair_saddle import WordPairSaddleParameters
+from hessinit_lib.records import Record
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "word_pair_saddle"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with one small record and one executed page of it."""
+    root = tmp_path_factory.mktemp("project")
+    given = WordPairSaddleParameters.check(profile="smoke", device="cpu", results_dir=root / "r")
+    (record,) = word_pair_saddle.run(given)
+    bearing = {**record.parameters, "profile": "paper"}
+    changed = record.model_copy(update={"profile": "paper", "parameters": bearing})
+    records.write(changed, records.record_path(root / "results", "paper", NAME, 0))
+    (root / "notebooks").mkdir()
+    source = root / "notebooks" / f"{NAME}.ipynb"
+    shutil.copyfile(ROOT / "notebooks" / source.name, source)
+    run = json.loads(source.read_bytes())
+    tag = {"tags": ["injected-parameters"]}
+    run["cells"].insert(2, {"cell_type": "code", "metadata": tag, "source": ["seeds = [0]"]})
+    (root / "run.ipynb").write_text(json.dumps(run))
+    freshness.stamp_page(source, root / "run.ipynb", root / "_build/src/notebooks" / source.name)
+    return root
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path) -> Path:
+    root = tmp_path / "project"
+    shutil.copytree(made, root)
+    return root
+
+
+def record_file(root: Path) -> Path:
+    return records.record_path(root / "results", "paper", NAME, 0)
+
+
+def problems(root: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Verify without computing; give the lines before the count."""
+    count = verify.verify(root, sample=0, budget=0.0)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == f"verify: 1 records, 1 pages, {count} problems"
+    assert len(lines) == count
+    return lines
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Change a record as code would: its checksum fits again."""
+    records.write(records.read(path).model_copy(update=changes), path)
+
+
+def test_all_is_well(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert problems(project, capsys) == []
+
+
+def test_record_edited_by_hand(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = record_file(project)
+    text = path.read_text()
+    path.write_text(text.replace('"seed": 0', '"seed": 1', 1))
+    found = problems(project, capsys)
+    assert found[0].endswith("the content does not match its checksum (altered by hand?)")
+    assert "the full-scale records have changed" in found[1]
+
+
+def test_library_changed(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = project / "hessinit_lib"
+    quiet = shutil.ignore_patterns("__pycache__", "sample")
+    shutil.copytree(stamps.PACKAGE, package, ignore=quiet)
+    monkeypatch.setattr(stamps, "PACKAGE", package)
+    assert problems(project, capsys) == []
+    changed = package / "theory" / "word_pairs.py"
+    changed.write_text(changed.read_text() + "# another thought\n")
+    in_record, *on_page = problems(project, capsys)
+    assert in_record.endswith("the code has changed since it was made; run it again")
+    assert any("the experiment's code has changed since it ran" in line for line in on_page)
+
+
+def test_stale_notebook(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = project / "notebooks" / f"{NAME}.ipynb"
+    notebook = json.loads(source.read_bytes())
+    notebook["cells"][0]["source"] = ["# Another title"]
+    source.write_text(json.dumps(notebook))
+    (found,) = problems(project, capsys)
+    assert found.endswith("the notebook's cells have changed since it ran")
+
+
+def test_page_edited_after_it_ran(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = project / "_build/src/notebooks" / f"{NAME}.ipynb"
+    page.write_text(page.read_text().replace("seeds = None", "seeds = 7"))
+    (found,) = problems(project, capsys)
+    assert found.endswith("its cells were edited after it ran")
+
+
+def test_page_without_a_stamp(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copyfile(project / "run.ipynb", project / "_build/src/notebooks" / f"{NAME}.ipynb")
+    (found,) = problems(project, capsys)
+    assert found.endswith("it carries no stamp of the code that ran it")
+
+
+def test_a_run_of_another_source_gets_no_stamp(project: Path) -> None:
+    source = project / "notebooks" / f"{NAME}.ipynb"
+    source.write_text(source.read_text().replace("profile", "profil"))
+    with pytest.raises(ValueError, match="is not a run of"):
+        freshness.stamp_page(source, project / "run.ipynb", project / "page.ipynb")
+    assert not (project / "page.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"seed": 3}, f"is the record of paper/{NAME}/seed-3.json"),
+        ({"experiment": "gone"}, "there is no experiment 'gone'"),
+        ({"parameters": {"profile": "paper", "stepz": 1}}, "unknown parameter 'stepz'; known: "),
+        ({"parameters": {"profile": "paper"}}, "its parameters are not those of the experiment"),
+    ],
+)
+def test_record_that_does_not_fit(project: Path, changes: Any, expected: str) -> None:
+    rewrite(record_file(project), **changes)
+    assert expected in " ".join(verify.record_problems(record_file(project)))
+
+
+def test_recomputed_numbers_agree_or_are_named(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert verify.verify(project, sample=1, budget=math.inf) == 0
+    assert "computed again, the same within 1%" in capsys.readouterr().out
+    record = records.read(record_file(project))
+    key, value = next((k, v) for k, v in leaves(record) if isinstance(v, float) and v)
+    twisted = json.loads(json.dumps(record.values))
+    *path, last = key.split(".")
+    node = twisted
+    for part in path:
+        node = node[int(part)] if isinstance(node, list) else node[part]
+    node[int(last) if isinstance(node, list) else last] = 1.1 * value
+    rewrite(record_file(project), values=twisted)  # by code: the checksum fits
+    monkeypatch.setattr(verify, "page_problems", lambda *_: [])
+    assert verify.verify(project, sample=1, budget=math.inf) == 1
+    assert f"  values.{key}: {1.1 * value!r} in the record, " in capsys.readouterr().out
+
+
+def leaves(record: Record) -> list[tuple[str, Any]]:
+    found = verify.differences(record.values, _negated(record.values))
+    return [(d.key.removeprefix("values."), d.then) for d in found]
+
+
+def _negated(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _negated(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_negated(value) for value in node]
+    return -node if isinstance(node, float) else node
+
+
+def test_choice_is_seeded_and_within_the_budget(project: Path) -> None:
+    record = records.read(record_file(project))
+    many = [record.model_copy(update={"seed": k, "duration_s": 1.0 + k}) for k in range(20)]
+    chosen = verify.choose(many, 5, 30.0)
+    assert chosen == verify.choose(many[::-1], 5, 30.0)
+    assert chosen != verify.choose(many, 6, 30.0)
+    assert 0 < sum(r.duration_s for r in chosen) <= 30
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "different"),
+    [
+        (1.0, 1.005, 0),
+        (1.0, 1.02, 1),
+        (math.nan, math.nan, 0),
+        (math.inf, math.inf, 0),
+        (math.inf, 1.0, 1),
+        (True, 1, 0),
+        (True, False, 1),
+        ("he", "she", 1),
+        ([1.0, 1e-6], [1.0, -1e-6], 0),
+        ([1.0, 1e-3], [1.0, -1e-3], 1),
+        ([1.0], [1.0, 2.0], 1),
+        ({"a": 1}, {"b": 1}, 1),
+        (None, 0.0, 1),
+    ],
+)
+def test_differences(then: Any, now: Any, different: int) -> None:
+    assert len(list(verify.differences(then, now))) == different
+
+
+def test_command_ends_with_its_verdict(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--root", str(project), "--budget", "0", "--sample", "3"]
+    with pytest.raises(SystemExit) as ended:
+        verify.main(arguments)
+    assert ended.value.code == 0
+    record_file(project).write_text("{")
+    with pytest.raises(SystemExit) as ended:
+        verify.main(arguments)
+    assert ended.value.code == 1
+    assert "is not a whole JSON file" in capsys.readouterr().out
