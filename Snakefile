@@ -79,6 +79,10 @@ def code(*modules):
 BENCHMARKS = sorted(str(path) for path in Path("results/paper").glob("benchmark_*/seed-0.json"))
 
 
+# All of them: the Explorer picks those that measured norms at the start.
+MEASURED = [file for experiment in RUNS for file in full_scale(experiment)]
+
+
 rule book:
     default_target: True
     input:
@@ -87,6 +91,7 @@ rule book:
         records=[file for experiment in RUNS for file in record_files(PROFILE, experiment)],
         landing="_build/landing.svg",
         chart="_build/how_fast.svg",
+        explorer="_build/explorer.js",
         code=code("hessinit_lib.records"),
     output:
         "_build/html/index.html",
@@ -97,7 +102,8 @@ rule book:
         "_build/logs/book.log",
     shell:
         "{{ cd _build/src && rm -rf book && cp -R ../../_config.yml ../../_toc.yml ../../index.md ../../book . "
-        "&& cp ../landing.svg ../how_fast.svg book/figures/ && cd ../.. && rm -rf _build/html "
+        "&& cp ../landing.svg ../how_fast.svg book/figures/ "
+        "&& cp ../explorer.js book/_static/explorer/data.js && cd ../.. && rm -rf _build/html "
         "&& jupyter-book build _build/src --path-output . --all -W --keep-going -n ; }} > {log} 2>&1 "
         "|| {{ cat {log}; exit 1; }}"
 
@@ -155,6 +161,18 @@ rule landing:
         records=full_scale("mnist_tracking"),
     shell:
         "python -m hessinit_lib.figures.landing {output} {params.records}"
+
+
+rule explorer:
+    input:
+        code=code("hessinit_lib.figures.explorer"),
+    output:
+        "_build/explorer.js",
+    params:
+        full=digest(MEASURED),
+        records=MEASURED,
+    shell:
+        "python -m hessinit_lib.figures.explorer {output} {params.records}"
 
 
 rule how_fast:
