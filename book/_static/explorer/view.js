@@ -30,12 +30,19 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   data.measured.forEach((found, i) => control("measured").add(new Option(found.label, i)));
 
-  // What the controls say. Widths are powers of two, deviations powers of ten.
+  // The steps of the width: doublings, and what was measured.
+  const doublings = [8, 16, 32, 64, 128, 256, 512, 1024, 2048];
+  const widths = [...new Set([...doublings, ...data.measured.map((found) => found.width)])];
+  widths.sort((a, b) => a - b);
+  control("width").max = widths.length - 1;
+  control("width").defaultValue = widths.indexOf(512);
+
+  // What the controls say. Deviations are powers of ten.
   function read() {
     const number = (name) => Number(control(name).value);
     return {
       depth: number("depth"),
-      width: Math.round(2 ** number("width")),
+      width: widths[number("width")],
       activation: control("activation").value,
       dropout: number("dropout"),
       batch: number("batch"),
@@ -46,7 +53,7 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 
   function write(network) {
-    control("width").value = Math.log2(network.width);
+    control("width").value = widths.indexOf(network.width);
     for (const name of ["first", "others", "output"]) {
       control(name).value = Math.log10(network[name]);
     }
@@ -130,7 +137,7 @@ document.addEventListener("DOMContentLoaded", () => {
   function draw(layers, found) {
     const svg = control("chart");
     const width = Math.max(svg.parentElement.clientWidth, 260);
-    const height = Math.round(Math.min(420, Math.max(300, width * 0.5)));
+    const height = Math.round(Math.min(420, Math.max(250, width * 0.5)));
     const [left, right, top, bottom] = [58, 14, 12, 46];
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("height", height);

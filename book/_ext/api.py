@@ -1,0 +1,101 @@
+"""The library's reference, written from the docstrings of its public names.
+
+On a page, the comment `<!-- api -->` is replaced by a section for each package of
+`hessinit_lib` that says in `__all__` what is public, with an entry for each name. A package or
+name that is added is in the book with the next build.
+
+Docstrings are in Google's style, with formulas and code marked as in Markdown. Sphinx wants
+reStructuredText, so these marks are translated.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from sphinx.application import Sphinx
+
+import hessinit_lib
+
+MARK = "<!-- api -->"
+
+_BLOCK_MATH = re.compile(r"^(?P<indent> *)\$\$(?P<formula>.+?)\$\$", re.MULTILINE | re.DOTALL)
+_MATH = re.compile(r"(?<![\\$`\w])\$(?P<formula>[^$]+?)\$(?!\$)")
+_CODE = re.compile(r"(?<![`:])`(?P<code>[^`]+)`(?!`)")
+_LIST = re.compile(r"^(?P<before>(?P<indent> *)(?!- )\S.*\n)(?=(?P=indent)- )", re.MULTILINE)
+
+
+def sections() -> str:
+    """Write the sections of all public packages, in MyST."""
+    written: set[str] = set()
+    parts = []
+    for module in _public_modules():
+        names = [name for name in module.__all__ if f"{module.__name__}.{name}" not in written]
+        title = (inspect.getdoc(module) or module.__name__).splitlines()[0].rstrip(".")
+        parts.append(f"## {title}\n\n`{module.__name__}`\n")
+        parts += [_entry(module, name) for name in names]
+        written |= {f"{module.__name__}.{name}" for name in names}
+    return "\n".join(parts)
+
+
+def translate(text: str) -> str:
+    r"""Turn a docstring's Markdown marks into those of reStructuredText.
+
+    Example:
+        >>> translate("The norm $\\|H\\|$ of `model`.")
+        'The norm :math:`\\|H\\|` of ``model``.'
+    """
+    text = _CODE.sub(r"``\g<code>``", text)
+    text = _BLOCK_MATH.sub(_block, text)
+    text = _MATH.sub(lambda m: f":math:`{' '.join(m['formula'].split())}`", text)
+    # Markdown lets a list follow a line of text; here it needs a blank line.
+    return _LIST.sub(r"\g<before>\n", text)
+
+
+def _block(match: re.Match[str]) -> str:
+    indent = match["indent"]
+    lines = [line.strip() for line in match["formula"].strip().splitlines()]
+    body = "\n".join(f"{indent}   {line}" for line in lines)
+    return f"\n{indent}.. math::\n\n{body}\n"
+
+
+def _public_modules() -> Iterator[ModuleType]:
+    """Give the package's own sub-packages that state their public names."""
+    for found in pkgutil.iter_modules(hessinit_lib.__path__, "hessinit_lib."):
+        if found.ispkg:
+            module = importlib.import_module(found.name)
+            if getattr(module, "__all__", None):
+                yield module
+
+
+def _entry(module: ModuleType, name: str) -> str:
+    thing = getattr(module, name)
+    lines = [f".. auto{'class' if inspect.isclass(thing) else 'function'}:: {module.__name__}.{name}"]
+    if inspect.isclass(thing):
+        lines.append("   :members:")
+    return "\n".join(["```{eval-rst}", *lines, "```", ""])
+
+
+def _insert(app: Sphinx, page: str, source: list[str]) -> None:
+    if MARK in source[0]:
+        source[0] = source[0].replace(MARK, sections())
+
+
+def _docstring(
+    app: Sphinx, what: str, name: str, thing: object, options: Any, lines: list[str]
+) -> None:
+    lines[:] = translate("\n".join(lines)).splitlines()
+
+
+def setup(app: Sphinx) -> dict[str, object]:
+    """Register with Sphinx, before napoleon, which reads the sections."""
+    app.setup_extension("sphinx.ext.autodoc")
+    app.setup_extension("sphinx.ext.napoleon")
+    app.connect("source-read", _insert)
+    app.connect("autodoc-process-docstring", _docstring, priority=100)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
