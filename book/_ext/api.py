@@ -32,14 +32,11 @@ _LIST = re.compile(r"^(?P<before>(?P<indent> *)(?!- )\S.*\n)(?=(?P=indent)- )", 
 
 def sections() -> str:
     """Write the sections of all public packages, in MyST."""
-    written: set[str] = set()
     parts = []
     for module in _public_modules():
-        names = [name for name in module.__all__ if f"{module.__name__}.{name}" not in written]
-        title = (inspect.getdoc(module) or module.__name__).splitlines()[0].rstrip(".")
-        parts.append(f"## {title}\n\n`{module.__name__}`\n")
-        parts += [_entry(module, name) for name in names]
-        written |= {f"{module.__name__}.{name}" for name in names}
+        summary = (inspect.getdoc(module) or module.__name__).splitlines()[0]
+        parts.append(f"## `{module.__name__}`\n\n{summary}\n")
+        parts += [_entry(module, name) for name in module.__all__]
     return "\n".join(parts)
 
 
@@ -65,8 +62,9 @@ def _block(match: re.Match[str]) -> str:
 
 
 def _public_modules() -> Iterator[ModuleType]:
-    """Give the package's own sub-packages that state their public names."""
-    for found in pkgutil.iter_modules(hessinit_lib.__path__, "hessinit_lib."):
+    """Give the package's own sub-packages that state their public names, the main one first."""
+    found_modules = pkgutil.iter_modules(hessinit_lib.__path__, "hessinit_lib.")
+    for found in sorted(found_modules, key=lambda found: found.name != "hessinit_lib.hessians"):
         if found.ispkg:
             module = importlib.import_module(found.name)
             if getattr(module, "__all__", None):
@@ -75,8 +73,11 @@ def _public_modules() -> Iterator[ModuleType]:
 
 def _entry(module: ModuleType, name: str) -> str:
     thing = getattr(module, name)
-    lines = [f".. auto{'class' if inspect.isclass(thing) else 'function'}:: {module.__name__}.{name}"]
-    if inspect.isclass(thing):
+    # Under the shortest name that it can be imported by.
+    package = "hessinit_lib" if name in hessinit_lib.__all__ else module.__name__
+    kind = "class" if inspect.isclass(thing) else "function"
+    lines = [f".. auto{kind}:: {package}.{name}"]
+    if kind == "class":
         lines.append("   :members:")
     return "\n".join(["```{eval-rst}", *lines, "```", ""])
 

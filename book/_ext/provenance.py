@@ -16,9 +16,11 @@ with -W, as does a missing record.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
-from book_records import complain, read_followed
+from address import read_address
+from book_records import complain, read_followed, repository_root
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
@@ -97,6 +99,7 @@ def describe(found: list[Record]) -> list[tuple[str, list[nodes.Node]]]:
         ("Examples", _text(f"{data.train_size:,} for training, {data.test_size:,} for testing")),
         ("Data checksum", [nodes.literal("", data.sha256[:_SHORT]), nodes.Text(" (SHA-256)")]),
         ("Profile", _text(found[0].profile)),
+        ("Parameters", _parameters(found[0].parameters)),
         ("Seeds", _text(f"{seeds_in_words(record.seed for record in found)} ({runs})")),
         ("Device", _text("; ".join(_distinct(record.device for record in found)))),
         ("Software", _text("; ".join(versions))),
@@ -120,7 +123,7 @@ class ProvenanceDirective(SphinxDirective):
         source = self.arguments[0]
         try:
             found = read_followed(self.env, source)
-            rows = describe(found)
+            rows = [*describe(found), *self._sources(found[0])]
         except RecordError as error:
             complain(self.env, self.get_location(), f"{{provenance}} {source}", error)
             return [nodes.paragraph("", "", nodes.problematic("", f"{{provenance}} {source}"))]
@@ -142,6 +145,26 @@ class ProvenanceDirective(SphinxDirective):
         return [*above, table]
 
 
+    def _sources(self, record: Record) -> list[tuple[str, list[nodes.Node]]]:
+        """Make the rows that link to the notebook and to the records themselves."""
+        root = repository_root(self.env.srcdir)
+        notebook = f"notebooks/{record.experiment}.ipynb"
+        folder = f"results/{record.profile}/{record.experiment}"
+        rows = []
+        if (root / notebook).is_file():
+            rows.append(("Notebook", [repository_link(root, notebook)]))
+        if record.profile == "paper":  # the others are not kept in the repository
+            rows.append(("Records", [repository_link(root, folder)]))
+        return rows
+
+
+def repository_link(root: Path, path: str, text: str | None = None) -> nodes.reference:
+    """Link to a file or folder in the public repository, under a text or under its path."""
+    kind = "blob" if Path(path).suffix else "tree"
+    address = f"{read_address(root)}/{kind}/main/{path}"
+    return nodes.reference("", text or path, refuri=address)
+
+
 def _table(title: str, rows: list[tuple[str, list[nodes.Node]]]) -> nodes.table:
     body = nodes.tbody()
     for heading, content in rows:
@@ -155,6 +178,11 @@ def _table(title: str, rows: list[tuple[str, list[nodes.Node]]]) -> nodes.table:
     group += body
     table = nodes.table("", nodes.title("", title), group, classes=["provenance"])
     return table
+
+
+def _parameters(parameters: dict[str, Any]) -> list[nodes.Node]:
+    shown = (f"{name} = {value}" for name, value in parameters.items() if name != "profile")
+    return [nodes.literal("", "; ".join(shown))]
 
 
 def _text(text: str) -> list[nodes.Node]:
