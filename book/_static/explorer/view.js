@@ -1,7 +1,7 @@
-// The Explorer's page: controls in, a drawing, a sentence and a table out.
+// The Explorer's page: controls in, a drawing, a sentence and a table out. Loaded below them.
 "use strict";
 
-document.addEventListener("DOMContentLoaded", () => {
+(function () {
   const { prepare, explore, matching, describe } = globalThis.hessinitExplorer;
   const data = prepare(globalThis.hessinitExplorerData);
   const root = document.getElementById("explorer");
@@ -214,4 +214,4 @@ document.addEventListener("DOMContentLoaded", () => {
   form.addEventListener("submit", (event) => event.preventDefault());
   new ResizeObserver(update).observe(root);
   update();
-});
+})();
