@@ -48,6 +48,16 @@ PAGE_FACTS = """() => ({
     i => ({src: i.getAttribute('src'), width: i.naturalWidth, alt: i.getAttribute('alt')})),
   links: [...document.querySelectorAll('a[href]')].map(a => a.href),
 })"""
+# What sticks out of a phone's screen, and cannot be scrolled by itself.
+TOO_WIDE = """() => {
+  const shown = document.documentElement.clientWidth;
+  const scrolls = (e) => e && (/auto|scroll|hidden/.test(getComputedStyle(e).overflowX)
+    || scrolls(e.parentElement));
+  return [...document.querySelectorAll('article *')]
+    .filter(e => e.getBoundingClientRect().right > shown + 1 && !scrolls(e.parentElement))
+    .map(e => `${e.tagName} ${e.className}: ${e.textContent.slice(0, 40)}`);
+}"""
+PHONE = {"width": 390, "height": 844}
 # Images below the fold may be lazy: have all loaded before their widths are read.
 LOAD_IMAGES = """() => Promise.all([...document.querySelectorAll('article img')].map(
   i => { i.loading = 'eager'; return i.decode().catch(() => null); }))"""
@@ -115,6 +125,8 @@ def inspect(browser, address: str, allowed: str) -> PageReport:
             problems.append("formulas: MathJax did not start")
         page.evaluate(LOAD_IMAGES)
         facts = page.evaluate(PAGE_FACTS)
+        page.set_viewport_size(PHONE)
+        problems += [f"too wide for a phone: {what}" for what in page.evaluate(TOO_WIDE)[:3]]
     finally:
         context.close()
     report.formulas = facts["math"]
@@ -205,7 +217,7 @@ def test_checker_reports_missing_mathjax(browser, tmp_path: Path) -> None:
     paper = copy / "book" / "paper.html"
     (copy / "_static" / "mathjax" / "tex-chtml-full.js").unlink()
     text = paper.read_text(encoding="utf-8")
-    stray = '<img src="https://example.org/a.png" alt="a.png">'
+    stray = '<img src="https://example.org/a.png" alt="a.png"><p style="width: 500px">wide</p>'
     paper.write_text(text.replace("</article>", f"{stray}</article>", 1), encoding="utf-8")
     problems = inspect(browser, paper.as_uri(), copy.as_uri() + "/").problems
     for part in (
@@ -215,6 +227,7 @@ def test_checker_reports_missing_mathjax(browser, tmp_path: Path) -> None:
         "request outside the book: https://example.org/a.png",
         "image not shown: https://example.org/a.png",
         "image without real alt text: https://example.org/a.png",
+        "too wide for a phone: P : wide",
     ):
         assert any(part in problem for problem in problems), (part, problems)
 
