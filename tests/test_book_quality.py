@@ -133,9 +133,9 @@ def dead_links(root: Path, page: str, parsed: dict[str, Links]) -> list[str]:
             continue
         target = (root / page).parent / unquote(parts.path) if parts.path else root / page
         name = target.resolve().relative_to(root.resolve()).as_posix()
-        if not target.is_file():
-            dead.append(link)
-        elif parts.fragment and name in parsed and unquote(parts.fragment) not in parsed[name].ids:
+        if not target.is_file() or (
+            parts.fragment and name in parsed and unquote(parts.fragment) not in parsed[name].ids
+        ):
             dead.append(link)
     return dead
 

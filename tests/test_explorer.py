@@ -124,7 +124,10 @@ def test_regimes_are_named(data: Path) -> None:
     assert named == ["vanishing", "balanced", "exploding"]
     assert {layer["regime"] for layer in found[1]} == {"balanced"}
     extreme = {**CENTER, "depth": 50, "others": 100.0, "activation": "linear"}
-    assert all(math.isfinite(x["norm"]) for x in in_javascript(data, f"E.explore(D, {json.dumps(extreme)})"))
+    assert all(
+        math.isfinite(x["norm"])
+        for x in in_javascript(data, f"E.explore(D, {json.dumps(extreme)})")
+    )
 
 
 @needs_node

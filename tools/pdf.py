@@ -58,7 +58,7 @@ def print_page(page: Path, out: Path) -> None:
             sheet.pdf(
                 path=out,
                 format="A4",
-                margin={side: "18mm" for side in ("top", "bottom", "left", "right")},
+                margin=dict.fromkeys(("top", "bottom", "left", "right"), "18mm"),
                 display_header_footer=True,
                 header_template="<span></span>",
                 footer_template='<div style="font-size:8px;width:100%;text-align:center">'

@@ -144,7 +144,6 @@ class ProvenanceDirective(SphinxDirective):
             above.append(sample)
         return [*above, table]
 
-
     def _sources(self, record: Record) -> list[tuple[str, list[nodes.Node]]]:
         """Make the rows that link to the notebook and to the records themselves."""
         root = repository_root(self.env.srcdir)
