@@ -34,8 +34,9 @@ NOT_OURS = {
 RUN_AXE = """async (only) => {
   const options = {resultTypes: ['violations'], ...(only && {runOnly: only})};
   const {violations} = await axe.run(document, options);
-  return violations.flatMap(
-    v => v.nodes.map(n => `${v.id}: ${n.html.slice(0, 120)} (${n.failureSummary.split('\\n')[1]})`));
+  const describe = (v, n) =>
+    `${v.id}: ${n.html.slice(0, 120)} (${n.failureSummary.split('\\n')[1]})`;
+  return violations.flatMap(v => v.nodes.map(n => describe(v, n)));
 }"""
 PAGE_LIMIT = 6e6  # bytes of a page and its images: half a minute on a slow line
 BOOK_LIMIT = 150e6  # bytes of all files

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from hessinit_lib.experiments.mnist_tracking import WIDTHS
@@ -78,7 +78,7 @@ def _norm_propagation(runs: Sequence[Record]) -> list[dict[str, Any]]:
             variances = [critical_variance("linear", INPUTS, width, mode)]
             variances += [
                 critical_variance(activation, fan_in, fan_out, mode, dropout=dropout)
-                for fan_in, fan_out in zip(widths[1:], widths[2:], strict=False)
+                for fan_in, fan_out in pairwise(widths[1:])
             ]
             norms = look_up(runs, f"values.schemes.{scheme}.{name}.measured")
             networks.append(
