@@ -59,3 +59,25 @@ def print_page(page: Path, out: Path) -> None:
                 path=out,
                 format="A4",
                 margin={"top": "18mm", "bottom": "18mm", "left": "18mm", "right": "18mm"},
+                display_header_footer=True,
+                header_template="<span></span>",
+                footer_template='<div style="font-size:8px;width:100%;text-align:center">'
+                '<span class="pageNumber"></span></div>',
+                outline=True,
+                tagged=True,
+            )
+        finally:
+            browser.close()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Build and print."""
+    if not SOURCE.is_dir():
+        sys.exit("pdf: no built book: run `make book` first")
+    out = Path(arguments[0]) if arguments else Path("_build/book.pdf")
+    print_page(build(), out)
+    print(f"The book: {out.resolve()}, {out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
