@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hessinit_lib.records import Record
 from hessinit_lib.theory import LayerPrediction, Masks, RandomNetwork, predict_layer_norms
 
 ROOT = Path(__file__).resolve().parent.parent
+EXPLORER = ROOT / "_build" / "html" / "book" / "explorer.html"
 MODEL = ROOT / "book" / "_static" / "explorer" / "model.js"
 CENTER = {
     "depth": 5,
@@ -170,3 +172,56 @@ def test_records_of_norm_propagation_are_read() -> None:
 def test_other_records_are_passed_over() -> None:
     path = next((ROOT / "results" / "paper" / "layer_structure").glob("seed-*.json"))
     assert measured_networks([records.read(path)]) == []
+
+
+# The page
+
+
+@pytest.fixture(scope="module")
+def sheet() -> Iterator[Any]:
+    if not EXPLORER.is_file():
+        pytest.skip("no built book at _build/html: run `make book` first")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is missing")
+    with api.sync_playwright() as playwright:
+        found = shutil.which("chromium") or playwright.chromium.executable_path
+        if not Path(found).is_file():
+            pytest.skip("no browser: no chromium, and playwright has none")
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser.new_page()
+        browser.close()
+
+
+def rows(sheet: Any) -> list[list[str]]:
+    """Give the text alternative: the table's cells."""
+    read = "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))"
+    return sheet.eval_on_selector_all("#ex-table tbody tr", read)
+
+
+def test_keys_move_the_norms(sheet: Any) -> None:
+    sheet.goto(EXPLORER.as_uri())
+    assert sheet.text_content("#ex-summary") == "All layers are balanced."
+    assert [row[4] for row in rows(sheet)] == ["balanced"] * 10
+    sheet.focus("#ex-others")
+    for _ in range(3):
+        sheet.keyboard.press("PageDown")
+    assert "vanish" in sheet.text_content("#ex-summary")
+    assert rows(sheet)[4][4] == "vanishing"
+    assert "critical" in sheet.get_attribute("#ex-others", "aria-valuetext")
+    sheet.keyboard.press("End")
+    assert "explode" in sheet.text_content("#ex-summary")
+    sheet.focus("#ex-depth")
+    sheet.keyboard.press("Home")
+    assert len(rows(sheet)) == 2
+
+
+def test_a_measured_network_is_shown_beside_its_prediction(sheet: Any) -> None:
+    sheet.goto(EXPLORER.as_uri())
+    assert sheet.locator("#ex-chart rect.measured").count() == 0
+    sheet.select_option("#ex-measured", index=1)
+    assert sheet.locator("#ex-chart rect.measured").count() == 3
+    assert "mnist_tracking" in sheet.text_content("#ex-summary")
+    assert all("to" in row[5] for row in rows(sheet))
+    sheet.focus("#ex-others")
+    sheet.keyboard.press("PageDown")
+    assert sheet.locator("#ex-chart rect.measured").count() == 0
+    assert sheet.input_value("#ex-measured") == ""
