@@ -206,10 +206,12 @@
     draw(layers, found);
   }
 
-  control("measured").addEventListener("change", (event) => {
-    if (event.target.value !== "") write(describe(data, data.measured[event.target.value]));
+  form.addEventListener("input", ({ target }) => {
+    if (target === control("measured") && target.value !== "") {
+      write(describe(data, data.measured[target.value]));
+    }
+    update();
   });
-  form.addEventListener("input", update);
   form.addEventListener("reset", () => setTimeout(update));
   form.addEventListener("submit", (event) => event.preventDefault());
   new ResizeObserver(update).observe(root);
