@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 from PIL import Image
+from test_book_ext import Project
 from test_book_pages import FLAGS, HTML, ROOT, pages
 
 AXE = ROOT / "tests" / "vendor" / "axe-core" / "axe.min.js"
@@ -212,3 +213,27 @@ def test_blank_figures_are_seen() -> None:
     assert blank(png(white))
     white.paste("black", (50, 50, 350, 54))
     assert not blank(png(white))
+
+
+def test_broken_references_and_numbers_fail_the_build(tmp_path: Path) -> None:
+    """The gate of the build itself, with the options that the Snakefile gives it."""
+    assert "jupyter-book build _build/src --path-output . --all -W --keep-going -n" in (
+        ROOT / "Snakefile"
+    ).read_text(encoding="utf-8")
+    project = Project(tmp_path)
+    project.record(0)
+    project.write("index.md", "# Page\n\n{num}`paper/trial values.loss`\n")
+    assert project.build()[0] == 0
+    breaks = {
+        "{ref}`nowhere`": "undefined label: 'nowhere'",
+        "{numref}`nowhere`": "undefined label: 'nowhere'",
+        "[a page](nowhere.md)": "cross-reference target not found: 'nowhere.md'",
+        "{num}`paper/trial values.dropped`": "no 'dropped' in values",
+    }
+    project.write("index.md", "# Page\n\n" + "\n\n".join(breaks))
+    status, printed = project.build()
+    assert status != 0
+    for line, reason in enumerate(breaks.values()):
+        assert any(
+            f"index.md:{3 + 2 * line}:" in said and reason in said for said in printed.splitlines()
+        ), (reason, printed)
