@@ -278,6 +278,19 @@ def test_notebooks_carry_no_outputs():
     assert stored == {path.name: [] for path in notebooks}
 
 
+def test_the_install_cells_fit_the_project():
+    """On Colab the first code cell installs this project, with an extra that it has."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        first = next("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        assert first.startswith('import sys\n\nif "google.colab" in sys.modules:\n'), path.name
+        (text,) = re.findall(r'%pip install --quiet "([^"]+)"', first)
+        wanted = Requirement(text)
+        assert wanted.name == PROJECT["name"]
+        assert wanted.extras <= PROJECT["optional-dependencies"].keys()
+        assert wanted.url == f"git+{PROJECT['urls']['Repository']}"
+
+
 def test_stored_outputs_are_seen():
     clean = {"cell_type": "code", "outputs": [], "execution_count": None}
     output = {**clean, "outputs": [{"output_type": "stream", "name": "stdout", "text": "1"}]}
