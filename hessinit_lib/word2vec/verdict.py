@@ -1,0 +1,212 @@
+"""Which start is better, by how much, and is it more than chance? Read off from the records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hessinit_lib.records import Record
+from hessinit_lib.word2vec.analogies import unpack
+from hessinit_lib.word2vec.similarity import spearman
+
+REFERENCE = "gensim"
+RESAMPLES = 500
+MEASURES = {
+    "wordsim353": "WordSim-353",
+    "simlex999": "SimLex-999",
+    "analogies": "analogies",
+    "held_out": "held-out loss",
+}
+# Student's 97.5 % point by degrees of freedom; beyond these the normal one is near enough.
+_STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval; NaN where there is none.
+
+    Attributes:
+        mean: the mean.
+        low: lower end.
+        high: upper end.
+    """
+
+    mean: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Interval:
+        """Take Student's interval over seeds; none of a single seed.
+
+        Example:
+            >>> Interval.of([1.0, 2.0, 3.0])  # doctest: +ELLIPSIS
+            Interval(mean=2.0, low=-0.482..., high=4.482...)
+        """
+        mean = float(np.mean(values))
+        if len(values) < 2:
+            return cls(mean)
+        reach = _STUDENT.get(len(values) - 1, 1.96) * float(np.std(values, ddof=1))
+        reach /= math.sqrt(len(values))
+        return cls(mean, mean - reach, mean + reach)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+def tokens_to_level(tokens: Sequence[float], quality: Sequence[float], level: float) -> float:
+    """Find after how many tokens a learning curve first reaches a level, between looks linearly.
+
+    Args:
+        tokens: of the looks, ascending.
+        quality: the higher, the better.
+        level: to reach.
+
+    Returns:
+        Tokens; infinite if the level is never reached.
+
+    Example:
+        >>> tokens_to_level([0, 100, 200], [0.0, 0.2, 0.4], 0.3)
+        150.0
+    """
+    reached = [i for i, value in enumerate(quality) if value >= level]
+    if not reached:
+        return math.inf
+    last = reached[0]
+    if last == 0:
+        return float(tokens[0])
+    part = slice(last - 1, last + 1)
+    return float(np.interp(level, quality[part], tokens[part]))
+
+
+def token_ratios(
+    records: Sequence[Record], start: str, measure: str, share: float = 1.0
+) -> list[float]:
+    """Compare the tokens to a level with those that gensim's own start takes, seed by seed.
+
+    Args:
+        records: one a seed.
+        start: its name.
+        measure: one of `MEASURES`.
+        share: of what gensim's own start gains in the whole training, which is the level; 1 is
+            its final quality.
+
+    Returns:
+        One ratio a seed, below 1 where fewer tokens do; infinite where the level is not reached.
+    """
+    ratios = []
+    for record in records:
+        sign = -1 if measure == "held_out" else 1
+        curves = [record.values["starts"][name]["curve"] for name in (REFERENCE, start)]
+        own, other = ([sign * x for x in curve[measure]] for curve in curves)
+        level = own[0] + share * (own[-1] - own[0])
+        reference = tokens_to_level(curves[0]["tokens"], own, level)
+        mine = tokens_to_level(curves[1]["tokens"], other, level)
+        ratios.append(mine / reference if reference > 0 else math.nan)
+    return ratios
+
+
+def final_difference(records: Sequence[Record], start: str, measure: str) -> Interval:
+    """Compare the final quality with that of gensim's own start.
+
+    Args:
+        records: one a seed.
+        start: its name.
+        measure: one of `MEASURES`.
+
+    Returns:
+        The mean difference over seeds. Of the test sets, with the bootstrap interval over their
+        items, which are drawn alike for both starts and all seeds; of the held-out loss, with
+        Student's over seeds.
+    """
+    if measure == "held_out":
+        ends = [
+            [record.values["starts"][name]["curve"][measure][-1] for record in records]
+            for name in (start, REFERENCE)
+        ]
+        return Interval.of([mine - own for mine, own in zip(*ends, strict=True)])
+    differences = torch.stack(
+        [
+            _resampled(record, start, measure) - _resampled(record, REFERENCE, measure)
+            for record in records
+        ]
+    ).mean(0)
+    low, high = np.quantile(differences[1:].numpy(), [0.025, 0.975]).tolist()
+    return Interval(float(differences[0]), low, high)
+
+
+def final_quality(records: Sequence[Record], start: str, measure: str) -> Interval:
+    """Give the mean final quality over seeds, with the interval as in `final_difference`."""
+    if measure == "held_out":
+        curves = [record.values["starts"][start]["curve"] for record in records]
+        return Interval.of([curve[measure][-1] for curve in curves])
+    drawn = torch.stack([_resampled(record, start, measure) for record in records]).mean(0)
+    low, high = np.quantile(drawn[1:].numpy(), [0.025, 0.975]).tolist()
+    return Interval(float(drawn[0]), low, high)
+
+
+def _resampled(record: Record, start: str, measure: str) -> Tensor:
+    """Give a final quality on the whole set, then on each resample; shape (1 + resamples,)."""
+    tests, final = record.values["tests"][measure], record.values["starts"][start]["final"]
+    source = torch.Generator().manual_seed(0)  # the same items for every start and seed
+    if measure == "analogies":
+        right = unpack(final[measure]["right"], tests["asked"]).double()
+        chosen = torch.randint(len(right), (RESAMPLES, len(right)), generator=source)
+        return torch.cat([right.mean()[None], right[chosen].mean(1)])
+    cosines = torch.tensor(final[measure], dtype=torch.float64)
+    human = torch.tensor(tests["human"], dtype=torch.float64)
+    chosen = torch.randint(len(human), (RESAMPLES, len(human)), generator=source)
+    return torch.cat([spearman(cosines, human)[None], spearman(cosines[chosen], human[chosen])])
+
+
+def verdict(records: Sequence[Record]) -> str:
+    """Say in words which start reaches gensim's default quality with the fewest tokens.
+
+    Returns:
+        Markdown: a sentence, then a line for each start and what it takes in each measure. An
+        interval is Student's over seeds.
+    """
+    lines, clear = [], []
+    for start in records[0].values["starts"]:
+        if start == REFERENCE:
+            continue
+        changes = {measure: _change(token_ratios(records, start, measure)) for measure in MEASURES}
+        said = [f"{name}: {_in_words(changes[key])}" for key, name in MEASURES.items()]
+        lines.append(f"- `{start}`: " + "; ".join(said) + ".")
+        if all(isinstance(change, Interval) and change.high < 0 for change in changes.values()):
+            clear.append(f"`{start}`")
+    head = ", ".join(clear) if clear else "No start"
+    verb = "reach" if len(clear) > 1 else "reaches"
+    return "\n".join(
+        [
+            f"**{head} {verb} the default's final quality with clearly fewer tokens in all of "
+            f"{len(MEASURES)} measures** ({len(records)} seed{'s' if len(records) > 1 else ''}).",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _change(ratios: Sequence[float]) -> Interval | int:
+    """Give the change of tokens in percent; where a seed never got there, how many did."""
+    reached = [ratio for ratio in ratios if math.isfinite(ratio)]
+    if len(reached) < len(ratios):
+        return len(reached)
+    return Interval.of([100 * (ratio - 1) for ratio in ratios])
+
+
+def _in_words(change: Interval | int) -> str:
+    if not isinstance(change, Interval):
+        return f"reached in {change} seeds" if change else "not reached"
+    words = f"{abs(change.mean):.0f} % {'more' if change.mean > 0 else 'fewer'} tokens"
+    if math.isnan(change.low):
+        return words
+    unclear = "" if change.is_clear else ", no clear difference"
+    return f"{words} ({change.low:+.0f} to {change.high:+.0f} %{unclear})"
