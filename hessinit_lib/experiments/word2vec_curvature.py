@@ -74,7 +74,11 @@ class Word2VecCurvatureParameters(Parameters):
     dimension: Annotated[int, Field(ge=2)] = 100
     words: Count = 6
     escape_tokens: Count = 20_000
-    radii: Annotated[tuple[Annotated[float, Field(gt=1)], ...], Field(min_length=1)] = (3, 10, 30)
+    radii: Annotated[tuple[Annotated[float, Field(gt=1)], ...], Field(min_length=1)] = (
+        3.0,
+        10.0,
+        30.0,
+    )
     compared_tokens: Count = 100_000
     dimensions: tuple[Annotated[int, Field(ge=2)], ...] = (50, 300)
 

@@ -16,7 +16,7 @@ from hessinit_lib.theory.propagation import predict_layer_norms
 
 WORDS = 200  # the most common ones
 DIMENSION = 50
-PAIRS = 128  # observed pairs that the Hessian is the mean over
+PAIRS = 64  # observed pairs that the Hessian is the mean over
 DEVIATIONS = (0.01, 0.1, 0.3)
 DRAWS = 32  # of logits, for the mean over them
 LAYERS = ("inputs", "outputs")

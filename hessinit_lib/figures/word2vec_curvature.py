@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -34,7 +35,7 @@ def escapes(records: Sequence[Record]) -> Figure:
         figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.8), sharey=True)
         for ax, name in zip(axes, records[0].values["escape"], strict=True):
             key = f"values.escape.{name}"
-            pairs = np.array(look_up(records[:1], f"{key}.pairs")[0]) / 1000
+            pairs = [count / 1000 for count in look_up(records[:1], f"{key}.pairs")[0]]
             for side, (field, label) in enumerate(sides):
                 for way, (part, source) in enumerate(ways):
                     rows = np.array(look_up(records, f"{key}.{part}.{field}"))
@@ -75,6 +76,7 @@ def curvature(records: Sequence[Record]) -> Figure:
                 ax.set_xscale("symlog", linthresh=1)
                 if scale == "symlog":
                     ax.set_yscale("symlog", linthresh=1e-3 if row == 0 else 0.01)
+        axes[0, 0].set_ylim(bottom=0)
         for column, group in enumerate(BANDS):
             axes[0, column].set_title(f"{group} words")
             axes[2, column].set_xlabel("training [%]")
@@ -118,16 +120,23 @@ def leaving(records: Sequence[Record]) -> pd.DataFrame:
     rows = {}
     for name in records[0].values["escape"]:
         key = f"values.escape.{name}"
+        tokens = look_up(records, f"{key}.tokens_per_pair")
         for index, radius in enumerate(records[0].parameters["radii"]):
             measured, predicted = (
                 look_up(records, f"{key}.{way}.pairs_to_leave.{index}")
                 for way in ("measured", "predicted")
             )
+            ratios = [
+                took / expected
+                for took, expected in zip(measured, predicted, strict=True)
+                if math.isfinite(took)
+            ]
             rows[START_NAMES[name].replace("$", "").replace(r"\sigma", "σ"), radius] = {
                 "gensim [pairs]": f"{np.median(measured):,.0f}",
                 "range": f"{min(measured):,.0f} to {max(measured):,.0f}",
                 "predicted [pairs]": f"{np.median(predicted):,.0f}",
-                "gensim / predicted": round(float(np.median(np.divide(measured, predicted))), 3),
+                "gensim [tokens]": f"{np.median(np.multiply(measured, tokens)):,.0f}",
+                "gensim / predicted": f"{np.median(ratios):.2f}" if ratios else "",
             }
     table = pd.DataFrame(rows).T
     table.index.names = ["start", "radius"]

@@ -123,7 +123,7 @@ def train(
 
 def _scores(
     inputs: Tensor, outputs: Tensor, pairs: Tensor, negatives: Tensor
-) -> tuple[Float[Tensor, "pairs 1+k"], Float[Tensor, "pairs 1+k"], Bool[Tensor, "pairs 1+k"]]:
+) -> tuple[Float[Tensor, "pairs words"], Float[Tensor, "pairs words"], Bool[Tensor, "pairs words"]]:
     """Compute scores, their signs (+1 observed, -1 negative) and whether they count."""
     words = torch.cat([pairs[:, 1:], negatives], 1)
     scores = torch.einsum("pd,pkd->pk", inputs[pairs[:, 0]], outputs[words])
