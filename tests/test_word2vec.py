@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import math
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -17,6 +20,7 @@ from hessinit_lib.data.word_pairs import WordTable
 from hessinit_lib.errors import DataError, ParameterError
 from hessinit_lib.experiments import word2vec
 from hessinit_lib.experiments.word2vec import Word2VecParameters
+from hessinit_lib.figures import word2vec as figures
 from hessinit_lib.records import Record
 from hessinit_lib.theory.word_pairs import WordPairs
 from hessinit_lib.word2vec.analogies import Analogies, pack, unpack
@@ -26,6 +30,7 @@ from hessinit_lib.word2vec.pairs import draw_negatives, draw_pairs
 from hessinit_lib.word2vec.similarity import SETS, Similarities, spearman
 from hessinit_lib.word2vec.starts import Start, gensim_start, matched_deviation, word2vec_start
 from hessinit_lib.word2vec.training import Recipe, train
+from hessinit_lib.word2vec.verdict import final_difference, token_ratios, verdict
 from hessinit_lib.word2vec.vocabulary import Vocabulary
 
 TINY = {"profile": "smoke", "tokens": 12_000, "deviations": [0.1, 1.0], "held_out_pairs": 100}
@@ -379,3 +384,77 @@ def test_too_short_a_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="device: got 'cuda', expected cpu"):
         run(tmp_path, device="cuda")
     assert list(tmp_path.iterdir()) == []
+
+
+# Figures and the verdict
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        figures.learning_curves,
+        figures.tokens_needed,
+        figures.final_differences,
+        figures.in_a_plane,
+    ],
+)
+def test_figures(draw: Any, found: list[Record]) -> None:
+    """Any warning is an error, too."""
+    figure = draw(found)
+    figure.savefig(io.BytesIO(), format="svg")
+    assert any("SAMPLE, 11,880 tokens" in text.get_text() for text in figure.texts)
+    assert plt.get_fignums() == []
+
+
+def test_figures_show_the_numbers(found: list[Record]) -> None:
+    curve = figures.learning_curves(found).axes[3].lines[0]
+    losses = [record.values["starts"]["gensim"]["curve"]["held_out"] for record in found]
+    np.testing.assert_allclose(curve.get_ydata(), np.median(losses, 0)[1:])
+    table = figures.summary(found)
+    assert table.loc["gensim's own", "held-out loss"].startswith(f"{np.mean(losses, 0)[-1]:.3f} (")
+    assert list(figures.neighbors(found).columns) == list(table.index)
+
+
+def faked(found: list[Record], held_out: list[float]) -> list[Record]:
+    """Give records whose held-out curves are lines: gensim's from 4 to 2, the matched one's to
+    another end for each seed."""
+    faked = []
+    for record, end in zip(found, held_out, strict=True):
+        values = copy.deepcopy(record.values)
+        curve = values["starts"]["matched"]["curve"]
+        own = values["starts"]["gensim"]["curve"]["held_out"]
+        own[:] = np.linspace(4, 2, len(own)).tolist()
+        curve["tokens"] = values["starts"]["gensim"]["curve"]["tokens"] = [*range(len(own))]
+        curve["held_out"] = np.linspace(4, end, len(own)).tolist()
+        faked.append(record.model_copy(update={"values": values}))
+    return faked
+
+
+def test_tokens_are_compared_at_the_default_quality(found: list[Record]) -> None:
+    # From 4 to 0 a line passes 2 half-way; from 4 to 3 never.
+    ratios = token_ratios(faked(found, held_out=[0.0, 3.0]), "matched", "held_out")
+    assert ratios == [pytest.approx(0.5), math.inf]
+    half = token_ratios(faked(found, held_out=[0.0, 3.0]), "matched", "held_out", share=0.5)
+    assert half == [pytest.approx(0.5), pytest.approx(1.0)]
+    text = verdict(faked(found, held_out=[0.0, 0.0]))
+    assert "- `matched`: " in text
+    assert "held-out loss: 50 % fewer tokens (-50 to -50 %)" in text
+    assert "held-out loss: reached in 1 seeds" in verdict(faked(found, held_out=[0.0, 3.0]))
+    assert "held-out loss: not reached" in verdict(faked(found, held_out=[3.0, 3.0]))
+    assert text.startswith("**No start reaches the default's final quality")
+
+
+def test_final_difference(found: list[Record]) -> None:
+    same = final_difference(found, "gensim", "simlex999")
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    own, other = (
+        np.mean([record.values["starts"][name]["curve"]["simlex999"][-1] for record in found])
+        for name in ("gensim", "matched")
+    )
+    difference = final_difference(found, "matched", "simlex999")
+    assert difference.mean == pytest.approx(other - own, abs=1e-3)  # cosines have four digits
+    assert difference.low < difference.mean < difference.high
+    loss = final_difference(faked(found, held_out=[1.9, 1.7]), "matched", "held_out")
+    assert loss.mean == pytest.approx(-0.2)
+    assert loss.high == pytest.approx(-0.2 + 12.71 * 0.1, rel=1e-3)
+    assert not loss.is_clear

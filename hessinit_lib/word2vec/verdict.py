@@ -61,7 +61,7 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def tokens_to_level(tokens: Sequence[float], quality: Sequence[float], level: float) -> float:
+def tokens_to_level(tokens: Sequence[int | float], quality: Sequence[float], level: float) -> float:
     """Find after how many tokens a learning curve first reaches a level, between looks linearly.
 
     Args:
@@ -138,8 +138,7 @@ def final_difference(records: Sequence[Record], start: str, measure: str) -> Int
             for record in records
         ]
     ).mean(0)
-    low, high = np.quantile(differences[1:].numpy(), [0.025, 0.975]).tolist()
-    return Interval(float(differences[0]), low, high)
+    return _bootstrapped(differences)
 
 
 def final_quality(records: Sequence[Record], start: str, measure: str) -> Interval:
@@ -148,8 +147,7 @@ def final_quality(records: Sequence[Record], start: str, measure: str) -> Interv
         curves = [record.values["starts"][start]["curve"] for record in records]
         return Interval.of([curve[measure][-1] for curve in curves])
     drawn = torch.stack([_resampled(record, start, measure) for record in records]).mean(0)
-    low, high = np.quantile(drawn[1:].numpy(), [0.025, 0.975]).tolist()
-    return Interval(float(drawn[0]), low, high)
+    return _bootstrapped(drawn)
 
 
 def _resampled(record: Record, start: str, measure: str) -> Tensor:
@@ -164,6 +162,15 @@ def _resampled(record: Record, start: str, measure: str) -> Tensor:
     human = torch.tensor(tests["human"], dtype=torch.float64)
     chosen = torch.randint(len(human), (RESAMPLES, len(human)), generator=source)
     return torch.cat([spearman(cosines, human)[None], spearman(cosines[chosen], human[chosen])])
+
+
+def _bootstrapped(values: Tensor) -> Interval:
+    """Take the interval from resamples, of which small sets may have some without a rank."""
+    drawn = values[1:][values[1:].isfinite()]
+    if len(drawn) == 0:
+        return Interval(float(values[0]))
+    low, high = np.quantile(drawn.numpy(), [0.025, 0.975]).tolist()
+    return Interval(float(values[0]), low, high)
 
 
 def verdict(records: Sequence[Record]) -> str:
