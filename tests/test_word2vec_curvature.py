@@ -110,7 +110,7 @@ def test_gensim_check_holds_and_sees_another_rate(monkeypatch: pytest.MonkeyPatc
 def test_curvature_at_the_saddle(law: PairLaw) -> None:
     v, _ = drawn(3, scale=1e-5)
     at = word_curvature(law, 2, v, torch.zeros_like(v))
-    assert at.inputs == 0
+    assert at.inputs == at.gradient == 0
     assert at.smallest == pytest.approx(at.predicted, rel=1e-6)
     assert at.cross == at.cross_curvature > 0
     away = word_curvature(law, 2, *drawn(3))
@@ -174,7 +174,8 @@ def test_record(found: list[Record]) -> None:
             assert check["value"] <= check["allowed"]
         for name in ("gensim", "word2vec"):
             blocks = values["blocks"][name]["common"]
-            assert blocks["inputs"][0] == 0
+            assert blocks["inputs"][0] == blocks["gradient"][0] == 0
+            assert blocks["gradient"][-1] > 0
             assert blocks["smallest"][0] == pytest.approx(blocks["predicted"][0], rel=0.2)
         assert values["blocks"]["matched"]["common"]["inputs"][0] > 0.1
         for name, start in values["escape"].items():

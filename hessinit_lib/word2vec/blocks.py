@@ -16,6 +16,7 @@ class WordCurvature:
     """Curvature around one center word, for one of its observed pairs in the mean.
 
     Attributes:
+        gradient: norm of the gradient in its input vector.
         inputs: Frobenius norm of the block of its input vector.
         outputs: of the block of its partner's output vector.
         cross: of its blocks with all output vectors together.
@@ -25,6 +26,7 @@ class WordCurvature:
         predicted: what statement 11 gives for the least one where all scores are zero.
     """
 
+    gradient: float
     inputs: float
     outputs: float
     cross: float
@@ -84,6 +86,7 @@ def word_curvature(
     mixed = 2 * (center.bends * center.slopes * center.scores).sum()
     curved = d * center.slopes.square().sum()
     return WordCurvature(
+        gradient=float(center.gradient()[0].norm()) / share,
         inputs=float(hessian[:d, :d].norm()),
         outputs=float(hessian[d:, d:].norm()),
         cross=float((linear + mixed + curved).clamp(min=0).sqrt()) / share,
