@@ -108,7 +108,7 @@ def full_softmax(records: Sequence[Record]) -> Figure:
                 ylabel=r"$\|H\|_F$ measured / predicted",
                 xscale="log",
             )
-        axes[0].set_ylim(0.9, 1.1)
+        axes[0].set_ylim(0.8, 1.2)
         axes[0].legend()
         note_data(figure, records, "tokens")
         plt.close(figure)
