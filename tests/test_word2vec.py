@@ -438,7 +438,7 @@ def test_tokens_are_compared_at_the_default_quality(found: list[Record]) -> None
     assert half == [pytest.approx(0.5), pytest.approx(1.0)]
     text = verdict(faked(found, held_out=[0.0, 0.0]))
     assert "- `matched`: " in text
-    assert "held-out loss: 50 % fewer tokens (-50 to -50 %)" in text
+    assert "held-out loss: 50.0 % fewer tokens (-50.0 to -50.0 %)" in text
     assert "held-out loss: reached in 1 seeds" in verdict(faked(found, held_out=[0.0, 3.0]))
     assert "held-out loss: not reached" in verdict(faked(found, held_out=[3.0, 3.0]))
     assert text.startswith("**No start reaches the default's final quality")

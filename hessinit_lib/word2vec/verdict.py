@@ -212,8 +212,8 @@ def _change(ratios: Sequence[float]) -> Interval | int:
 def _in_words(change: Interval | int) -> str:
     if not isinstance(change, Interval):
         return f"reached in {change} seeds" if change else "not reached"
-    words = f"{abs(change.mean):.0f} % {'more' if change.mean > 0 else 'fewer'} tokens"
+    words = f"{abs(change.mean):.1f} % {'more' if change.mean > 0 else 'fewer'} tokens"
     if math.isnan(change.low):
         return words
     unclear = "" if change.is_clear else ", no clear difference"
-    return f"{words} ({change.low:+.0f} to {change.high:+.0f} %{unclear})"
+    return f"{words} ({change.low:+.1f} to {change.high:+.1f} %{unclear})"
