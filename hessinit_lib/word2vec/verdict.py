@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from hessinit_lib.records import Record
 from hessinit_lib.word2vec.analogies import unpack
-from hessinit_lib.word2vec.similarity import spearman
 
 REFERENCE = "gensim"
 RESAMPLES = 500
@@ -151,17 +153,35 @@ def final_quality(records: Sequence[Record], start: str, measure: str) -> Interv
 
 
 def _resampled(record: Record, start: str, measure: str) -> Tensor:
-    """Give a final quality on the whole set, then on each resample; shape (1 + resamples,)."""
+    """Give a final quality on the whole set, then on each resample; shape (1 + resamples,).
+
+    A resample keeps the ranks that the items have in the whole set.
+    """
     tests, final = record.values["tests"][measure], record.values["starts"][start]["final"]
-    source = torch.Generator().manual_seed(0)  # the same items for every start and seed
     if measure == "analogies":
         right = unpack(final[measure]["right"], tests["asked"]).double()
-        chosen = torch.randint(len(right), (RESAMPLES, len(right)), generator=source)
-        return torch.cat([right.mean()[None], right[chosen].mean(1)])
-    cosines = torch.tensor(final[measure], dtype=torch.float64)
-    human = torch.tensor(tests["human"], dtype=torch.float64)
-    chosen = torch.randint(len(human), (RESAMPLES, len(human)), generator=source)
-    return torch.cat([spearman(cosines, human)[None], spearman(cosines[chosen], human[chosen])])
+        return _weights(len(right)) @ right
+    x, y = (
+        torch.from_numpy(pd.Series(values).rank().to_numpy(copy=True))
+        for values in (final[measure], tests["human"])
+    )
+    weights = _weights(len(x))
+    x, y = x - x.mean(), y - y.mean()
+    mean_x, mean_y, squares_x, squares_y, products = (
+        weights @ column for column in (x, y, x**2, y**2, x * y)
+    )
+    variances = (squares_x - mean_x**2) * (squares_y - mean_y**2)
+    return (products - mean_x * mean_y) / variances.sqrt()
+
+
+@lru_cache
+def _weights(items: int) -> Float64[Tensor, "r items"]:
+    """Weigh the items alike, then as each resample does: the same for every start and seed."""
+    source = torch.Generator().manual_seed(0)
+    drawn = torch.randint(items, (RESAMPLES, items), generator=source)
+    counts = torch.zeros(RESAMPLES, items, dtype=torch.float64)
+    counts.scatter_add_(1, drawn, torch.ones_like(counts))
+    return torch.cat([torch.ones(1, items, dtype=torch.float64), counts]) / items
 
 
 def _bootstrapped(values: Tensor) -> Interval:
