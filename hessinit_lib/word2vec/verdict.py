@@ -108,7 +108,7 @@ def token_ratios(
         sign = -1 if measure == "held_out" else 1
         curves = [record.values["starts"][name]["curve"] for name in (REFERENCE, start)]
         own, other = ([sign * x for x in curve[measure]] for curve in curves)
-        level = own[0] + share * (own[-1] - own[0])
+        level = (1 - share) * own[0] + share * own[-1]  # no rounding where the share is 1
         reference = tokens_to_level(curves[0]["tokens"], own, level)
         mine = tokens_to_level(curves[1]["tokens"], other, level)
         ratios.append(mine / reference if reference > 0 else math.nan)
