@@ -435,7 +435,7 @@ def test_tokens_are_compared_at_the_default_quality(found: list[Record]) -> None
     ratios = token_ratios(faked(found, held_out=[0.0, 3.0]), "matched", "held_out")
     assert ratios == [pytest.approx(0.5), math.inf]
     half = token_ratios(faked(found, held_out=[0.0, 3.0]), "matched", "held_out", share=0.5)
-    assert half == [pytest.approx(0.5), pytest.approx(1.0)]
+    assert half == [pytest.approx(0.5), pytest.approx(2.0)]
     text = verdict(faked(found, held_out=[0.0, 0.0]))
     assert "- `matched`: " in text
     assert "held-out loss: 50.0 % fewer tokens (-50.0 to -50.0 %)" in text
