@@ -1,0 +1,1 @@
+"""Initialization: named schemes, the curvature-led `hessian_`, and its rivals."""

@@ -1,0 +1,321 @@
+"""`hessian_`: an initializer that is led by the curvature of the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hessinit_lib.hessians.calling import plain
+from hessinit_lib.hessians.layers import layer_hessians
+from hessinit_lib.hessians.options import NORMS
+from hessinit_lib.hessians.quiet import without_noise
+from hessinit_lib.init.branches import last_layers, residual_branches
+from hessinit_lib.init.directions import draw_directions
+from hessinit_lib.init.layers import Layer, weight_layers
+from hessinit_lib.init.report import ScalingReport
+from hessinit_lib.init.scaling import meet_norms
+from hessinit_lib.init.schemes import apply
+from hessinit_lib.init.trace import Inputs, Trace, as_one, refuse_batch_statistics, trace
+from hessinit_lib.init.traces import LossFn, bend, layer_traces
+
+LEVEL = 0.1
+"""Share of the loss of zero outputs that the outputs at the start may add, to second order."""
+
+_RULES = ("level", "equal")
+_PROBES = 2
+_ROUNDS = 5  # to set a level: one where the outputs are linear in the last layer
+
+
+def hessian_(
+    model: nn.Module,
+    loss_fn: LossFn,
+    inputs: Inputs,
+    targets: Tensor,
+    *,
+    target: float | str | Mapping[str, float] = "level",
+    directions: str = "draw",
+    level: float = LEVEL,
+    norm: str = "frobenius",
+    tolerance: float = 0.05,
+    rounds: int = 10,
+    generator: torch.Generator | None = None,
+) -> ScalingReport:
+    r"""Initialize a model by the curvature of its loss on a batch, in place.
+
+    First the directions of the weights are drawn: orthogonal maps, mirrored around ReLUs, with
+    zero biases. Then the layers are scaled to the target:
+
+    - `"level"`, the default and what trained best of what was tried: let
+      $\kappa = \frac1B \sum_b z_b^\top D^2 \ell_b(0) \, z_b$ be the curvature along the
+      outputs z. In a positively homogeneous chain $\kappa$ is, at small outputs, the
+      curvature $W_k^\top H_k W_k$ that *every* layer has along its own weights, however the
+      layers are scaled against each other. The last layer sets it: the second-order share
+      $\frac12 \kappa / L(0)$ becomes `level`. The last layer of each of N residual branches
+      is multiplied by $1 / \sqrt N$, so that the branches add up to one layer.
+    - `"equal"`: the same norm $\|H_k\|$ in all layers, at unchanged outputs where the
+      network is positively homogeneous.
+    - a number, or one for each layer by its weight's name: these norms $\|H_k\|$.
+
+    Norms are met in closed form where the network is positively homogeneous, and by Newton's
+    method where it is not: then a layer's response costs one evaluation of all norms.
+
+    Args:
+        model: plain, convolutional, residual or a transformer, with trainable weights in
+            Linear, convolution and Embedding layers, which may be tied. Computed in float32
+            or float64, whatever its type. Frozen parameters, gradients, buffers and modes
+            are left, and so is the global random state if a generator is given.
+        loss_fn: function of (outputs, targets) that gives one number.
+        inputs: shape (B, ...), or a tuple of such tensors if the model takes several.
+        targets: what the loss takes, B of them.
+        target: see above.
+        directions: "draw", or "keep" to scale the weights as they are.
+        level: of the rule "level".
+        norm: "frobenius" or "spectral", for targets other than "level".
+        tolerance: relative error allowed in the norms (the level).
+        rounds: how often the scales may be changed.
+        generator: source of randomness for the directions; the global one if None.
+
+    Returns:
+        What was done: norms before and after, scale of each layer. It prints as a table. For
+        the rule "level" the norms are traces of the Gauss-Newton parts, estimated.
+
+    Raises:
+        NotImplementedError: a trainable weight of a kind of module that is not covered (a
+            recurrent layer, say), or batch normalization in training mode.
+        ValueError: a value out of range, outputs that are not finite, a layer whose Hessian
+            is zero, a target that cannot be met. The model is left as it was.
+
+    Source: arXiv 2004.09506 for the principle; derivation in the book, statement 10.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> x = torch.randn(32, 4, generator=generator)
+        >>> y = torch.randint(3, (32,), generator=generator)
+        >>> report = hessian_(
+        ...     model, nn.CrossEntropyLoss(), x, y, target=0.5, generator=generator
+        ... )
+        >>> [round(norm, 1) for norm in report.after.values()]
+        [0.5, 0.5]
+    """
+    model = plain(model)
+    refuse_batch_statistics(model)
+    layers = weight_layers(model)
+    wanted = _check(target, directions, level, norm, tolerance, rounds, layers)
+    work = _Work(model, loss_fn, inputs, targets, layers, norm, tolerance)
+    with _restored_on_failure(layers):
+        if wanted is None:
+            return work.set_level(directions, level, generator)
+        return work.set_norms(directions, wanted, rounds, generator)
+
+
+class _Work:
+    """One initialization under way: what to measure with, and what was done so far."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFn,
+        inputs: Inputs,
+        targets: Tensor,
+        layers: list[Layer],
+        norm: str,
+        tolerance: float,
+    ) -> None:
+        self.model, self.loss_fn, self.inputs, self.targets = model, loss_fn, inputs, targets
+        self.layers, self.norm, self.tolerance = layers, norm, tolerance
+        self.scales = {layer.name: 1.0 for layer in layers}
+        self.evaluations = 0
+        self.passes = 0.0
+
+    def set_level(
+        self, directions: str, level: float, generator: torch.Generator | None
+    ) -> ScalingReport:
+        """Set the curvature along the outputs."""
+        before = self._traces(self._trace())
+        found = self._draw(directions, generator)
+        branches = residual_branches(found) if directions == "draw" else []
+        for branch in branches:
+            self._scale({branch[-1]: 1 / math.sqrt(len(branches))})
+        if branches:
+            found = self._trace()
+        last = last_layers(found)
+        changes = 0
+        while abs(factor := math.sqrt(level / self._share(found.outputs)) - 1) > self.tolerance / 2:
+            if changes == _ROUNDS:
+                raise ValueError(
+                    f"the level does not follow the scale of {', '.join(sorted(last))}: "
+                    "expected outputs that do, with no normalization behind it"
+                )
+            self._scale(dict.fromkeys(last, 1 + factor), biases=True)
+            found = self._trace()
+            changes += 1
+        return ScalingReport(
+            f"outputs add {level:g} of the loss",
+            "trace",
+            before,
+            self._traces(found),
+            self.scales,
+            changes,
+            self.evaluations,
+            self.passes,
+        )
+
+    def set_norms(
+        self,
+        directions: str,
+        wanted: Mapping[str, float] | str,
+        rounds: int,
+        generator: torch.Generator | None,
+    ) -> ScalingReport:
+        """Give each layer's Hessian the norm that is wanted."""
+        before = dict.fromkeys(self.scales, math.nan)
+        if directions == "draw":
+            self._draw(directions, generator)
+            start = self._norms()
+        else:
+            start = self._norms()
+            before = dict(zip(self.scales, start, strict=True))
+        for name, value in zip(self.scales, start, strict=True):
+            if not 0 < value < math.inf:
+                raise ValueError(
+                    f"{name}: the norm of its Hessian is {value:g}, expected a finite number "
+                    "above 0, which scales can change"
+                )
+        if isinstance(wanted, str):
+            mean = math.exp(sum(map(math.log, start)) / len(start))
+            wanted = dict.fromkeys(self.scales, mean)
+        names = list(self.scales)
+        reached, changes = meet_norms(
+            self._norms,
+            lambda steps: self._scale(
+                {name: math.exp(step) for name, step in zip(names, steps, strict=True)}
+            ),
+            start,
+            [wanted[name] for name in names],
+            tolerance=self.tolerance,
+            rounds=rounds,
+        )
+        values = sorted(set(wanted.values()))
+        rule = f"norms of {values[0]:.4g}" + (f" to {values[-1]:.4g}" if values[1:] else "")
+        return ScalingReport(
+            rule,
+            self.norm,
+            before if directions == "keep" else dict(zip(names, start, strict=True)),
+            dict(zip(names, reached, strict=True)),
+            self.scales,
+            changes,
+            self.evaluations,
+        )
+
+    def _draw(self, directions: str, generator: torch.Generator | None) -> Trace:
+        """Draw the directions, or keep them, and run the model."""
+        if directions == "draw":
+            # The weights as given may be anything: zero ones would make all look like ReLUs.
+            apply(self.model, "lecun", generator=generator)
+            draw_directions(self._trace(), generator=generator)
+        found = self._trace()
+        if not torch.isfinite(found.outputs).all():
+            raise ValueError("the model's outputs are not finite: expected finite ones to scale")
+        return found
+
+    def _trace(self) -> Trace:
+        self.passes += 1
+        return trace(self.model, self.inputs)
+
+    def _share(self, outputs: Tensor) -> float:
+        """Compute half the curvature along the outputs, over the loss of zero outputs."""
+        z = outputs.detach()
+        zero = torch.zeros_like(z)
+        curvature = (z * bend(self.loss_fn, zero, self.targets, z)).sum().item()
+        loss = self.loss_fn(zero, self.targets).item()
+        share = curvature / (2 * loss) if loss else math.inf
+        if not 0 < share < math.inf:
+            raise ValueError(
+                f"outputs of curvature {curvature:g} at a loss of {loss:g}: expected a loss "
+                "above 0 that curves along outputs that are not 0"
+            )
+        return share
+
+    def _traces(self, found: Trace) -> dict[str, float]:
+        if not torch.isfinite(found.outputs).all():
+            return dict.fromkeys(self.scales, math.nan)
+        self.evaluations += 1
+        self.passes += 2 * _PROBES
+        fixed = torch.Generator().manual_seed(0)
+        traces = layer_traces(found, self.loss_fn, self.targets, probes=_PROBES, generator=fixed)
+        return {name: traces.get(name, 0.0) for name in self.scales}
+
+    def _norms(self) -> list[float]:
+        self.evaluations += 1
+        whole, single, prefix = as_one(self.model, self.inputs)
+        with without_noise(self.model):
+            report = layer_hessians(
+                whole,
+                self.loss_fn,
+                single,
+                self.targets,
+                norms=(self.norm,),
+                parts=False,
+                tolerance=self.tolerance / 5,
+            )
+        return [getattr(report[prefix + name], self.norm) for name in self.scales]
+
+    @torch.no_grad()
+    def _scale(self, factors: Mapping[str, float], biases: bool = False) -> None:
+        for layer in self.layers:
+            if layer.name in factors:
+                factor = factors[layer.name]
+                layer.weight.mul_(factor)
+                self.scales[layer.name] *= factor
+                if biases and layer.bias is not None:
+                    layer.bias.mul_(factor)
+
+
+def _check(
+    target: float | str | Mapping[str, float],
+    directions: str,
+    level: float,
+    norm: str,
+    tolerance: float,
+    rounds: int,
+    layers: Sequence[Layer],
+) -> Mapping[str, float] | str | None:
+    """Check what is asked for; give the norms by layer, "equal", or None for the level."""
+    if directions not in ("draw", "keep"):
+        raise ValueError(f"directions={directions!r}: expected 'draw' or 'keep'")
+    if norm not in NORMS:
+        raise ValueError(f"norm={norm!r}: expected one of {', '.join(NORMS)}")
+    for name, value in (("level", level), ("tolerance", tolerance), ("rounds", rounds)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}={value!r}: expected a number above 0")
+    if isinstance(target, str):
+        if target not in _RULES:
+            raise ValueError(f"target={target!r}: expected a number, or one of {', '.join(_RULES)}")
+        return target if target == "equal" else None
+    names = [layer.name for layer in layers]
+    wanted = dict.fromkeys(names, target) if not isinstance(target, Mapping) else dict(target)
+    if set(wanted) != set(names):
+        name = sorted(set(wanted) ^ set(names))[0]
+        raise ValueError(f"target: {name!r} is missing or unknown; expected {', '.join(names)}")
+    for name, value in wanted.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"target of {name}: got {value!r}, expected a number above 0")
+    return wanted
+
+
+@contextmanager
+def _restored_on_failure(layers: Sequence[Layer]) -> Iterator[None]:
+    parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
+    kept = [parameter.detach().clone() for parameter in parameters]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.copy_(value)
+        raise

@@ -1,0 +1,117 @@
+"""The layers of a model that an initializer sets, and their fans."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+COVERED = (nn.Linear, nn.Embedding, *CONVOLUTIONS, *TRANSPOSED)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with a trainable weight.
+
+    Attributes:
+        name: the weight's name in the model.
+        module: a Linear, convolution, transposed convolution or Embedding.
+    """
+
+    name: str
+    module: nn.Module
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight parameter itself."""
+        return self.module.get_parameter("weight")
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The trainable bias, if there is one."""
+        bias = getattr(self.module, "bias", None)
+        return bias if isinstance(bias, Tensor) and bias.requires_grad else None
+
+    def fans(self) -> tuple[int, int]:
+        """Give the number of inputs that an output sums, and of outputs that an input reaches.
+
+        In a convolution a fan counts kernel positions and is that of a group. An Embedding
+        reads one row at a time, a one-hot input: its fan-in is 1.
+
+        Example:
+            >>> Layer("weight", nn.Conv2d(4, 6, 3, groups=2)).fans()
+            (18, 27)
+            >>> Layer("weight", nn.Embedding(100, 8)).fans()
+            (1, 8)
+        """
+        if isinstance(self.module, nn.Embedding):
+            return 1, self.module.embedding_dim
+        matrices = self.matrices()
+        positions = math.prod(self.weight.shape[2:])
+        return matrices.shape[2] * positions, matrices.shape[1] * positions
+
+    def matrices(self) -> Float[Tensor, "groups out in ..."]:
+        """View the weight as one block (out, in, ...) for each group of channels.
+
+        Embeddings are seen as they are stored: rows are what a token reads.
+
+        Example:
+            >>> Layer("weight", nn.ConvTranspose2d(6, 4, 3, groups=2)).matrices().shape
+            torch.Size([2, 2, 3, 3, 3])
+        """
+        weight = self.weight.detach()
+        groups = getattr(self.module, "groups", 1)
+        blocks = weight.unflatten(0, (groups, -1))
+        return blocks.transpose(1, 2) if isinstance(self.module, TRANSPOSED) else blocks
+
+
+def weight_layers(model: nn.Module) -> list[Layer]:
+    """List the layers whose weights are trained, in model order.
+
+    A tied weight is listed once, with the layer that has the largest fan-in: what an
+    Embedding shares with the output layer is drawn as the output layer's.
+
+    Args:
+        model: any module. Parameters with fewer than two axes (biases, the gains of
+            normalization layers) and frozen ones are passed over.
+
+    Raises:
+        NotImplementedError: a trainable weight of another kind of module, or none at all;
+            the message names it.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+        >>> [layer.name for layer in weight_layers(model)]
+        ['0.weight', '2.weight']
+    """
+    found: dict[int, Layer] = {}
+    for layer in _layers(model):
+        first = found.setdefault(id(layer.weight), layer)
+        if layer.fans()[0] > first.fans()[0]:
+            found[id(layer.weight)] = Layer(first.name, layer.module)
+    if not found:
+        raise NotImplementedError(
+            "no trainable weight: expected a Linear, convolution or Embedding layer"
+        )
+    return list(found.values())
+
+
+def _layers(model: nn.Module) -> Iterator[Layer]:
+    for prefix, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter.ndim < 2:
+                continue
+            name = f"{prefix}.{key}" if prefix else key
+            # A subclass may compute anything, so the exact type decides.
+            if type(module) not in COVERED or key != "weight":
+                raise NotImplementedError(
+                    f"{name} belongs to a {type(module).__name__}: expected weights of "
+                    f"{', '.join(kind.__name__ for kind in COVERED)}; "
+                    "requires_grad_(False) leaves a parameter out"
+                )
+            yield Layer(name, module)

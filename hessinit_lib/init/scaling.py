@@ -1,0 +1,118 @@
+r"""Scales of the layers that give their Hessians the norms asked for.
+
+In a positively homogeneous network without biases the scales follow in closed form, statement
+10 of the book, up to the output curvature that moves with them: a few rounds. In any other
+network the response of the norms to the scales is measured, a layer at a time, and Newton's
+method finds the scales.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from hessinit_lib.theory.balancing import balancing_scales
+
+_NUDGE = 0.1  # change of a logarithmic scale by which responses are measured
+_LONGEST = 1.0  # Newton step in a logarithmic scale: the response holds nearby only
+
+Evaluate = Callable[[], list[float]]
+Scale = Callable[[Sequence[float]], None]
+
+
+def meet_norms(
+    evaluate: Evaluate,
+    scale: Scale,
+    norms: list[float],
+    targets: list[float],
+    *,
+    tolerance: float,
+    rounds: int,
+) -> tuple[list[float], int]:
+    r"""Scale layers until each norm is within a tolerance of its target.
+
+    Args:
+        evaluate: gives the norm of every layer's Hessian.
+        scale: multiplies each layer's weight by $e^{t_k}$, given the $t_k$.
+        norms: what `evaluate` gives at the start, all above 0.
+        targets: norms to reach, above 0.
+        tolerance: relative error allowed.
+        rounds: how often the scales may be changed.
+
+    Returns:
+        The norms reached, and how often the scales were changed.
+
+    Raises:
+        ValueError: the norms were not reached.
+
+    Source: derivation in the book, statement 10.
+
+    Example:
+        >>> from math import exp
+        >>> weights = [1.0, 3.0, 0.5]
+        >>> def evaluate():  # a linear chain: the product of all other weights, squared
+        ...     product = weights[0] * weights[1] * weights[2]
+        ...     return [(product / w) ** 2 for w in weights]
+        >>> def scale(t):
+        ...     weights[:] = [w * exp(s) for w, s in zip(weights, t)]
+        >>> reached, changes = meet_norms(
+        ...     evaluate, scale, evaluate(), [1.0, 4.0, 1.0], tolerance=1e-6, rounds=3
+        ... )
+        >>> [round(norm, 6) for norm in reached], changes
+        ([1.0, 4.0, 1.0], 1)
+    """
+    response: torch.Tensor | None = None
+    changes = 0
+    while (worst := _error(norms, targets)) > tolerance:
+        if changes == rounds:
+            raise ValueError(
+                f"after {rounds} rounds the norms are {_span(norms)}, the targets "
+                f"{_span(targets)}: expected targets that the network can have, or more rounds"
+            )
+        steps = (
+            balancing_scales(norms, targets)
+            if response is None
+            else _newton(response, norms, targets)
+        )
+        scale(steps)
+        changes += 1
+        norms = evaluate()
+        # The closed form of a network that has none: it would go astray, or take for ever.
+        if response is None and _error(norms, targets) > max(worst / 2, tolerance):
+            response = _measure(evaluate, scale, norms)
+    return norms, changes
+
+
+def _error(norms: list[float], targets: list[float]) -> float:
+    """Give the largest relative error; infinite where a norm is lost."""
+    errors = [abs(norm / target - 1) for norm, target in zip(norms, targets, strict=True)]
+    return max(math.inf if math.isnan(error) else error for error in errors)
+
+
+def _measure(evaluate: Evaluate, scale: Scale, norms: list[float]) -> torch.Tensor:
+    """Measure d log norm_k / d t_j, shape (n, n)."""
+    start = torch.tensor(norms, dtype=torch.float64).log()
+    columns = []
+    for index in range(len(norms)):
+        steps = [0.0] * len(norms)
+        steps[index] = _NUDGE
+        scale(steps)
+        columns.append((torch.tensor(evaluate(), dtype=torch.float64).log() - start) / _NUDGE)
+        scale([-step for step in steps])
+    return torch.stack(columns, 1)
+
+
+def _newton(response: torch.Tensor, norms: list[float], targets: list[float]) -> list[float]:
+    missing = torch.tensor(targets, dtype=torch.float64).log()
+    missing -= torch.tensor(norms, dtype=torch.float64).log()
+    if not (response.isfinite().all() and missing.isfinite().all()):
+        raise ValueError(f"norms {_span(norms)}: expected finite ones above 0 after scaling")
+    steps = torch.linalg.lstsq(response, missing[:, None], driver="gelsd").solution[:, 0]
+    longest = steps.abs().max().item()
+    return (steps * min(1.0, _LONGEST / longest if longest else 1.0)).tolist()
+
+
+def _span(values: list[float]) -> str:
+    return f"{min(values):.3g} to {max(values):.3g}"
