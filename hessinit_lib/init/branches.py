@@ -48,7 +48,9 @@ def residual_branches(found: Trace) -> list[list[str]]:
             # Two ways that have no layer in common are no branch and trunk: a token's and a
             # position's embedding, say.
             if short & long and long - short:
-                branches.append([layer.name for layer in found.layers if layer.name in long - short])
+                branches.append(
+                    [layer.name for layer in found.layers if layer.name in long - short]
+                )
         below[node] = here | {names[node]} if node in names else here
     return branches
 

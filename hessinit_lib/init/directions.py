@@ -7,9 +7,8 @@ import math
 import torch
 from torch import nn
 
-from hessinit_lib.init.layers import CONVOLUTIONS, TRANSPOSED
 from hessinit_lib.init.mirrored import mirrored_
-from hessinit_lib.init.tensors import normal_, orthogonal_
+from hessinit_lib.init.tensors import normal_
 from hessinit_lib.init.trace import Trace
 
 

@@ -30,8 +30,8 @@ class ScalingReport:
     Example:
         >>> print(ScalingReport("all 1", "frobenius", {"a": 4.0}, {"a": 1.0}, {"a": 0.5}))
         target: all 1; 0 iterations, 0 evaluations
-          frobenius before after scale
-        a                4     1   0.5
+        frobenius before after scale
+        a              4     1   0.5
     """
 
     rule: str
