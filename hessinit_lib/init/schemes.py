@@ -31,7 +31,7 @@ def apply(
     | "lecun" | $1 / \sqrt n$ | fan="in", law="normal" |
     | "glorot" | $1 / \sqrt n$ | fan="average", law="uniform" |
     | "he" | $\sqrt{2 / ((1 + a^2) n)}$ | fan="in", law="normal", slope=0.0 (a) |
-    | "dropout" | `theory.critical_variance` | dropout, activation="relu", fan="in", rescale=True, law |
+    | "dropout" | `critical_variance` | dropout, activation="relu", fan="in", rescale=True, law |
     | "orthogonal" | an orthogonal map | gain=1.0 |
     | "mirrored" | a network of ReLUs that starts as a linear one | gain=1.0 |
     | "normal", "uniform", "truncated" | std | std |
