@@ -66,9 +66,9 @@ def meet_norms(
     response: torch.Tensor | None = None
     changes = 0
     while (worst := _error(norms, targets)) > tolerance:
-        if changes == rounds:
+        if changes == rounds or not all(0 < norm < math.inf for norm in norms):
             raise ValueError(
-                f"after {rounds} rounds the norms are {_span(norms)}, the targets "
+                f"after {changes} rounds the norms are {_span(norms)}, the targets "
                 f"{_span(targets)}: expected targets that the network can have, or more rounds"
             )
         steps = (
@@ -79,8 +79,9 @@ def meet_norms(
         scale(steps)
         changes += 1
         norms = evaluate()
-        # The closed form of a network that has none: it would go astray, or take for ever.
-        if response is None and _error(norms, targets) > max(worst / 2, tolerance):
+        # The closed form of a network that has none would go astray, and so would an old
+        # response.
+        if _error(norms, targets) > max(worst / 2, tolerance):
             response = _measure(evaluate, scale, norms)
     return norms, changes
 
@@ -101,14 +102,12 @@ def _measure(evaluate: Evaluate, scale: Scale, norms: list[float]) -> torch.Tens
         scale(steps)
         columns.append((torch.tensor(evaluate(), dtype=torch.float64).log() - start) / _NUDGE)
         scale([-step for step in steps])
-    return torch.stack(columns, 1)
+    return torch.stack(columns, 1).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _newton(response: torch.Tensor, norms: list[float], targets: list[float]) -> list[float]:
     missing = torch.tensor(targets, dtype=torch.float64).log()
     missing -= torch.tensor(norms, dtype=torch.float64).log()
-    if not (response.isfinite().all() and missing.isfinite().all()):
-        raise ValueError(f"norms {_span(norms)}: expected finite ones above 0 after scaling")
     steps = torch.linalg.lstsq(response, missing[:, None], driver="gelsd").solution[:, 0]
     longest = steps.abs().max().item()
     return (steps * min(1.0, _LONGEST / longest if longest else 1.0)).tolist()

@@ -1,0 +1,381 @@
+"""`hessian_`: the norms asked for are met, nothing else changes, and refusals are clear."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hessinit_lib import layer_hessians
+from hessinit_lib.init import apply, hessian_
+from hessinit_lib.init.branches import last_layers, residual_branches
+from hessinit_lib.init.hessian import LEVEL
+from hessinit_lib.init.trace import trace
+from tests.networks import labels, seeded
+
+CE = nn.CrossEntropyLoss()
+
+
+def chain(depth: int, width: int, activation: type[nn.Module], bias: bool = True) -> nn.Sequential:
+    widths = [12, *[width] * (depth - 1), 3]
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(widths):
+        layers += [nn.Linear(fan_in, fan_out, bias=bias), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Residual(nn.Module):
+    """A stem, blocks of two layers with shortcuts, one of them a layer, and a head."""
+
+    def __init__(self, blocks: int = 3) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.a = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(blocks))
+        self.b = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(blocks))
+        self.shortcut = nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        for index, (a, b) in enumerate(zip(self.a, self.b, strict=True)):
+            skip = self.shortcut(x) if index == 1 else x
+            x = (skip + b(a(x).relu())).relu()
+        return self.head(x.mean((2, 3)))
+
+
+class Attention(nn.Module):
+    """A small transformer block on embeddings, its head tied to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(11, 8), nn.Embedding(5, 8)
+        self.norm, self.mix, self.out = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 11, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.embed(x) + self.place(torch.arange(x.shape[1]))
+        q, k, v = self.mix(self.norm(z)).chunk(3, -1)
+        z = z + self.out(F.scaled_dot_product_attention(q, k, v))
+        return self.head(z)[:, -1]
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(3, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.c((self.a(x) + self.b(y)).relu())
+
+
+def tokens() -> tuple[Tensor, Tensor]:
+    return torch.randint(11, (12, 5), generator=seeded(4)), labels(12, 11)
+
+
+def vectors() -> tuple[Tensor, Tensor]:
+    return torch.randn(24, 12, generator=seeded(5)), labels(24)
+
+
+def images() -> tuple[Tensor, Tensor]:
+    return torch.randn(16, 1, 6, 6, generator=seeded(6)), labels(16)
+
+
+def norms(model: nn.Module, x: Tensor, y: Tensor, norm: str = "frobenius") -> dict[str, float]:
+    report = layer_hessians(model, CE, x, y)
+    return {name: getattr(layer, norm) for name, layer in report.items()}
+
+
+# Norms that are asked for
+
+
+def test_depth_50_in_three_evaluations() -> None:
+    model = chain(50, 40, nn.ReLU)
+    apply(model, "he", generator=seeded(0))
+    x, y = vectors()
+    report = hessian_(model, CE, x, y, target=1.0, directions="keep")
+    assert report.evaluations <= 3
+    found = norms(model, x, y)
+    assert len(found) == 50
+    for name, value in found.items():
+        assert value == pytest.approx(1, rel=0.05)
+        assert report.after[name] == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["frobenius", "spectral"])
+@pytest.mark.parametrize("directions", ["keep", "draw"])
+def test_norm_for_each_layer(directions: str, norm: str) -> None:
+    model = chain(4, 10, nn.ReLU).double()
+    x, y = vectors()
+    apply(model, "he", generator=seeded(2))
+    target = {"0.weight": 0.5, "2.weight": 0.2, "4.weight": 0.3, "6.weight": 0.1}
+    hessian_(
+        model, CE, x.double(), y, target=target, directions=directions, norm=norm,
+        tolerance=1e-3, generator=seeded(0),
+    )  # fmt: skip
+    assert norms(model, x.double(), y, norm) == pytest.approx(target, rel=1e-3)
+
+
+def test_equal_norms_keep_the_outputs() -> None:
+    model = chain(5, 10, nn.ReLU, bias=False)
+    x, y = vectors()
+    outputs = model(x).detach()
+    before = norms(model, x, y)
+    report = hessian_(model, CE, x, y, target="equal", directions="keep", tolerance=1e-3)
+    assert torch.allclose(model(x), outputs, rtol=1e-4, atol=1e-6)
+    mean = math.prod(before.values()) ** (1 / 5)
+    assert list(norms(model, x, y).values()) == pytest.approx([mean] * 5, rel=2e-3)
+    assert report.iterations == 1
+    assert report.before == pytest.approx(before, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "data"),
+    [
+        (lambda: chain(4, 10, nn.Tanh), vectors),
+        (Residual, images),
+        (lambda: nn.Sequential(nn.Embedding(11, 4), nn.Flatten(), nn.Linear(20, 11)), tokens),
+    ],
+    ids=["tanh", "residual", "embedding"],
+)
+def test_norms_of_networks_without_a_closed_form(
+    make: Callable[[], nn.Module], data: Callable[[], tuple[Tensor, Tensor]]
+) -> None:
+    model = make()
+    x, y = data()
+    apply(model, "he", generator=seeded(0))
+    target = {name: 0.7 * value for name, value in norms(model, x, y).items()}
+    hessian_(model, CE, x, y, target=target, directions="keep", rounds=12)
+    assert norms(model, x, y) == pytest.approx(target, rel=0.06)
+
+
+# The level
+
+
+def share(model: nn.Module, x: Any, y: Tensor) -> float:
+    """The second-order share of the loss at zero outputs, by finite differences of the loss."""
+    with torch.no_grad():
+        z = model(*x if isinstance(x, tuple) else (x,)).double()
+
+    def loss(t: float) -> float:
+        return F.cross_entropy(t * z, y).item()
+
+    step = 1e-3
+    second = (loss(step) - 2 * loss(0) + loss(-step)) / step**2
+    return second / 2 / loss(0)
+
+
+@pytest.mark.parametrize(
+    ("make", "data"),
+    [
+        (lambda: chain(6, 10, nn.ReLU), vectors),
+        (lambda: chain(6, 10, nn.Tanh), vectors),
+        (Residual, images),
+        (Attention, tokens),
+        (
+            TwoInputs,
+            lambda: ((torch.randn(9, 4, generator=seeded(1)), torch.ones(9, 3)), labels(9)),
+        ),
+    ],
+    ids=["relu", "tanh", "residual", "attention", "two inputs"],
+)
+@pytest.mark.parametrize("level", [LEVEL, 0.02])
+def test_level(make: Callable[[], nn.Module], data: Callable[[], Any], level: float) -> None:
+    model = make()
+    x, y = data()
+    report = hessian_(model, CE, x, y, level=level, generator=seeded(0))
+    assert share(model, x, y) == pytest.approx(level, rel=0.06)
+    assert set(report.after) == {
+        name for name, p in model.named_parameters() if p.ndim > 1 and "norm" not in name
+    }
+    assert report.passes < 40  # 20 training steps
+
+
+def test_curvature_along_the_weights_is_the_same_in_all_layers() -> None:
+    """What the level rests on: W . H W = E z . D2l z in every layer, at any scales."""
+    model = chain(4, 6, nn.ReLU, bias=False).double()
+    with torch.no_grad():
+        for index, factor in ((0, 3.0), (2, 0.2), (4, 1.4)):
+            model[index].weight.mul_(factor)
+    x, y = vectors()
+    x = x.double()
+    weights = list(model.parameters())
+    z = model(x)
+    gradients = torch.autograd.grad(CE(z, y), weights, create_graph=True)
+    along = []
+    for weight, gradient in zip(weights, gradients, strict=True):
+        (product,) = torch.autograd.grad(gradient, weight, weight, retain_graph=True)
+        along.append((weight * product).sum().item())
+    p = z.detach().softmax(1)
+    mean = (p * z.detach()).sum(1)
+    expected = ((p * z.detach().square()).sum(1) - mean.square()).mean().item()
+    assert along == pytest.approx([expected] * 4, rel=1e-9)
+
+
+def test_directions_are_a_linear_map_of_relus_and_branches_are_damped() -> None:
+    model = Residual(blocks=4)
+    x, y = images()
+    report = hessian_(model, CE, x, y, generator=seeded(0))
+    assert [report.scales[f"b.{k}.weight"] for k in range(4)] == pytest.approx([0.5] * 4)
+    assert [report.scales[f"a.{k}.weight"] for k in range(4)] == [1.0] * 4
+    plain = chain(5, 10, nn.ReLU)
+    x, y = vectors()
+    hessian_(plain, CE, x, y, generator=seeded(0))
+    assert torch.allclose(plain(x) + plain(-x), torch.zeros(24, 3), atol=1e-5)
+
+
+def test_directions_do_not_depend_on_the_weights_as_found() -> None:
+    x, y = vectors()
+    first, second = chain(4, 10, nn.Tanh), chain(4, 10, nn.Tanh)
+    with torch.no_grad():
+        for p in second.parameters():
+            p.zero_()
+    hessian_(first, CE, x, y, generator=seeded(0))
+    hessian_(second, CE, x, y, generator=seeded(0))
+    assert torch.equal(first[4].weight, second[4].weight)
+
+
+# What a model is made of
+
+
+def test_branches_and_last_layers() -> None:
+    found = trace(Residual(), images()[0])
+    assert residual_branches(found) == [[f"a.{k}.weight", f"b.{k}.weight"] for k in range(3)]
+    assert last_layers(found) == {"head.weight"}
+    found = trace(Attention(), tokens()[0])
+    assert residual_branches(found) == [["mix.weight", "out.weight"]]
+    assert last_layers(found) == {"embed.weight"}
+    assert residual_branches(trace(chain(3, 4, nn.ReLU), vectors()[0])) == []
+
+
+# Nothing else changes
+
+
+@pytest.mark.parametrize("target", ["level", 0.5])
+def test_model_and_random_state_are_left_as_found(target: Any) -> None:
+    model = nn.Sequential(
+        nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 6),
+        nn.ReLU(), nn.Linear(6, 3),
+    )  # fmt: skip
+    model.train()
+    model[1].eval()
+    model[4].weight.requires_grad_(False)
+    x, y = vectors()
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    modes = [m.training for m in model.modules()]
+    kept = {n: v.clone() for n, v in model.state_dict().items() if n[0] in "14" and n != "4.bias"}
+    flags = [p.requires_grad for p in model.parameters()]
+    before = torch.get_rng_state()
+    hessian_(model, CE, x, y, target=target, generator=seeded(0))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [m.training for m in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert all((p.grad == 1).all() for p in model.parameters())
+    for name, value in kept.items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_bfloat16_computes_in_float32() -> None:
+    x, y = vectors()
+    model, exact = chain(6, 10, nn.ReLU), chain(6, 10, nn.ReLU)
+    model.bfloat16()
+    hessian_(model, CE, x.bfloat16(), y, target=0.5, generator=seeded(0))
+    assert model[0].weight.dtype == torch.bfloat16
+    exact.load_state_dict({name: value.float() for name, value in model.state_dict().items()})
+    found = norms(exact, x.bfloat16().float(), y)
+    assert list(found.values()) == pytest.approx([0.5] * 6, rel=0.06)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("target", ["level", 0.5])
+def test_on_a_gpu(target: Any) -> None:
+    x, y = vectors()
+    here, there = chain(6, 10, nn.ReLU), chain(6, 10, nn.ReLU).cuda()
+    hessian_(here, CE, x, y, target=target, generator=seeded(0))
+    hessian_(there, CE, x.cuda(), y.cuda(), target=target, generator=seeded(0))
+    assert torch.allclose(here[0].weight, there[0].weight.cpu(), rtol=1e-3)
+
+
+def test_failure_restores_the_weights() -> None:
+    model = chain(4, 10, nn.ReLU)
+    before = copy.deepcopy(model.state_dict())
+    x, y = vectors()
+    with pytest.raises(ValueError, match="expected targets that the network can have"):
+        hessian_(model, CE, x, y, target=1e9, generator=seeded(0))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_report_is_a_table() -> None:
+    model = chain(3, 6, nn.ReLU)
+    x, y = vectors()
+    report = hessian_(model, CE, x, y, target=0.25, generator=seeded(0))
+    lines = str(report).splitlines()
+    assert lines[0] == f"target: norms of 0.25; {report.iterations} iterations, " + (
+        f"{report.evaluations} evaluations"
+    )
+    assert lines[1].split() == ["frobenius", "before", "after", "scale"]
+    assert [line.split()[0] for line in lines[2:]] == ["0.weight", "2.weight", "4.weight"]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "best"}, "target='best': expected a number, or one of level, equal"),
+        ({"target": -1.0}, "target of 0.weight: got -1.0, expected a number above 0"),
+        ({"target": {"0.weight": 1.0}}, "target: '2.weight' is missing or unknown"),
+        ({"directions": "same"}, "directions='same': expected 'draw' or 'keep'"),
+        ({"norm": "trace"}, "norm='trace': expected one of frobenius, spectral"),
+        ({"level": 0.0}, "level=0.0: expected a number above 0"),
+        ({"tolerance": math.nan}, "tolerance=nan: expected a number above 0"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        hessian_(chain(2, 4, nn.ReLU), CE, *vectors(), **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)),
+            r"1 \(BatchNorm1d\) normalizes by the statistics of its batch",
+        ),
+        (nn.Sequential(nn.Unflatten(1, (3, 4)), nn.GRU(4, 3)), "1.weight_ih_l0 belongs to a GRU"),
+    ],
+)
+def test_models_that_cannot_be_treated(model: nn.Module, message: str) -> None:
+    with pytest.raises(NotImplementedError, match=message):
+        hessian_(model, CE, *vectors())
+
+
+def test_outputs_that_do_not_follow_the_last_layer() -> None:
+    model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3), nn.LayerNorm(3))
+    with pytest.raises(ValueError, match=r"the level does not follow the scale of 2\.weight"):
+        hessian_(model, CE, *vectors(), generator=seeded(0))
+
+
+def test_layer_without_curvature() -> None:
+    model = chain(3, 6, nn.ReLU)
+    with torch.no_grad():
+        model[4].weight.zero_()
+    with pytest.raises(ValueError, match=r"0\.weight: the norm of its Hessian is 0"):
+        hessian_(model, CE, *vectors(), target=1.0, directions="keep")
+
+
+def test_inputs_of_different_sizes() -> None:
+    with pytest.raises(ValueError, match=r"inputs of \[4, 5\] samples: expected one number"):
+        hessian_(TwoInputs(), CE, (torch.ones(4, 4), torch.ones(5, 3)), labels(4))
