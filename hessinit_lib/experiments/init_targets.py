@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_lib.data import load
+from hessinit_lib.experiments.init_norms import gauss_newton_norms
 from hessinit_lib.experiments.init_race import batches_of, plain_network, summarize, train_plain
 from hessinit_lib.experiments.init_targets_starts import STARTS, Start, inverse_norms
-from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.init import apply
 from hessinit_lib.parameters import Parameters, as_tuple
 from hessinit_lib.randomness import generator
@@ -153,7 +153,7 @@ def race(
 
     Returns:
         For each start what `summarize` gives, its first loss, the root mean square of its
-        logits, and the Frobenius norm of its first, middle and last layer's Hessian.
+        logits, and the Frobenius norm of its first, middle and last Gauss-Newton block.
     """
     size = len(inputs)
     batches = batches_of(size, parameters.batch_size, parameters.steps, generator(seed, "batches"))
@@ -178,10 +178,7 @@ def _look(model: nn.Sequential, start: Start) -> dict[str, Any]:
     """Describe a start on the probe."""
     with torch.no_grad():
         logits = model(start.inputs)
-    norms = layer_hessians(
-        model, F.cross_entropy, start.inputs, start.labels, norms=("frobenius",), parts=False
-    )
-    frobenius = [layer.frobenius for layer in norms.values()]
+    frobenius = gauss_newton_norms(model, start.inputs, start.labels, "frobenius")
     chosen = [frobenius[0], frobenius[len(frobenius) // 2], frobenius[-1]]
     return {
         "first_loss": _rounded(F.cross_entropy(logits, start.labels).item()),

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hessinit_lib.experiments.init_norms import gauss_newton_norms
 from hessinit_lib.experiments.init_race import multiply
-from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.init import apply, hessian_, lsuv_
 from hessinit_lib.init.layers import weight_layers
+from hessinit_lib.theory.balancing import balancing_scales
 
 
 @dataclass(frozen=True)
@@ -44,32 +45,11 @@ class Start:
         return math.sqrt(2) if isinstance(self.model[1], nn.ReLU) else 1.0
 
 
-def _balance(start: Start, norm: str) -> None:
+def _balance(start: Start, norm: str, centered: bool = False) -> None:
     """Equal norms of the layers' Hessians, measured anew three times for smooth networks."""
     for _ in range(1 if start.gain > 1 else 3):
-        _equalize(start.model, _norms(start.model, start.inputs, start.labels, norm))
-
-
-def _balance_centered(start: Start) -> None:
-    r"""Equal traces of the Gauss-Newton blocks with the inputs' batch mean taken out.
-
-    Per sample the trace of block k is $\|z^{k-1}\|^2 \operatorname{tr} A_k$: here
-    $\|z^{k-1} - \bar z^{k-1}\|^2$ takes the place of $\|z^{k-1}\|^2$, batch means of both.
-    """
-    shares = []
-
-    def hook(_: nn.Module, args: tuple[Tensor]) -> None:
-        z = args[0]
-        shares.append(((z - z.mean(0)).square().sum() / z.square().sum()).item())
-
-    linear = [module for module in start.model if isinstance(module, nn.Linear)]
-    handles = [module.register_forward_pre_hook(hook) for module in linear]
-    with torch.no_grad():
-        start.model(start.inputs)
-    for handle in handles:
-        handle.remove()
-    traces = _norms(start.model, start.inputs, start.labels, "trace")
-    _equalize(start.model, [share * t for share, t in zip(shares, traces, strict=True)])
+        norms = gauss_newton_norms(start.model, start.inputs, start.labels, norm, centered=centered)
+        _equalize(start.model, norms)
 
 
 def _balance_later(start: Start, steps: int = 20, rate: float = 0.01) -> None:
@@ -80,7 +60,7 @@ def _balance_later(start: Start, steps: int = 20, rate: float = 0.01) -> None:
         descent.zero_grad()
         F.cross_entropy(ahead(start.inputs), start.labels).backward()
         descent.step()
-    _equalize(start.model, _norms(ahead, start.inputs, start.labels, "frobenius"))
+    _equalize(start.model, gauss_newton_norms(ahead, start.inputs, start.labels, "frobenius"))
 
 
 def _balance_rows(start: Start, probes: int = 8) -> None:
@@ -140,12 +120,11 @@ def _narrow_last(start: Start) -> None:
     _last(start, 1 / (math.sqrt(2) * math.sqrt(layers[-1].fans()[0])))
 
 
-def _one(start: Start) -> None:
-    try:
-        _hessian(start, target=1.0, directions="keep", tolerance=0.05, rounds=15)
-    except ValueError:
-        # No such level in this network: it stays as it is, and the record shows its norms.
-        return
+def _one(start: Start, rounds: int = 4) -> None:
+    """The Frobenius norm 1 in every layer, by the closed form, again and again."""
+    for _ in range(rounds):
+        norms = gauss_newton_norms(start.model, start.inputs, start.labels, "frobenius")
+        multiply(start.model, [math.exp(t) for t in balancing_scales(norms, 1.0)])
 
 
 def _orthogonal(start: Start) -> None:
@@ -195,12 +174,6 @@ def _hessian(start: Start, **options: object) -> None:
     )
 
 
-def _norms(model: nn.Module, inputs: Tensor, labels: Tensor, norm: str) -> list[float]:
-    chosen = ("spectral",) if norm == "spectral" else ("frobenius",)
-    report = layer_hessians(model, F.cross_entropy, inputs, labels, norms=chosen, parts=False)
-    return [getattr(layer, norm) for layer in report.values()]
-
-
 def _equalize(model: nn.Module, norms: Sequence[float]) -> None:
     logs = [math.log(norm) for norm in norms]
     mean = sum(logs) / len(logs)
@@ -214,7 +187,8 @@ def _gradients(start: Start, weights: list[Tensor]) -> tuple[Tensor, ...]:
 
 def inverse_norms(start: Start) -> list[float]:
     r"""Give rates for each layer: $1 / \|H_k\|_2$, over their geometric mean."""
-    logs = [math.log(n) for n in _norms(start.model, start.inputs, start.labels, "spectral")]
+    norms = gauss_newton_norms(start.model, start.inputs, start.labels, "spectral")
+    logs = [math.log(norm) for norm in norms]
     mean = sum(logs) / len(logs)
     return [math.exp(mean - log) for log in logs]
 
@@ -225,7 +199,7 @@ STARTS: dict[str, Callable[[Start], None]] = {
     "lsuv": lambda start: (lsuv_(start.model, start.inputs, generator=start.generator), None)[1],
     "equal_frobenius": partial(_balance, norm="frobenius"),
     "equal_spectral": partial(_balance, norm="spectral"),
-    "equal_centered": _balance_centered,
+    "equal_centered": partial(_balance, norm="frobenius", centered=True),
     "equal_later": _balance_later,
     "equal_rows": _balance_rows,
     "all_one": _one,
