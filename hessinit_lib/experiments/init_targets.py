@@ -71,7 +71,7 @@ class InitTargetsParameters(Parameters):
             "depths": (10, 30, 50),
             "width": 100,
             "rates": (0.003, 0.0075, 0.02, 0.05, 0.12),
-            "steps": 150,
+            "steps": 100,
         },
     }
 

@@ -80,8 +80,9 @@ def hessian_(
         generator: source of randomness for the directions; the global one if None.
 
     Returns:
-        What was done: norms before and after, scale of each layer. It prints as a table. For
-        the rule "level" the norms are traces of the Gauss-Newton parts, estimated.
+        What was done: norms before and after scaling, scale of each layer. It prints as a
+        table. For the rule "level" the norms are traces of the Gauss-Newton parts,
+        estimated.
 
     Raises:
         NotImplementedError: a trainable weight of a kind of module that is not covered (a
@@ -136,8 +137,8 @@ class _Work:
         self, directions: str, level: float, generator: torch.Generator | None
     ) -> ScalingReport:
         """Set the curvature along the outputs."""
-        before = self._traces(self._trace())
         found = self._draw(directions, generator)
+        before = self._traces(found)
         branches = residual_branches(found) if directions == "draw" else []
         for branch in branches:
             self._scale({branch[-1]: 1 / math.sqrt(len(branches))})
@@ -173,13 +174,8 @@ class _Work:
         generator: torch.Generator | None,
     ) -> ScalingReport:
         """Give each layer's Hessian the norm that is wanted."""
-        before = dict.fromkeys(self.scales, math.nan)
-        if directions == "draw":
-            self._draw(directions, generator)
-            start = self._norms()
-        else:
-            start = self._norms()
-            before = dict(zip(self.scales, start, strict=True))
+        self._draw(directions, generator)
+        start = self._norms()
         for name, value in zip(self.scales, start, strict=True):
             if not 0 < value < math.inf:
                 raise ValueError(
@@ -205,7 +201,7 @@ class _Work:
         return ScalingReport(
             rule,
             self.norm,
-            before if directions == "keep" else dict(zip(names, start, strict=True)),
+            dict(zip(names, start, strict=True)),
             dict(zip(names, reached, strict=True)),
             self.scales,
             changes,
@@ -242,8 +238,6 @@ class _Work:
         return share
 
     def _traces(self, found: Trace) -> dict[str, float]:
-        if not torch.isfinite(found.outputs).all():
-            return dict.fromkeys(self.scales, math.nan)
         self.evaluations += 1
         self.passes += 2 * _PROBES
         fixed = torch.Generator().manual_seed(0)

@@ -43,8 +43,8 @@ def mirrored_(
     Raises:
         ValueError: an odd number of channels on an axis that is to be mirrored.
 
-    Source: Balduzzi, Frean, Leary, Lewis, Ma and McWilliams, "The shattered gradients
-        problem", arXiv 1702.08591 ("looks linear").
+    Source: Balduzzi and others, "The shattered gradients problem", arXiv 1702.08591
+        ("looks linear").
 
     Example:
         >>> first, second = torch.empty(6, 4), torch.empty(2, 6)

@@ -18,10 +18,10 @@ class ScalingReport:
         rule: the target, in words.
         norm: the norm of the layers' Hessians that is shown: "frobenius", "spectral" or
             "trace" (of the Gauss-Newton part, estimated).
-        before: norm of each layer's Hessian in the model as it was given; NaN where its
-            outputs were not finite.
+        before: norm of each layer's Hessian before scaling, with the weights that were drawn
+            or kept.
         after: the same in the model as it is now.
-        scales: the factor of each weight, over what was drawn or given.
+        scales: the factor of each weight.
         iterations: how often the scales were changed.
         evaluations: how often Hessian norms were computed.
         passes: forward and backward passes of the whole batch, where they were counted: a
