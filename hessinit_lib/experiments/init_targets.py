@@ -68,7 +68,7 @@ class InitTargetsParameters(Parameters):
         "paper": {
             "seeds": tuple(range(5)),
             "activations": ("relu", "tanh"),
-            "depths": (10, 30, 50),
+            "depths": (10, 30),
             "width": 100,
             "rates": (0.003, 0.0075, 0.02, 0.05, 0.12),
             "steps": 100,

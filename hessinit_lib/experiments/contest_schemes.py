@@ -1,0 +1,101 @@
+"""The initializations that meet in the contest, each one function of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hessinit_lib.init import apply, fixup_, gradinit_, hessian_, lsuv_, metainit_
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a scheme may use.
+
+    Attributes:
+        model: to be initialized, in place.
+        batches: gives the inputs and targets of an initialization's step.
+        classes: number of classes.
+        linear: the scheme for activations of slope 1 at zero: LeCun's, not He's.
+        adaptive: whether the network will be trained by Adam and not by SGD.
+        rounds: iterations of the schemes that learn.
+        generator: source of randomness.
+    """
+
+    model: nn.Module
+    batches: Callable[[int], tuple[Tensor, Tensor]]
+    classes: int
+    linear: bool
+    adaptive: bool
+    rounds: int
+    generator: torch.Generator
+
+    def start(self) -> None:
+        """Draw the weights from which the schemes that learn start."""
+        apply(self.model, "lecun" if self.linear else "he", generator=self.generator)
+
+
+def _named(entry: Entry, scheme: str) -> None:
+    apply(entry.model, scheme, generator=entry.generator)
+
+
+def _orthogonal(entry: Entry) -> None:
+    gain = 1.0 if entry.linear else 2**0.5
+    apply(entry.model, "orthogonal", gain=gain, generator=entry.generator)
+
+
+def _lsuv(entry: Entry) -> None:
+    lsuv_(entry.model, entry.batches(0)[0], generator=entry.generator)
+
+
+def _metainit(entry: Entry) -> None:
+    """As in the paper: standard normal inputs, random labels; text stays text."""
+    entry.start()
+    made = []
+    for step in range(entry.rounds):
+        inputs, targets = entry.batches(step)
+        if inputs.is_floating_point():
+            inputs = torch.randn(inputs.shape, generator=entry.generator)
+            targets = torch.randint(entry.classes, targets.shape, generator=entry.generator)
+        made.append((inputs, targets))
+    metainit_(entry.model, F.cross_entropy, made)
+
+
+def _gradinit(entry: Entry) -> None:
+    entry.start()
+    gradinit_(
+        entry.model,
+        F.cross_entropy,
+        [entry.batches(step) for step in range(entry.rounds + 1)],
+        adaptive=entry.adaptive,
+        step_size=1e-3 if entry.adaptive else 0.1,
+        bound=1e3 if entry.adaptive else 1.0,
+    )
+
+
+def _fixup(entry: Entry) -> None:
+    fixup_(entry.model, entry.batches(0)[0], generator=entry.generator)
+
+
+def _hessian(entry: Entry) -> None:
+    hessian_(entry.model, F.cross_entropy, *entry.batches(0), generator=entry.generator)
+
+
+SCHEMES: dict[str, Callable[[Entry], None]] = {
+    "torch": partial(_named, scheme="torch"),
+    "lecun": partial(_named, scheme="lecun"),
+    "glorot": partial(_named, scheme="glorot"),
+    "he": partial(_named, scheme="he"),
+    "orthogonal": _orthogonal,
+    "lsuv": _lsuv,
+    "metainit": _metainit,
+    "gradinit": _gradinit,
+    "fixup": _fixup,
+    "hessian": _hessian,
+}
+"""All that take part, in the order of the figures; "fixup" for residual networks only."""
