@@ -40,7 +40,7 @@ Count = Annotated[int, Field(ge=1)]
 Rates = Annotated[tuple[Positive, ...], Field(min_length=1)]
 Network = Literal["relu_30", "relu_100", "tanh_30", "tanh_100", "resnet", "vgg", "gpt"]
 
-LEVELS = {"relu": 0.7, "tanh": 0.7, "resnet": 1.9, "vgg": 1.9, "gpt": 2.4}
+LEVELS = {"relu": 0.7, "tanh": 0.7, "resnet": 2.0, "vgg": 2.0, "gpt": 2.5}
 """Losses [nat] to which steps are counted, by kind of network."""
 
 
@@ -81,13 +81,13 @@ class ContestParameters(Parameters):
             "seeds": (0,),
             "networks": ("relu_30", "resnet", "gpt"),
             "width": 32,
-            "blocks": 4,
+            "blocks": 3,
             "stage": 2,
-            "layers": 2,
+            "layers": 1,
             "rates": (0.01, 0.05),
             "adam_rates": (0.003,),
-            "steps": 30,
-            "rounds": 5,
+            "steps": 20,
+            "rounds": 2,
         },
         "paper": {
             "seeds": tuple(range(5)),
@@ -96,10 +96,10 @@ class ContestParameters(Parameters):
             "blocks": 6,
             "stage": 4,
             "layers": 4,
-            "rates": (0.003, 0.0075, 0.02, 0.05, 0.12),
-            "adam_rates": (0.0005, 0.0015, 0.005, 0.015),
-            "steps": 150,
-            "rounds": 100,
+            "rates": (0.004, 0.012, 0.036, 0.11),
+            "adam_rates": (0.001, 0.003, 0.01),
+            "steps": 80,
+            "rounds": 40,
         },
     }
 

@@ -70,8 +70,8 @@ class InitTargetsParameters(Parameters):
             "activations": ("relu", "tanh"),
             "depths": (10, 30),
             "width": 100,
-            "rates": (0.003, 0.0075, 0.02, 0.05, 0.12),
-            "steps": 100,
+            "rates": (0.004, 0.012, 0.036, 0.11),
+            "steps": 80,
         },
     }
 
@@ -83,7 +83,7 @@ class InitTargetsParameters(Parameters):
     steps: Annotated[int, Field(ge=10)]
     batch_size: Count = 64
     probe_size: Count = 64
-    level: Positive = 0.7
+    level: Positive = 0.8
     final_steps: Count = 20
 
     _lists = field_validator("activations", "depths", "starts", "rates", mode="before")(as_tuple)

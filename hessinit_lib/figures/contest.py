@@ -1,0 +1,136 @@
+"""Figures of the experiment `contest`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from hessinit_lib.figures.init_targets import at_best_rate
+from hessinit_lib.figures.style import COLORS, note_data, style
+from hessinit_lib.records import Record, look_up
+
+LABELS = {
+    "torch": "PyTorch's default",
+    "lecun": "LeCun",
+    "glorot": "Glorot",
+    "he": "He",
+    "orthogonal": "orthogonal",
+    "lsuv": "LSUV",
+    "metainit": "MetaInit",
+    "gradinit": "GradInit",
+    "fixup": "Fixup",
+    "hessian": "hessian_ (ours)",
+}
+NETWORKS = {
+    "relu_30": "ReLU, 30 layers",
+    "relu_100": "ReLU, 100 layers",
+    "tanh_30": "tanh, 30 layers",
+    "tanh_100": "tanh, 100 layers",
+    "resnet": "ResNet, no normalization",
+    "vgg": "VGG, no normalization",
+    "gpt": "small GPT",
+}
+# Two-sided 95 % quantiles of Student's t, by degrees of freedom.
+_STUDENT = (np.inf, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+
+
+def final_losses(records: Sequence[Record]) -> Figure:
+    """Draw the final loss of every scheme at its best rate, a panel a network.
+
+    Dots are seeds, bars medians; a cross stands for a scheme that diverged in some seed.
+    """
+    networks = list(records[0].values)
+    schemes = [name for name in LABELS if any(name in records[0].values[n] for n in networks)]
+    columns = min(4, len(networks))
+    rows = -(-len(networks) // columns)
+    with style():
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(9.8, 0.5 + 2.9 * rows), sharey=True, squeeze=False
+        )
+        for ax, network in zip(axes.flat, networks, strict=False):
+            for y, scheme in enumerate(schemes):
+                if scheme not in records[0].values[network]:
+                    continue
+                losses = at_best_rate(records, network, scheme, "final")
+                lost = at_best_rate(records, network, scheme, "diverged").astype(bool)
+                color = COLORS[2] if scheme == "hessian" else COLORS[0]
+                seen = losses[~lost]
+                ax.plot(seen, np.full(len(seen), y), "o", color=color, markersize=4, alpha=0.6)
+                if len(seen):
+                    ax.plot([np.median(seen)] * 2, [y - 0.35, y + 0.35], color=color, linewidth=2)
+                if lost.any():
+                    ax.plot(1.0, y, "x", color="#000000", transform=ax.get_yaxis_transform(),
+                            clip_on=False)  # fmt: skip
+            ax.set(title=NETWORKS[network], xlabel="final loss [nat]")
+        for ax in axes.flat[len(networks) :]:
+            ax.set_visible(False)
+        axes[0, 0].set_yticks(range(len(schemes)), [LABELS[scheme] for scheme in schemes])
+        axes[0, 0].invert_yaxis()
+        marks = [
+            Line2D([], [], color=COLORS[0], marker="o", linestyle="none", label="a seed"),
+            Line2D([], [], color=COLORS[0], linewidth=2, label="median"),
+            Line2D([], [], color="#000000", marker="x", linestyle="none", label="diverged"),
+        ]
+        figure.legend(handles=marks, loc="outside upper center", ncols=3)
+        note_data(figure, records, "training examples")
+        plt.close(figure)  # else a notebook would show it a second time
+    return figure
+
+
+def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
+    """Tabulate the schemes on one network: medians over seeds, the range in brackets.
+
+    Steps that were not enough count as the budget; "-" where no seed got there.
+    """
+    budget = records[0].parameters["steps"]
+    rows = {}
+    for scheme in records[0].values[network]:
+        steps = np.minimum(at_best_rate(records, network, scheme, "steps"), budget)
+        final = at_best_rate(records, network, scheme, "final")
+        lost = at_best_rate(records, network, scheme, "diverged").mean()
+        cost = np.median(look_up(records, f"values.{network}.{scheme}.cost"))
+        rows[LABELS[scheme]] = {
+            "steps to the loss": "-"
+            if (steps == budget).all()
+            else f"{np.median(steps):.0f} [{steps.min():.0f}, {steps.max():.0f}]",
+            "final loss [nat]": f"{np.median(final):.3f} [{final.min():.3f}, {final.max():.3f}]",
+            "diverged": f"{lost:.0%}",
+            "cost [training steps]": f"{cost:.2g}",
+        }
+    return pd.DataFrame(rows).T.rename_axis("scheme")
+
+
+def verdicts(records: Sequence[Record]) -> pd.DataFrame:
+    """Compare ours with the best other scheme on each network, paired by seeds.
+
+    The difference of final losses (ours less theirs) with a 95 % interval by Student's t:
+    "tied" where the interval holds 0.
+    """
+    rows = {}
+    for network in records[0].values:
+        others = [name for name in records[0].values[network] if name != "hessian"]
+        finals = {name: at_best_rate(records, network, name, "final") for name in others}
+        best = min(others, key=lambda name: _median(finals[name]))
+        ours = at_best_rate(records, network, "hessian", "final")
+        difference = ours - finals[best]
+        count = len(difference)
+        student = _STUDENT[min(count, len(_STUDENT)) - 1]
+        error = student * difference.std(ddof=1) / np.sqrt(count) if count > 1 else np.inf
+        mean = difference.mean()
+        verdict = "tied" if abs(mean) <= error else ("first" if mean < 0 else "behind")
+        rows[NETWORKS[network]] = {
+            "ours [nat]": f"{np.median(ours):.3f}",
+            "best other": f"{LABELS[best]}, {np.median(finals[best]):.3f}",
+            "difference": f"{mean:+.3f} ± {error:.3f}" if count > 1 else f"{mean:+.3f}",
+            "verdict": verdict if count > 1 else "one seed",
+        }
+    return pd.DataFrame(rows).T.rename_axis("network")
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(np.where(np.isfinite(values), values, np.inf)))
