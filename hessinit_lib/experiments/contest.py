@@ -210,8 +210,7 @@ def hold(
     course = make_course(parameters, network, seed, data)
     step_time = _step_time(course)
     for name in entrants(parameters, network):
-        with torch.random.fork_rng(devices=[]):  # modules draw weights when they are made
-            model = course.make()
+        model = _made(course)
         began = time.perf_counter()
         SCHEMES[name](
             Entry(
@@ -291,9 +290,14 @@ def make_course(parameters: ContestParameters, network: str, seed: int, data: Da
     return Course(kind, make_images, images, 10, parameters.rates, train_images)
 
 
+def _made(course: Course) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # modules draw weights when they are made
+        return course.make()
+
+
 def _step_time(course: Course, steps: int = 5) -> float:
     """Measure a training step: forward, backward and update, the fastest of a few [s]."""
-    model = course.make()
+    model = _made(course)
     SCHEMES["torch"](
         Entry(model, course.batches, course.classes, False, False, 1, generator(0, "timing"))
     )

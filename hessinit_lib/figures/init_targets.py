@@ -29,11 +29,11 @@ LABELS = {
     "he_level": "He, level",
     "centered_biases": "orthogonal, centered biases",
     "orthogonal_level": "orthogonal, level",
-    "mirrored": "mirrored directions",
-    "mirrored_equal": "mirrored, equal norms",
-    "level_low": "mirrored, level 0.01",
-    "level": "mirrored, level 0.1 (default)",
-    "level_high": "mirrored, level 0.4",
+    "mirrored": "directions",
+    "mirrored_equal": "directions, equal norms",
+    "level_low": "directions, level 0.01",
+    "level": "directions, level 0.1 (default)",
+    "level_high": "directions, level 0.4",
 }
 
 
