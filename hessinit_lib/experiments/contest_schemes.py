@@ -73,6 +73,7 @@ def _gradinit(entry: Entry) -> None:
         F.cross_entropy,
         [entry.batches(step) for step in range(entry.rounds + 1)],
         adaptive=entry.adaptive,
+        # For SGD as in the paper; for Adam a step that is sound for the transformer here.
         step_size=1e-3 if entry.adaptive else 0.1,
         bound=1e3 if entry.adaptive else 1.0,
     )

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hessinit_lib.figures.init_targets import at_best_rate
+from hessinit_lib.figures.init_targets import at_best_rate, median
 from hessinit_lib.figures.style import COLORS, note_data, style
 from hessinit_lib.records import Record, look_up
 
@@ -115,7 +115,7 @@ def verdicts(records: Sequence[Record]) -> pd.DataFrame:
     for network in records[0].values:
         others = [name for name in records[0].values[network] if name != "hessian"]
         finals = {name: at_best_rate(records, network, name, "final") for name in others}
-        best = min(others, key=lambda name: _median(finals[name]))
+        best = min(others, key=lambda name: median(finals[name]))
         ours = at_best_rate(records, network, "hessian", "final")
         difference = ours - finals[best]
         count = len(difference)
@@ -130,7 +130,3 @@ def verdicts(records: Sequence[Record]) -> pd.DataFrame:
             "verdict": verdict if count > 1 else "one seed",
         }
     return pd.DataFrame(rows).T.rename_axis("network")
-
-
-def _median(values: np.ndarray) -> float:
-    return float(np.median(np.where(np.isfinite(values), values, np.inf)))

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from hessinit_lib.figures.style import COLORS, MARKERS, note_data, style
 from hessinit_lib.records import Record, look_up
 
+TITLES = {"relu": "ReLU", "tanh": "tanh"}
 LABELS = {
     "he": "He",
     "orthogonal": "orthogonal",
@@ -55,6 +56,11 @@ def at_best_rate(records: Sequence[Record], network: str, start: str, what: str)
     return np.array(values, dtype=float)
 
 
+def median(values: np.ndarray) -> float:
+    """Take the median over seeds, a run that is lost as the worst."""
+    return float(np.median(np.where(np.isnan(values), np.inf, values)))
+
+
 def final_losses(records: Sequence[Record]) -> Figure:
     """Draw the final loss of every start on every network, at its best rate.
 
@@ -84,7 +90,9 @@ def final_losses(records: Sequence[Record]) -> Figure:
                     linestyle="none",
                     label=f"{network.split('_')[1]} layers",
                 )
-            ax.set(title=f"{activation} networks", xlabel="final loss [nat], at the best rate")
+            ax.set(
+                title=f"{TITLES[activation]} networks", xlabel="final loss [nat], at the best rate"
+            )
             ax.set_xscale("log")
             ticks = (0.3, 0.5, 1, 2)
             ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -101,19 +109,23 @@ def final_losses(records: Sequence[Record]) -> Figure:
 
 
 def summary(records: Sequence[Record], network: str) -> pd.DataFrame:
-    """Tabulate every start on one network: medians over seeds, one row a start."""
+    """Tabulate every start on one network: medians over seeds, one row a start.
+
+    Steps: "-" where the loss was not reached.
+    """
     level = records[0].parameters["level"]
     rates = records[0].parameters["rates"]
     rows = {}
     for start in records[0].values[network]:
         key = f"values.{network}.{start}"
         norms = np.median(np.array(look_up(records, f"{key}.frobenius"), dtype=float), 0)
+        steps = median(at_best_rate(records, network, start, "steps"))
         rows[LABELS[start]] = {
             "best rate": rates[best_rate(records, network, start)],
-            "final loss [nat]": np.median(at_best_rate(records, network, start, "final")).round(3),
-            f"steps to loss {level}": np.median(at_best_rate(records, network, start, "steps")),
+            "final loss [nat]": f"{median(at_best_rate(records, network, start, 'final')):.3f}",
+            f"steps to loss {level}": f"{steps:.0f}" if np.isfinite(steps) else "-",
             "diverged": f"{at_best_rate(records, network, start, 'diverged').mean():.0%}",
             "norms first, middle, last": ", ".join(f"{norm:.2g}" for norm in norms),
-            "first loss [nat]": np.median(look_up(records, f"{key}.first_loss")).round(3),
+            "first loss [nat]": f"{np.median(look_up(records, f'{key}.first_loss')):.3f}",
         }
     return pd.DataFrame(rows).T.rename_axis("start")
