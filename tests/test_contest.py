@@ -127,6 +127,9 @@ def test_figures(found: list[Record]) -> None:
     verdicts = figures.verdicts(found)
     assert set(verdicts["verdict"]) <= {"first", "tied", "behind"}
     assert set(figures.verdicts(found[:1])["verdict"]) == {"one seed"}
+    steps = figures.verdicts(found, "steps")
+    assert set(steps["verdict"]) == {"tied"}  # nobody gets there in so few
+    assert set(steps["ours"]) == {"10"}
     assert set(figures.LABELS) == set(SCHEMES)
 
 

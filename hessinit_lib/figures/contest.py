@@ -105,28 +105,39 @@ def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("scheme")
 
 
-def verdicts(records: Sequence[Record]) -> pd.DataFrame:
+def verdicts(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
     """Compare ours with the best other scheme on each network, paired by seeds.
 
-    The difference of final losses (ours less theirs) with a 95 % interval by Student's t:
-    "tied" where the interval holds 0.
+    The difference (ours less theirs) with a 95 % interval by Student's t: "tied" where the
+    interval holds 0.
+
+    Args:
+        records: of the contest.
+        what: "final", losses [nat], or "steps", where those that were not enough count as
+            the budget.
     """
+    worst = np.inf if what == "final" else records[0].parameters["steps"]
+    digits = 3 if what == "final" else 0
     rows = {}
     for network in records[0].values:
-        others = [name for name in records[0].values[network] if name != "hessian"]
-        finals = {name: at_best_rate(records, network, name, "final") for name in others}
-        best = min(others, key=lambda name: median(finals[name]))
-        ours = at_best_rate(records, network, "hessian", "final")
-        difference = ours - finals[best]
-        count = len(difference)
+        found = {
+            name: np.minimum(
+                np.nan_to_num(at_best_rate(records, network, name, what), nan=np.inf), worst
+            )
+            for name in records[0].values[network]
+        }
+        ours = found.pop("hessian")
+        best = min(found, key=lambda name: median(found[name]))
+        difference = ours - found[best]
+        count, mean = len(difference), difference.mean()
         student = _STUDENT[min(count, len(_STUDENT)) - 1]
         error = student * difference.std(ddof=1) / np.sqrt(count) if count > 1 else np.inf
-        mean = difference.mean()
         verdict = "tied" if abs(mean) <= error else ("first" if mean < 0 else "behind")
         rows[NETWORKS[network]] = {
-            "ours [nat]": f"{np.median(ours):.3f}",
-            "best other": f"{LABELS[best]}, {np.median(finals[best]):.3f}",
-            "difference": f"{mean:+.3f} ± {error:.3f}" if count > 1 else f"{mean:+.3f}",
+            "ours": f"{median(ours):.{digits}f}",
+            "best other": f"{LABELS[best]}, {median(found[best]):.{digits}f}",
+            "difference": f"{mean:+.{digits}f}"
+            + (f" ± {error:.{max(digits, 1)}f}" if count > 1 else ""),
             "verdict": verdict if count > 1 else "one seed",
         }
     return pd.DataFrame(rows).T.rename_axis("network")
