@@ -48,6 +48,7 @@ def run(folder: Path, **given: Any) -> list[Record]:
         "rates": [0.01, 1e6],
         "steps": 10,
         "width": 8,
+        "depths": [3],
         "results_dir": str(folder),
         "device": "cpu",
     }
@@ -69,13 +70,13 @@ def norms(of: Start, norm: str = "frobenius") -> list[float]:
 
 def test_all_starts_are_recorded(found: list[Record]) -> None:
     for record in found:
-        assert list(record.values) == ["relu_4", "tanh_4"]
+        assert list(record.values) == ["relu_3", "tanh_3"]
         for network in record.values.values():
             assert list(network) == list(STARTS)
             for values in network.values():
                 assert [len(values[key]) for key in ("final", "steps", "diverged")] == [2, 2, 2]
                 assert len(values["frobenius"]) == 3
-    assert any(v["diverged"][1] for v in found[0].values["relu_4"].values())
+    assert any(v["diverged"][1] for v in found[0].values["relu_3"].values())
 
 
 def test_same_parameters_give_the_same_values(found: list[Record], tmp_path: Path) -> None:
@@ -266,13 +267,13 @@ def test_other_starts() -> None:
 
 
 def test_figures_are_drawn_from_the_best_rate(found: list[Record]) -> None:
-    assert figures.best_rate(found, "relu_4", "he") == 0
-    finals = figures.at_best_rate(found, "relu_4", "he", "final")
-    assert list(finals) == [r.values["relu_4"]["he"]["final"][0] for r in found]
+    assert figures.best_rate(found, "relu_3", "he") == 0
+    finals = figures.at_best_rate(found, "relu_3", "he", "final")
+    assert list(finals) == [r.values["relu_3"]["he"]["final"][0] for r in found]
     figure = figures.final_losses(found)
     assert len(figure.axes) == 2
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == list(figures.LABELS.values())
     plt.close(figure)
-    table = figures.summary(found, "tanh_4")
+    table = figures.summary(found, "tanh_3")
     assert list(table.index) == list(figures.LABELS.values())
     assert set(figures.LABELS) == set(STARTS)
