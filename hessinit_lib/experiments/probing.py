@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians import layer_hessians
 from hessinit_lib.hessians.quiet import without_noise
-from hessinit_lib.rounding import all_rounded, rounded
-from hessinit_lib.theory.steps import predicted_gain
+from hessinit_lib.rounding import all_rounded
 
 
 def layer_norms(
@@ -53,47 +52,6 @@ def layer_norms(
         **{norm: all_rounded(getattr(report[name], norm) for name in names) for norm in norms},
         "gradient": all_rounded(gradient.norm().item() for gradient in gradients),
         "exact": all(report[name].exact for name in names),
-    }
-
-
-def step_gain(model: nn.Module, inputs: Tensor, labels: Tensor, rate: float) -> dict[str, float]:
-    r"""Compare what a gradient step on the probe gains with what second order predicts.
-
-    All weights take the step $W - \gamma G$; the prediction is statement 8's,
-    $\gamma \|G\|^2 - \frac12 \gamma^2 G^\top H G$.
-
-    Args:
-        model: any without batch normalization in training mode.
-        inputs: the probe, shape (B, ...).
-        labels: shape (B,).
-        rate: the learning rate $\gamma$.
-
-    Returns:
-        `loss` before the step, `predicted` and `realized` gain, all in nat.
-
-    Example:
-        >>> model = nn.Linear(2, 2)
-        >>> gain = step_gain(model, torch.ones(4, 2), torch.tensor([0, 1, 0, 0]), rate=0.01)
-        >>> abs(gain["predicted"] / gain["realized"] - 1) < 0.01
-        True
-    """
-    weights = dict(model.named_parameters())
-    loss = _loss(model, inputs, labels)
-    gradients = torch.autograd.grad(loss, [*weights.values()], create_graph=True)
-    # G^T H G is the derivative of |G|^2 / 2 along G.
-    square = torch.stack([(gradient**2).sum() for gradient in gradients]).sum()
-    products = torch.autograd.grad(square / 2, [*weights.values()])
-    curvature = sum((g.detach() * p).sum().item() for g, p in zip(gradients, products, strict=True))
-    with torch.no_grad():
-        moved = {
-            name: weight - rate * g
-            for (name, weight), g in zip(weights.items(), gradients, strict=True)
-        }
-        after = F.cross_entropy(torch.func.functional_call(model, moved, (inputs,)), labels)
-    return {
-        "loss": rounded(loss.item()),
-        "predicted": rounded(predicted_gain(square.item(), curvature, rate)),
-        "realized": rounded((loss - after).item()),
     }
 
 
