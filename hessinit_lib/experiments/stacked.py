@@ -1,0 +1,129 @@
+"""Many fully connected networks of one shape, trained at once by batched matrix products.
+
+Small networks leave a processor waiting: what hundreds of them need is the same product with
+other numbers. Weights are stacked, (networks, out, in), and all networks see the same batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def dense_network(widths: Sequence[int], activation: str) -> nn.Sequential:
+    """Make one fully connected network, its weights not yet drawn.
+
+    Args:
+        widths: of the input, the hidden layers and the output.
+        activation: key of `ACTIVATIONS`, after each layer but the last.
+
+    Example:
+        >>> dense_network((4, 3, 2), "tanh")
+        Sequential(
+          (0): Linear(in_features=4, out_features=3, bias=True)
+          (1): Tanh()
+          (2): Linear(in_features=3, out_features=2, bias=True)
+        )
+    """
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(widths):
+        # torch's own start would draw from the global stream.
+        linear = nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")
+        layers += [linear, ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Stack:
+    """Networks of one shape, their parameters stacked.
+
+    Args:
+        networks: made by `dense_network`, of the same widths.
+        activation: theirs.
+
+    Attributes:
+        weights: of each layer, shape (networks, out, in).
+        biases: of each layer, shape (networks, 1, out).
+    """
+
+    def __init__(self, networks: Sequence[nn.Sequential], activation: str) -> None:
+        linears = [[m for m in network if isinstance(m, nn.Linear)] for network in networks]
+        self.activation = ACTIVATIONS[activation]()
+        layers = [*zip(*linears, strict=True)]
+        self.weights = [_leaf([linear.weight for linear in layer]) for layer in layers]
+        self.biases = [_leaf([linear.bias[None] for linear in layer]) for layer in layers]
+
+    def __len__(self) -> int:
+        return len(self.weights[0])
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Weights and biases, all of which require a gradient."""
+        return [*self.weights, *self.biases]
+
+    def __call__(self, inputs: Float[Tensor, "b n"]) -> Float[Tensor, "networks b c"]:
+        """Compute the logits of all networks."""
+        first = self.weights[0]
+        # All networks read the same inputs: one large product is faster than many.
+        z = F.linear(inputs, first.flatten(0, 1)).unflatten(1, first.shape[:2]).transpose(0, 1)
+        z = z + self.biases[0]
+        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
+            z = torch.baddbmm(bias, self.activation(z), weight.mT)
+        return z
+
+    def losses(
+        self, inputs: Float[Tensor, "b n"], labels: Int64[Tensor, " b"]
+    ) -> Float[Tensor, " networks"]:
+        """Compute each network's softmax cross-entropy, batch mean [nat]."""
+        logits = self(inputs)
+        each = F.cross_entropy(
+            logits.flatten(0, 1), labels.expand(len(self), -1).flatten(), reduction="none"
+        )
+        return each.view(len(self), -1).mean(1)
+
+    def train(
+        self,
+        inputs: Float[Tensor, "n d"],
+        labels: Int64[Tensor, " n"],
+        order: Int64[Tensor, "steps b"],
+        rates: Float[Tensor, " networks"],
+        after_step: Callable[[], object] = lambda: None,
+    ) -> Float[Tensor, "networks steps"]:
+        """Train all networks by plain SGD, each at its own rate; one that diverges stays NaN.
+
+        Args:
+            inputs: training data.
+            labels: classes.
+            order: numbers of the samples of each batch.
+            rates: learning rates.
+            after_step: called after each step, for a progress bar.
+
+        Returns:
+            The loss [nat] of each step's batch before the step.
+        """
+        found = torch.empty(len(order), len(self))
+        rate = rates[:, None, None]
+        for step, batch in enumerate(order):
+            losses = self.losses(inputs[batch], labels[batch])
+            # A network's loss depends on its own parameters only: the sum has all gradients.
+            gradients = torch.autograd.grad(losses.sum(), self.parameters)
+            with torch.no_grad():
+                for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                    parameter.addcmul_(gradient, rate, value=-1)
+            found[step] = losses.detach()
+            after_step()
+        return found.T
+
+
+def _leaf(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([tensor.detach() for tensor in tensors]).requires_grad_()
