@@ -1,6 +1,6 @@
 """A plain CNN on CIFAR-10: three regimes, and the largest rate at which training is stable.
 
-The regimes are an eight-layer network's whose He weights are halved, kept or doubled. The
+The regimes are an eight-layer network's whose He weights are scaled down, kept or scaled up. The
 stable rates are a four-layer network's from named schemes, set against 2 / lambda_max, the bound
 that the Hessian of all weights gives at the start.
 """
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from hessinit_lib.data import load
 from hessinit_lib.errors import ParameterError
 from hessinit_lib.experiments.regimes import FACTORS, follow, largest_stable_rate, scale_weights
-from hessinit_lib.hessians import model_hessian
+from hessinit_lib.hessians import log_schedule, model_hessian
 from hessinit_lib.networks import NETWORKS, build
 from hessinit_lib.networks.starts import SCHEMES
 from hessinit_lib.parameters import Parameters
@@ -33,7 +33,9 @@ from hessinit_lib.training import Images, Order, Progress, Recipe, train
 REGIME_NETWORK, RATE_NETWORK = "cnn8", "cnn4"
 MULTIPLES = tuple(2.0**power for power in range(-2, 6))
 """Rates that are tried, over 2 / lambda_max."""
+LOOKS = 12  # at a network whose regime is followed
 FINAL_STEPS = 10
+MARGIN = 1.1  # over the loss at the start: batches differ by a few percent
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -45,7 +47,6 @@ class CifarStabilityParameters(Parameters):
     Attributes:
         learning_rate: of the regimes.
         steps: of the regimes.
-        every: steps from one look to the next, in the regimes.
         rate_steps: of each training that tries a rate.
         batch_size: images a step.
         probe_size: images of the fixed probe batch of the regimes.
@@ -57,7 +58,6 @@ class CifarStabilityParameters(Parameters):
         "smoke": {
             "seeds": (0,),
             "steps": 3,
-            "every": 3,
             "rate_steps": 2,
             "batch_size": 8,
             "probe_size": 8,
@@ -66,7 +66,6 @@ class CifarStabilityParameters(Parameters):
         "quick": {
             "seeds": (0, 1),
             "steps": 30,
-            "every": 10,
             "rate_steps": 10,
             "batch_size": 32,
             "probe_size": 16,
@@ -75,7 +74,6 @@ class CifarStabilityParameters(Parameters):
         "paper": {
             "seeds": (0, 1, 2, 3, 4),
             "steps": 150,
-            "every": 15,
             "rate_steps": 40,
             "batch_size": 64,
             "probe_size": 32,
@@ -85,7 +83,6 @@ class CifarStabilityParameters(Parameters):
 
     learning_rate: Positive = 0.05
     steps: Count
-    every: Count
     rate_steps: Count
     batch_size: Count
     probe_size: Count
@@ -138,8 +135,8 @@ def follow_regime(
             chosen = order.next()
             yield training.batch(chosen), training.labels[chosen.to(device)]
 
-    model = scale_weights(model, factor)
-    return follow(model, batches(), probe, parameters.learning_rate, parameters.every, bar.update)
+    model, looks_at = scale_weights(model, factor), log_schedule(parameters.steps, LOOKS)
+    return follow(model, batches(), probe, parameters.learning_rate, looks_at, bar.update)
 
 
 def find_stable_rate(
@@ -150,7 +147,7 @@ def find_stable_rate(
     Returns:
         `sharpness`: lambda_max of the Hessian of all weights at the start, on a part of the
         training set; `bound`: 2 / lambda_max; `final_loss` at each of `MULTIPLES` times that
-        (inf: diverged); `stable`: whether it is finite and not above the loss at the start;
+        (inf: diverged); `stable`: whether it is at most `MARGIN` times the loss at the start;
         `largest`: the largest rate below which all were stable, and `ratio`, over the bound.
     """
     device = training.padded.device
@@ -169,7 +166,7 @@ def find_stable_rate(
         )
         progress = train(model, training, recipe, generator(seed, "batches"), bar=bar)
         final_losses.append(_final_loss(progress))
-        outcomes[rate] = final_losses[-1] <= start
+        outcomes[rate] = final_losses[-1] <= MARGIN * start
     largest = largest_stable_rate(outcomes)
     return {
         "sharpness": rounded(sharpness),

@@ -24,7 +24,7 @@ from hessinit_lib.experiments.gradient_steps import gradient_and_curvature
 from hessinit_lib.experiments.mnist_tracking import batch_indices
 from hessinit_lib.experiments.regimes import FACTORS, follow, scale_weights
 from hessinit_lib.experiments.stacked import Stack, dense_network
-from hessinit_lib.hessians import layer_hessians
+from hessinit_lib.hessians import layer_hessians, log_schedule
 from hessinit_lib.networks.starts import SCHEMES, draw_weights
 from hessinit_lib.parameters import Parameters, as_tuple
 from hessinit_lib.randomness import generator
@@ -36,7 +36,7 @@ INPUTS, CLASSES = 784, 10
 # The scheme whose variance keeps the activation's signals: He's for ReLU, LeCun's else.
 FITTING = {"relu": "he", "tanh": "lecun", "sigmoid": "lecun"}
 REGIME_DEPTH = 10
-LOOKS = 10  # at a network whose regime is followed
+LOOKS = 14  # at a network whose regime is followed
 FINAL_STEPS = 20  # the last steps, over which the final loss is averaged
 
 Positive = Annotated[float, Field(gt=0)]
@@ -177,7 +177,7 @@ def follow_regime(
         ((inputs[batch], labels[batch]) for batch in order),
         (inputs[probe], labels[probe]),
         parameters.regime_rate,
-        max(1, parameters.steps // LOOKS),
+        log_schedule(parameters.steps, LOOKS),
         bar.update,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from hessinit_lib.experiments.probing import layer_norms
 from hessinit_lib.networks.starts import weight_layers
 from hessinit_lib.rounding import rounded
 
-FACTORS = {"vanishing": 0.5, "balanced": 1.0, "exploding": 2.0}
+FACTORS = {"vanishing": 0.7, "balanced": 1.0, "exploding": 1.4}
 """What every layer's He weights are multiplied by."""
 
 
@@ -31,17 +31,17 @@ def follow(
     batches: Iterable[tuple[Tensor, Tensor]],
     probe: tuple[Tensor, Tensor],
     rate: float,
-    every: int,
+    looks_at: Collection[int],
     after_step: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """Train by plain SGD and look at the probe at an interval.
+    """Train by plain SGD and look at the probe now and then.
 
     Args:
         model: trained in place.
         batches: inputs and labels of each step.
         probe: inputs and labels of the fixed batch on which norms and gains are measured.
         rate: the learning rate.
-        every: steps between two looks.
+        looks_at: steps before which to look; the end is looked at in any case.
         after_step: called after each step, for a progress bar.
 
     Returns:
@@ -52,7 +52,7 @@ def follow(
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3))
         >>> batch = torch.ones(2, 4), torch.tensor([0, 1])
-        >>> follow(model, [batch] * 5, batch, rate=0.1, every=2)["steps"]
+        >>> follow(model, [batch] * 5, batch, rate=0.1, looks_at=[0, 2, 4])["steps"]
         [0, 2, 4, 5]
     """
     names = list(weight_layers(model))
@@ -64,7 +64,7 @@ def follow(
 
     done = 0
     for inputs, labels in batches:
-        if done % every == 0:
+        if done in looks_at:
             look(done)
         loss = F.cross_entropy(model(inputs), labels)
         gradients = torch.autograd.grad(loss, [*model.parameters()])

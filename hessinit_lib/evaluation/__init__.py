@@ -1,0 +1,1 @@
+"""What records say: statistics over seeds and settings, apart from the code that made them."""
