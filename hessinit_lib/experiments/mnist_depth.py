@@ -82,8 +82,8 @@ class MnistDepthParameters(Parameters):
         "paper": {
             "seeds": (0, 1, 2, 3, 4),
             "depths": (2, 5, 10, 20),
-            "steps": 150,
-            "probe_size": 64,
+            "steps": 120,
+            "probe_size": 32,
         },
     }
 
@@ -96,7 +96,7 @@ class MnistDepthParameters(Parameters):
     width: Count = 100
     deviations: Annotated[tuple[Positive, ...], Field(min_length=1)] = (
         *(1e-5, 1e-4, 1e-3, 1e-2),
-        *(0.03, 0.1, 0.3, 1.0),
+        *(0.1, 0.3, 1.0),
     )
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.02, 0.1)
     regime_rate: Positive = 0.05
