@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
+from hessinit_lib.evaluation.contest import Contest, Folds, compare
 from hessinit_lib.evaluation.prediction import (
     Estimate,
     balanced_accuracy,
-    best_interval,
     predict_apart,
     resampled,
     spearman_with_interval,
@@ -145,9 +145,7 @@ def networks(records: Sequence[Record], rate: float) -> pd.DataFrame:
     return table
 
 
-def folds(
-    table: pd.DataFrame, split: str
-) -> list[tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]]:
+def folds(table: pd.DataFrame, split: str) -> Folds:
     """Say which rows to learn on and which to test on.
 
     Args:
@@ -188,25 +186,8 @@ def scores(table: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
     return found
 
 
-@dataclass(frozen=True)
-class Contest:
-    """The best predictors of two families, and how far one is ahead.
-
-    Attributes:
-        first: key of the one family's predictor, the best on the rows learnt on.
-        second: key of the other's.
-        ahead: difference of their balanced accuracies on the rows tested.
-    """
-
-    first: str
-    second: str
-    ahead: Estimate
-
-
 def contest(table: pd.DataFrame, family: str, other: str, split: str) -> Contest:
-    """Compare two families by their members that are best where intervals are learnt.
-
-    The same settings are resampled for both, so that the interval is one of the difference.
+    """Compare two families of predictors, see `hessinit_lib.evaluation.contest`.
 
     Args:
         table: of `networks`.
@@ -214,30 +195,9 @@ def contest(table: pd.DataFrame, family: str, other: str, split: str) -> Contest
         other: another.
         split: key of `SPLITS`.
     """
+    sides = [
+        {key: p.of(table) for key, p in PREDICTORS.items() if p.family == name}
+        for name in (family, other)
+    ]
     truth, clusters = table.trains.to_numpy(), table.setting.to_numpy()
-    parts = folds(table, split)
-    counts = resampled(clusters)
-    chosen, values, samples = [], [], []
-    for name in (family, other):
-        members = [key for key, p in PREDICTORS.items() if p.family == name]
-        best = max(members, key=lambda key: _learnt_score(PREDICTORS[key].of(table), truth, parts))
-        predicted, rows = predict_apart(PREDICTORS[best].of(table), truth, parts)
-        chosen.append(best)
-        values.append(float(balanced_accuracy(predicted, truth[rows])))
-        samples.append(balanced_accuracy(predicted, truth[rows], counts[:, rows]))
-    ahead = with_interval(values[0] - values[1], samples[0] - samples[1])
-    return Contest(chosen[0], chosen[1], ahead)
-
-
-def _learnt_score(
-    x: Column,
-    truth: Bool[np.ndarray, " n"],
-    parts: list[tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]],
-) -> float:
-    """Score an interval on the very rows it was learnt on, for the choice of a predictor."""
-    found = []
-    for learn, _ in parts:
-        low, high = best_interval(x[learn], truth[learn])
-        inside = (low <= x[learn]) & (x[learn] <= high)
-        found.append(float(balanced_accuracy(inside, truth[learn])))
-    return float(np.mean(found))
+    return compare(sides[0], sides[1], truth, clusters, folds(table, split))

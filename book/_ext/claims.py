@@ -1,0 +1,102 @@
+"""The directive {claims}: each claim with its verdict, computed from the full-scale records.
+
+Syntax::
+
+    ```{claims}
+    :name: claims-table
+    ```
+
+Claims and rules stand in `hessinit_lib/claims.py`; the figures and the verdicts are computed when
+the page is built. The page is read again by every build: any record may turn a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+from book_records import complain, read_followed, repository_root
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.typing import OptionSpec
+
+from hessinit_lib.claims import CLAIMS, NOT_TESTED, Claim, Finding
+from hessinit_lib.errors import RecordError
+
+_HEADINGS = {"claim": 26, "verdict": 10, "what we find": 30, "rule": 26, "notebook": 8}
+SOURCES = {
+    "preprint": "abstract of the preprint",
+    "conference": "abstract of the conference version",
+    "notebook": "the authors' notebook",
+}
+
+
+class ClaimsDirective(SphinxDirective):
+    """The table of all claims."""
+
+    option_spec: ClassVar[OptionSpec] = {  # pyright: ignore[reportIncompatibleVariableOverride]
+        "name": directives.unchanged
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Give the table; warn of records that are not valid."""
+        self.env.note_reread()
+        results = repository_root(self.env.srcdir) / "results"
+        head, body = nodes.thead(), nodes.tbody()
+        head += _row([nodes.Text(heading)] for heading in _HEADINGS)
+        for claim in CLAIMS:
+            try:
+                finding = claim.finding(results)
+                if finding.verdict != NOT_TESTED:
+                    read_followed(self.env, f"paper/{claim.experiment}")
+            except RecordError as error:
+                complain(self.env, self.get_location(), f"{{claims}} {claim.experiment}", error)
+                finding = Finding(NOT_TESTED)
+            body += self._claim(claim, finding)
+        columns = [nodes.colspec(colwidth=width) for width in _HEADINGS.values()]
+        group = nodes.tgroup("", *columns, head, body, cols=len(_HEADINGS))
+        title = nodes.title("", "Claims, and what comes of them here.")
+        table = nodes.table("", title, group, classes=["claims"])
+        self.set_source_info(table)
+        self.add_name(table)
+        if not table["ids"]:
+            table["ids"].append("claims-table")  # a caption is numbered, which needs an id
+        return [table]
+
+    def _claim(self, claim: Claim, finding: Finding) -> nodes.row:
+        notebook: nodes.Node = nodes.Text("–")
+        if (Path(self.env.srcdir) / "notebooks" / f"{claim.experiment}.ipynb").is_file():
+            notebook = pending_xref(
+                "",
+                nodes.literal("", claim.experiment),
+                refdoc=self.env.docname,
+                refdomain="std",
+                reftype="doc",
+                reftarget=f"/notebooks/{claim.experiment}",
+                refexplicit=True,
+                refwarn=True,
+            )
+        return _row(
+            [
+                [nodes.Text(f"{claim.text} "), nodes.emphasis("", f"({SOURCES[claim.source]})")],
+                [nodes.strong("", finding.verdict)],
+                [nodes.Text(finding.figure or "–")],
+                [nodes.Text(claim.rule)],
+                [notebook],
+            ]
+        )
+
+
+def _row(cells: Iterable[Iterable[nodes.Node]]) -> nodes.row:
+    return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", *cell)) for cell in cells))
+
+
+def setup(app: Sphinx) -> dict[str, object]:
+    """Register with Sphinx."""
+    app.setup_extension("book_records")
+    app.add_directive("claims", ClaimsDirective)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,57 @@
+"""What foretells training in the records of `cifar_networks`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from hessinit_lib.evaluation.contest import Contest, compare
+from hessinit_lib.records import Record
+
+LEVEL = 2.2
+"""A network trains if its final loss [nat] is below: guessing gives log 10 = 2.3."""
+
+
+def networks(records: Sequence[Record]) -> pd.DataFrame:
+    """Lay the records out, one row a network, scheme and seed, at the scheme's better rate.
+
+    Left out are networks whose norms are estimated, of some layers only.
+
+    Returns:
+        Columns seed, network, scheme, setting (network and scheme, numbered), trains, and the
+        decimal logarithms hessian_largest, hessian_mean, hessian_least, gradient_largest,
+        gradient_mean, gradient_least over the layers at step 0.
+    """
+    rows = []
+    for record in records:
+        for network, schemes in record.values.items():
+            for scheme, found in schemes.items():
+                if not found["tracked"]["exact"]:
+                    continue
+                row = {"seed": record.seed, "network": network, "scheme": scheme}
+                row["trains"] = found["best"]["final_loss"] < LEVEL
+                for name, key in (("hessian", "frobenius"), ("gradient", "gradient")):
+                    logs = np.log10(np.clip(found["tracked"][key][0], 1e-45, 1e38))
+                    row[f"{name}_largest"] = logs.max()
+                    row[f"{name}_mean"] = logs.mean()
+                    row[f"{name}_least"] = logs.min()
+                rows.append(row)
+    table = pd.DataFrame(rows)
+    table["setting"] = table.groupby(["network", "scheme"]).ngroup()
+    return table
+
+
+def contest(table: pd.DataFrame) -> Contest:
+    """Compare Hessian with gradient norms: learnt on all networks but one, tested on that."""
+    sides = [
+        {column: table[column].to_numpy() for column in table if str(column).startswith(name)}
+        for name in ("hessian_", "gradient_")
+    ]
+    folds = [
+        ((table.network != name).to_numpy(), (table.network == name).to_numpy())
+        for name in table.network.unique()
+    ]
+    truth, clusters = table.trains.to_numpy(dtype=bool), table.setting.to_numpy()
+    return compare(sides[0], sides[1], truth, clusters, folds)
