@@ -92,7 +92,7 @@ rule book:
         landing="_build/landing.svg",
         chart="_build/how_fast.svg",
         explorer="_build/explorer.js",
-        code=code("hessinit_lib.records"),
+        code=code("hessinit_lib.records", "hessinit_lib.claims"),
     output:
         "_build/html/index.html",
     params:

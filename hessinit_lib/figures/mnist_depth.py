@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hessinit_lib.evaluation.mnist_depth import PREDICTORS, SPLITS, networks, scores
-from hessinit_lib.evaluation.prediction import best_interval
+from hessinit_lib.evaluation.mnist_depth import PREDICTORS, SPLITS, contest, networks, scores
+from hessinit_lib.evaluation.prediction import Estimate, best_interval
 from hessinit_lib.figures.style import COLORS, MARKERS, note_data, style
 from hessinit_lib.records import Record
 
@@ -101,3 +101,23 @@ def share_that_trains(records: Sequence[Record]) -> pd.DataFrame:
     shares = table.pivot_table(index="start", columns="shape", values="trains", aggfunc="mean")
     order = [start for start in table.start.unique() if start in shares.index]
     return shares.loc[order, table["shape"].unique()].map("{:.0%}".format)
+
+
+def contests(records: Sequence[Record]) -> pd.DataFrame:
+    """Tabulate how far the best Hessian norm is ahead of the other families, with intervals."""
+    table = networks(records, rate_of(records))
+    rows = {}
+    for split, tested_on in SPLITS.items():
+        for other in ("gradient", "variance", "gain"):
+            found = contest(table, "Hessian", other, split)
+            rows[tested_on, other] = {
+                "Hessian norm": PREDICTORS[found.first].label,
+                "the other": PREDICTORS[found.second].label,
+                "Hessian's balanced accuracy": _written(found.score),
+                "ahead by": _written(found.ahead),
+            }
+    return pd.DataFrame(rows).T.rename_axis(["tested on", "against"])
+
+
+def _written(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
