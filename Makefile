@@ -36,6 +36,7 @@ bench: $(READY) ## the benchmarks
 	$(BIN)/python -m benchmarks.dense_first_layer
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.architectures
+	$(BIN)/python -m benchmarks.training
 
 lock: ## refresh constraints.txt: newest versions for all Pythons (needs uv)
 	uv pip compile --universal --python-version 3.10 --upgrade --no-annotate --no-header \

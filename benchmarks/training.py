@@ -1,0 +1,173 @@
+"""An epoch of training, ours against a plain loop, and what tracking adds to it.
+
+The network is the ResNet-20 of `hessinit_lib.networks`, with batch normalization; the images are
+the CIFAR-10 sample. The plain loop is the usual one: torchvision's transforms on one image at a
+time, a `DataLoader` with two workers, float32. Rounds are interleaved and the least time counts.
+
+usage: python -m benchmarks.training [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from benchmarks.ours import seconds
+from hessinit_lib import HessianTracker, records
+from hessinit_lib.data import ImageData, load
+from hessinit_lib.networks import NETWORKS, build
+from hessinit_lib.provenance import current_commit, describe_device, library_versions
+from hessinit_lib.stamps import code_stamp
+from hessinit_lib.training import Images, Precision, Recipe, train
+
+THREADS, WORKERS, BATCH, RATE, MOMENTUM = 2, 2, 128, 0.05, 0.9
+EVERY = 50  # the tracker's default interval
+PROBES = (64, 128)
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """The training images as torchvision's data sets give them: transformed one by one."""
+
+    def __init__(self, data: ImageData) -> None:
+        self.images = data.train_images.permute(0, 2, 3, 1).numpy()
+        self.labels = data.train_labels.tolist()
+        self.transform: Callable[[Image.Image], Tensor] = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.5,) * 3, (0.5,) * 3),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Give an image, shape (3, 32, 32), and its label."""
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def network() -> nn.Module:
+    """Make the network, with the same weights each time."""
+    return build(NETWORKS["resnet20_norm"], "he", torch.Generator().manual_seed(0))
+
+
+def plain_epoch(data: ImageData) -> Callable[[], None]:
+    """Prepare the plain loop; its workers stay alive from epoch to epoch."""
+    model = network().train()
+    optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM, nesterov=True)
+    loader = DataLoader(
+        Pictures(data),
+        BATCH,
+        shuffle=True,
+        drop_last=True,
+        num_workers=WORKERS,
+        persistent_workers=True,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+    def epoch() -> None:
+        for inputs, labels in loader:
+            loss = F.cross_entropy(model(inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return epoch
+
+
+def our_epoch(data: ImageData, precision: Precision) -> Callable[[], object]:
+    """Prepare ours."""
+    model = network().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    images = Images(data.train_images, data.train_labels)
+    recipe = Recipe(len(images) // BATCH, BATCH, RATE, MOMENTUM, precision=precision)
+    return lambda: train(model, images, recipe, torch.Generator().manual_seed(0))
+
+
+def tracking(data: ImageData, size: int) -> Callable[[], object]:
+    """Prepare one record of the tracker, with its default options."""
+    inputs, labels = (tensor[:size] for tensor in data.tensors("train"))
+    tracker = HessianTracker(network().train(), F.cross_entropy, inputs, labels)
+    return tracker.record
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Time all in turn, `rounds` times after a first that does not count."""
+    data = load("cifar10", sample=True)
+    ways: dict[str, Callable[[], object]] = {
+        "plain_float32": plain_epoch(data),
+        "ours_float32": our_epoch(data, "float32"),
+        "ours_bfloat16": our_epoch(data, "bfloat16"),
+        **{f"record_{size}": tracking(data, size) for size in PROBES},
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            took = seconds(way)
+            if number:
+                times[name].append(took)
+    least = {name: min(found) for name, found in times.items()}
+    steps = data.info.train_size // BATCH
+    return {
+        "seconds": least,
+        "steps": steps,
+        "plain_over_ours": {
+            precision: least["plain_float32"] / least[f"ours_{precision}"]
+            for precision in ("float32", "bfloat16")
+        },
+        # Of a training that records every so many steps, relative to one that does not.
+        "tracking_share": {
+            f"probe_{size}": least[f"record_{size}"] / (EVERY * least["ours_float32"] / steps)
+            for size in PROBES
+        },
+    }
+
+
+def main() -> None:
+    """Measure, and write the record."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    chosen = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    start, commit = time.perf_counter(), current_commit()
+    values = measure(chosen.rounds)
+    record = records.Record(
+        experiment="benchmark_training",
+        profile="paper",
+        seed=0,
+        parameters={
+            "threads": THREADS,
+            "workers": WORKERS,
+            "batch": BATCH,
+            "every": EVERY,
+            "rounds": chosen.rounds,
+        },
+        dataset=load("cifar10", sample=True).info,
+        device=describe_device(torch.device("cpu")),
+        versions=library_versions(),
+        commit=commit,
+        code=code_stamp("hessinit_lib.training"),
+        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        duration_s=round(time.perf_counter() - start, 3),
+        values=values,
+    )
+    path = records.record_path(chosen.results, "paper", record.experiment, 0)
+    records.write(record, path)
+    print(f"{values}\n{record.duration_s:.0f} s, {path}")
+
+
+if __name__ == "__main__":
+    main()
