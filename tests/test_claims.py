@@ -1,0 +1,77 @@
+"""Verdicts follow from the records, and a claim without records is not tested."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_records import make_record
+
+from hessinit_lib import records
+from hessinit_lib.claims import CLAIMS, NOT_REPRODUCED, NOT_TESTED, PARTLY, REPRODUCED, Claim
+from hessinit_lib.evaluation.contest import Contest
+from hessinit_lib.evaluation.prediction import Estimate
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def claim(start: str) -> Claim:
+    (found,) = (c for c in CLAIMS if c.text.startswith(start))
+    return found
+
+
+def test_without_records_nothing_is_tested(tmp_path: Path) -> None:
+    assert {c.finding(tmp_path).verdict for c in CLAIMS} == {NOT_TESTED}
+
+
+def test_each_verdict_comes_with_figures() -> None:
+    for one in CLAIMS:
+        found = one.finding(ROOT / "results")
+        assert found.verdict in (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTED)
+        assert bool(found.figure) == (found.verdict != NOT_TESTED)
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(0.5, REPRODUCED), (2.0, NOT_REPRODUCED), (float("nan"), NOT_REPRODUCED)]
+)
+def test_recovered_rules(value: float, verdict: str, tmp_path: Path) -> None:
+    check = {"what": "a rule", "value": value, "allowed": 1.0}
+    record = make_record(
+        experiment="norm_propagation", profile="paper", values={"checks": {"statement_07": check}}
+    )
+    records.write(record, records.record_path(tmp_path, "paper", "norm_propagation", 0))
+    assert claim("Controlling the Hessian norm recovers").finding(tmp_path).verdict == verdict
+
+
+def test_authors_findings_turn_with_the_records(tmp_path: Path) -> None:
+    name, explodes = "mnist_tracking", claim("A large first-layer deviation")
+    shutil.copytree(ROOT / "results/paper" / name, tmp_path / "paper" / name)
+    assert explodes.finding(tmp_path).verdict == PARTLY
+    for record in records.read_all(tmp_path, "paper", name):
+        values: dict[str, Any] = record.values
+        large = values["std_1e+0"]
+        large["tracked"]["layers"]["layer_1"]["frobenius"][0] = 1e6
+        large["final_loss_spread"] = 1e6
+        path = records.record_path(tmp_path, "paper", name, record.seed)
+        records.write(record.model_copy(update={"values": values}), path)
+    assert explodes.finding(tmp_path).verdict == REPRODUCED
+
+
+@pytest.mark.parametrize(
+    ("score", "ahead", "verdict"),
+    [
+        ((0.4, 0.6), (0.1, 0.2), NOT_REPRODUCED),
+        ((0.6, 0.8), (-0.1, 0.2), PARTLY),
+        ((0.6, 0.8), (0.1, 0.2), REPRODUCED),
+    ],
+)
+def test_a_diagnostic_must_beat_its_rivals(
+    score: tuple[float, float], ahead: tuple[float, float], verdict: str
+) -> None:
+    from hessinit_lib.claims import _useful
+
+    estimates = [Estimate(sum(bounds) / 2, *bounds) for bounds in (score, ahead)]
+    good = Contest("a", "b", estimates[0], Estimate(0.2, 0.1, 0.3))
+    assert _useful({"easy": good, "hard": Contest("a", "b", *estimates)}).verdict == verdict

@@ -1,0 +1,180 @@
+"""Stacked networks train like single ones, and predictors are judged on what they have not seen."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hessinit_lib.evaluation import mnist_depth as evaluation
+from hessinit_lib.evaluation.prediction import (
+    balanced_accuracy,
+    best_interval,
+    predict_apart,
+    resampled,
+    spearman,
+)
+from hessinit_lib.experiments import mnist_depth
+from hessinit_lib.experiments.gradient_steps import gradient_and_curvature
+from hessinit_lib.experiments.mnist_depth import MnistDepthParameters, make_network
+from hessinit_lib.experiments.stacked import Stack, dense_network
+from hessinit_lib.figures import mnist_depth as figures
+from hessinit_lib.figures.regimes import regimes
+from hessinit_lib.networks.starts import draw_weights
+from hessinit_lib.records import Record
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    folder = tmp_path_factory.mktemp("found")
+    given = {"profile": "smoke", "seeds": [0, 1], "device": "cpu", "results_dir": str(folder)}
+    return mnist_depth.run(MnistDepthParameters.check(**given))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+def test_stacked_networks_train_like_single_ones(activation: str) -> None:
+    schemes = ("he", "torch", "orthogonal")
+    networks = [
+        draw_weights(dense_network((12, 7, 7, 4), activation), scheme, seeded()).double()
+        for scheme in schemes
+    ]
+    inputs = torch.randn(30, 12, generator=seeded(1), dtype=torch.float64)
+    labels = torch.randint(4, (30,), generator=seeded(2))
+    order = torch.randint(30, (9, 8), generator=seeded(3))
+    rates = torch.tensor([0.1, 0.5, 0.02], dtype=torch.float64)
+    curves = Stack(networks, activation).train(inputs, labels, order, rates)
+    for network, curve, rate in zip(networks, curves, rates.tolist(), strict=True):
+        optimizer = torch.optim.SGD(network.parameters(), rate)
+        for step, batch in enumerate(order):
+            loss = F.cross_entropy(network(inputs[batch]), labels[batch])
+            assert curve[step].item() == pytest.approx(loss.item(), rel=1e-6)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def test_one_network_that_diverges_leaves_the_others_alone() -> None:
+    inputs, labels = torch.randn(30, 12, generator=seeded(1)), torch.zeros(30).long()
+    order = torch.randint(30, (20, 8), generator=seeded(3))
+
+    def curve(rates: list[float]) -> torch.Tensor:
+        networks = [draw_weights(dense_network((12, 7, 4), "relu"), "he", seeded()) for _ in rates]
+        return Stack(networks, "relu").train(inputs, labels, order, torch.tensor(rates))[0]
+
+    assert curve([0.1, 1e30]).isfinite().all()
+    torch.testing.assert_close(curve([0.1, 1e30]), curve([0.1]))
+
+
+def test_starts_have_their_deviations() -> None:
+    widths = (784, 100, 100, 10)
+    first = make_network("first_0.3", 0.3, widths, "relu", seeded())
+    every = make_network("all_0.3", 0.3, widths, "tanh", seeded())
+    assert [first[k].weight.std().item() for k in (0, 2)] == pytest.approx(
+        [0.3, math.sqrt(2 / 100)], rel=0.03
+    )
+    assert [every[k].weight.std().item() for k in (0, 2)] == pytest.approx([0.3, 0.3], rel=0.03)
+
+
+def test_gradient_and_curvature_agree_with_the_dense_hessian() -> None:
+    network = draw_weights(dense_network((3, 4, 2), "tanh"), "he", seeded()).double()
+    inputs = torch.randn(5, 3, generator=seeded(1), dtype=torch.float64)
+    labels = torch.tensor([0, 1, 1, 0, 1])
+    _, gradients, square, curvature = gradient_and_curvature(network, inputs, labels)
+    names, values = zip(*network.named_parameters(), strict=True)
+    sizes = [value.numel() for value in values]
+
+    def loss(flat: torch.Tensor) -> torch.Tensor:
+        parts = [p.view_as(v) for p, v in zip(flat.split(sizes), values, strict=True)]
+        found = torch.func.functional_call(network, dict(zip(names, parts, strict=True)), (inputs,))
+        return F.cross_entropy(found, labels)
+
+    at = torch.cat([value.detach().flatten() for value in values])
+    hessian = torch.func.hessian(loss)(at)
+    g = torch.cat([gradient.flatten() for gradient in gradients])
+    assert square == pytest.approx((g @ g).item())
+    assert curvature == pytest.approx((g @ hessian @ g).item(), rel=1e-9)
+
+
+def test_record_and_figures(found: list[Record]) -> None:
+    table = evaluation.networks(found, rate=0.1)
+    starts = len(found[0].values["grid"]["relu"]["depth_2"]["starts"].split(", "))
+    assert len(table) == 2 * 3 * 2 * starts
+    assert table.groupby("setting").seed.nunique().eq(2).all()
+    assert [len(row) for row in table.frobenius] == table.depth.tolist()
+    assert found[0].values != found[1].values
+    for figure in (figures.outcomes(found), figures.comparison(found), regimes(found)):
+        assert figure.axes
+    assert figures.share_that_trains(found).shape == (starts, 6)
+    assert len(figures.contests(found)) == 9
+    assert not plt.get_fignums()
+
+
+def test_same_parameters_give_the_same_values(found: list[Record], tmp_path: Path) -> None:
+    given = {"profile": "smoke", "device": "cpu", "results_dir": str(tmp_path)}
+    before = torch.get_rng_state()
+    (again,) = mnist_depth.run(MnistDepthParameters.check(**given))
+    assert again.values == found[0].values
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# The judges
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=9))
+def test_best_interval_is_the_best(rows: list[tuple[int, bool]]) -> None:
+    x, truth = np.array([r[0] for r in rows], float), np.array([r[1] for r in rows])
+    if truth.all() or not truth.any():
+        return
+    low, high = best_interval(x, truth)
+    found = balanced_accuracy((low <= x) & (x <= high), truth)
+    for a in range(7):
+        for b in range(a, 7):
+            assert found >= balanced_accuracy((a <= x) & (x <= b), truth) - 1e-12
+
+
+def test_spearman_against_pandas() -> None:
+    x, y = torch.randn(2, 30, generator=seeded()).double().numpy()
+    expected = np.corrcoef(x.argsort().argsort(), y.argsort().argsort())[0, 1]
+    assert spearman(x, y) == pytest.approx(expected)
+    assert math.isnan(spearman(x, np.ones(30)))
+
+
+def test_an_interval_is_never_tested_on_what_it_was_learnt_on() -> None:
+    x, truth = np.arange(4.0), np.array([True, False, True, False])
+    everything = np.ones(4, bool)
+    with pytest.raises(ValueError, match="used to learn and to test"):
+        predict_apart(x, truth, [(everything, everything)])
+
+
+@pytest.mark.parametrize("split", evaluation.SPLITS)
+def test_folds_keep_apart(found: list[Record], split: str) -> None:
+    parts = evaluation.folds(evaluation.networks(found, rate=0.1), split)
+    assert all((learn ^ test).all() for learn, test in parts)
+
+
+def test_noise_foretells_nothing_and_the_outcome_everything() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random(400) < 0.5
+    learn = np.arange(400) < 200
+    for x, low, high in ((rng.random(400), 0.4, 0.6), (truth * 1.0, 1.0, 1.0)):
+        predicted, rows = predict_apart(x, truth, [(learn, ~learn)])
+        assert low <= balanced_accuracy(predicted, truth[rows]) <= high
+
+
+def test_clusters_are_drawn_whole() -> None:
+    counts = resampled(np.array([0, 0, 1, 2, 2]), repetitions=20)
+    assert (counts[:, 0] == counts[:, 1]).all()
+    assert (counts[:, [0, 2, 3]].sum(1) == 3).all()
+    assert len(np.unique(counts, axis=0)) > 3
