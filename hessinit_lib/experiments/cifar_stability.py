@@ -33,7 +33,7 @@ from hessinit_lib.training import Images, Order, Progress, Recipe, train
 REGIME_NETWORK, RATE_NETWORK = "cnn8", "cnn4"
 MULTIPLES = tuple(2.0**power for power in range(-2, 5))
 """Rates that are tried, over 2 / lambda_max."""
-LOOKS = 12  # at a network whose regime is followed
+LOOKS = 10  # at a network whose regime is followed
 FINAL_STEPS = 10
 MARGIN = 1.1  # over the loss at the start: batches differ by a few percent
 
@@ -73,8 +73,8 @@ class CifarStabilityParameters(Parameters):
         },
         "paper": {
             "seeds": (0, 1, 2, 3, 4),
-            "steps": 100,
-            "rate_steps": 40,
+            "steps": 60,
+            "rate_steps": 30,
             "batch_size": 32,
             "probe_size": 32,
             "sharpness_size": 256,
