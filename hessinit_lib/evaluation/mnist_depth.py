@@ -76,7 +76,7 @@ PREDICTORS = {
     "best_gain": Predictor(
         "step: gain at its best rate",
         "gain",
-        lambda table: _log(table.square.to_numpy() ** 2 / np.clip(table.curvature, 1e-45, None)),
+        lambda t: _log(t.square.to_numpy() ** 2 / t.curvature.to_numpy().clip(min=1e-45)),
     ),
     "gradient_norm": Predictor(
         "gradient: all layers", "gradient", lambda table: _log(np.sqrt(table.square.to_numpy()))
