@@ -51,7 +51,9 @@ def resampled(
 
 
 def with_interval(value: float, samples: Float[np.ndarray, " r"]) -> Estimate:
-    """Put a figure together with the interval of its resampled values."""
+    """Put a figure together with the interval of its resampled values; NaN if all of them are."""
+    if np.isnan(samples).all():
+        return Estimate(float(value), math.nan, math.nan)
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.nanpercentile(samples, [tail, 100 - tail])
     return Estimate(float(value), float(low), float(high))

@@ -20,14 +20,15 @@ TITLES = {
     "balanced": "balanced: He",
     "exploding": r"exploding: He $\times$ 1.4",
 }
+HIGHEST = 1e4  # what is drawn of losses and gradients that explode
 LAYER_COLORS = mpl.colormaps["viridis"]
 
 
 def regimes(records: Sequence[Record]) -> Figure:
     """Draw loss, Hessian norms, gradient norms and a step's gain, a column a regime.
 
-    Lines are medians over seeds; the bands of loss and gain are the range over seeds. Gains
-    beyond a thousand nat are cut off.
+    Lines are medians over seeds; the bands of loss and gain are the range over seeds. What
+    lies beyond the axes, on the way to infinity, is cut off.
     """
     with style():
         figure, axes = plt.subplots(4, 3, figsize=(9.5, 9.2), sharex=True, sharey="row")
@@ -53,11 +54,14 @@ def regimes(records: Sequence[Record]) -> Figure:
             row[0].set_ylabel(label)
         for ax in axes[:3].flat:
             ax.set_yscale("log")
+        for row in (0, 2):
+            low, high = axes[row, 0].get_ylim()
+            axes[row, 0].set_ylim(low, min(high, HIGHEST))
         steps = look_up(records[:1], "values.regimes.balanced.steps")[0]
         for ax in axes[3]:
             ax.set_yscale("symlog", linthresh=1e-3)
-            ax.set_yticks([-100, -1, -0.01, 0, 0.01, 1, 100])
-            ax.set_ylim(-1e3, 1e3)
+            ax.set_yticks([-1e6, -1e4, -100, -1, -0.01, 0, 0.01, 1, 100])
+            ax.set_ylim(-1e7, 1e3)
             ax.axhline(0, color="#555555", linewidth=0.8)
             ax.set_xscale("symlog", linthresh=1)
             ax.set_xlim(0, steps[-1])
@@ -77,9 +81,9 @@ def regimes(records: Sequence[Record]) -> Figure:
 def _layers(ax: Axes, steps: Sequence[int], rows: np.ndarray) -> None:
     """Draw a line for each layer, from rows of shape (seeds, steps, layers)."""
     rows = np.where(np.isfinite(rows) & (rows > 0), rows, np.nan)
-    seen = ~np.isnan(rows).all((0, 2))
-    middle = np.nanmedian(rows[:, seen], 0)
-    at = np.asarray(steps)[seen]
-    for layer, line in enumerate(middle.T):
-        color = LAYER_COLORS(layer / max(1, middle.shape[1] - 1))
-        ax.plot(at, line, ".-", color=color, linewidth=1.2, markersize=3)
+    layers = rows.shape[2]
+    for layer in range(layers):
+        seen = ~np.isnan(rows[:, :, layer]).all(0)
+        middle = np.nanmedian(rows[:, seen, layer], 0)
+        color = LAYER_COLORS(layer / max(1, layers - 1))
+        ax.plot(np.asarray(steps)[seen], middle, ".-", color=color, linewidth=1.2, markersize=3)
