@@ -14,7 +14,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -75,6 +75,8 @@ def _entry(module: ModuleType, name: str) -> str:
     thing = getattr(module, name)
     # Under the shortest name that it can be imported by.
     package = "hessinit_lib" if name in hessinit_lib.__all__ else module.__name__
+    if isinstance(thing, Mapping):  # a registry: what can be asked for by name
+        return f"`{package}.{name}`\n: The names {', '.join(f'`{key}`' for key in thing)}.\n"
     kind = "class" if inspect.isclass(thing) else "function"
     lines = [f".. auto{kind}:: {package}.{name}"]
     if kind == "class":

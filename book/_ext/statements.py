@@ -133,6 +133,8 @@ def _checks(records: list[Record]) -> Iterator[tuple[int, Check]]:
     stated: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         for key, entry in record.values.get("checks", {}).items():
+            if not key.startswith("statement"):  # an experiment may check other things, too
+                continue
             if not _CHECK.fullmatch(key) or not {"what", "value", "allowed"} <= entry.keys():
                 raise RecordError(
                     f"{record.experiment} seed {record.seed}: check {key!r} is "
@@ -315,7 +317,7 @@ def _name_targets(app: Sphinx, doctree: nodes.document) -> None:
     labels = app.env.domaindata["std"]["anonlabels"]
     for theorem in doctree.findall(nodes.Element):
         label = theorem.get("label", "")
-        if not re.fullmatch(r"statement-\d\d", label):
+        if not re.fullmatch(r"statement-\d\d", label or ""):
             continue
         labels[label] = app.env.docname, label
         proof = theorem.next_node(nodes.Element, descend=False, siblings=True)
