@@ -116,7 +116,7 @@ def test_record_and_figures(found: list[Record]) -> None:
     for figure in (figures.outcomes(found), figures.comparison(found), regimes(found)):
         assert figure.axes
     assert figures.share_that_trains(found).shape == (starts, 6)
-    assert len(figures.contests(found)) == 9
+    assert len(figures.contests(found)) == 2 * 9
     assert not plt.get_fignums()
 
 

@@ -105,18 +105,19 @@ def share_that_trains(records: Sequence[Record]) -> pd.DataFrame:
 
 def contests(records: Sequence[Record]) -> pd.DataFrame:
     """Tabulate how far the best Hessian norm is ahead of the other families, with intervals."""
-    table = networks(records, rate_of(records))
     rows = {}
-    for split, tested_on in SPLITS.items():
-        for other in ("gradient", "variance", "gain"):
-            found = contest(table, "Hessian", other, split)
-            rows[tested_on, other] = {
-                "Hessian norm": PREDICTORS[found.first].label,
-                "the other": PREDICTORS[found.second].label,
-                "Hessian's balanced accuracy": _written(found.score),
-                "ahead by": _written(found.ahead),
-            }
-    return pd.DataFrame(rows).T.rename_axis(["tested on", "against"])
+    for rate in records[0].parameters["learning_rates"]:
+        table = networks(records, rate)
+        for split, tested_on in SPLITS.items():
+            for other in ("gradient", "variance", "gain"):
+                found = contest(table, "Hessian", other, split)
+                rows[f"{rate:g}", tested_on, other] = {
+                    "Hessian norm": PREDICTORS[found.first].label,
+                    "the other": PREDICTORS[found.second].label,
+                    "Hessian's balanced accuracy": _written(found.score),
+                    "ahead by": _written(found.ahead),
+                }
+    return pd.DataFrame(rows).T.rename_axis(["rate", "tested on", "against"])
 
 
 def _written(estimate: Estimate) -> str:
