@@ -31,7 +31,7 @@ from hessinit_lib.provenance import current_commit, describe_device, library_ver
 from hessinit_lib.stamps import code_stamp
 from hessinit_lib.training import Images, Precision, Recipe, train
 
-THREADS, WORKERS, BATCH, RATE, MOMENTUM = 2, 2, 128, 0.05, 0.9
+THREADS, WORKERS, BATCH, RATE, MOMENTUM = 1, 2, 128, 0.05, 0.9
 EVERY = 50  # the tracker's default interval
 PROBES = (64, 128)
 
