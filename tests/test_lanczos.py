@@ -109,3 +109,13 @@ def test_operators_of_any_size(unit: float) -> None:
     sizes = torch.tensor([unit, 1.0])[:, None]
     found = spectral_norms(lambda v: v * values * sizes, start)
     assert found == pytest.approx([unit, 1.0], rel=1e-4)
+
+
+def test_the_leading_eigenvalue_is_not_missed_at_low_accuracy() -> None:
+    """Few starts are nearly orthogonal to its eigenvector: so many are drawn."""
+    values = torch.linspace(0, 0.8, 200) ** 3
+    values[-2:] = torch.tensor([0.93, 1.0])
+    source = torch.Generator().manual_seed(0)
+    starts = torch.randn(400, 200, generator=source)
+    found = [spectral_norms(lambda v: v * values, start[None], 0.01)[0] for start in starts]
+    assert found == pytest.approx([1.0] * 400, rel=1e-2)
