@@ -16,8 +16,10 @@ import pandas as pd
 from hessinit_lib import records
 from hessinit_lib.evaluation import cifar_networks, mnist_depth
 from hessinit_lib.evaluation.contest import Contest
+from hessinit_lib.evaluation.init_targets import at_best_rate
 from hessinit_lib.evaluation.prediction import Estimate
 from hessinit_lib.records import Record, look_up
+from hessinit_lib.word2vec.verdict import MEASURES, Interval, final_difference
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTED = (
     "reproduced",
@@ -226,6 +228,39 @@ def _vanishes(found: Sequence[Record]) -> Finding:
     )
 
 
+def _controls_help(found: Sequence[Record]) -> Finding:
+    """Compare He's weights with the same weights scaled to control Hessian norms."""
+    ahead, texts = [], []
+    for network in found[0].values:
+        he = at_best_rate(found, network, "he", "final")
+        gains = {}
+        for start in _CONTROLLED:
+            losses = at_best_rate(found, network, start, "final")
+            if np.isfinite(losses).all():  # else a seed was lost
+                gains[start] = Interval.of((he - losses).tolist())
+        best = max(gains, key=lambda start: gains[start].mean)
+        gain = gains[best]
+        ahead.append(gain.low > 0)
+        texts.append(f"{network}: {best}, {gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]")
+    return Finding(
+        verdict(ahead), "final loss of He less that of the best of these [nat]; " + "; ".join(texts)
+    )
+
+
+def _controls_help_words(found: Sequence[Record]) -> Finding:
+    differences = {name: final_difference(found, "matched", name) for name in MEASURES}
+    texts = [
+        f"{MEASURES[name]} {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+        for name, d in differences.items()
+    ]
+    # A loss is better if lower, a correlation or a share if higher.
+    better = [d.high < 0 if name == "held_out" else d.low > 0 for name, d in differences.items()]
+    return Finding(verdict(better), "matched blocks less gensim's start: " + "; ".join(texts))
+
+
+# The starts of `init_targets` that differ from He's in the scale of layers alone, chosen by norms.
+_CONTROLLED = ("equal_frobenius", "equal_spectral", "equal_rows", "all_one", "he_level")
+
 _USEFUL = (
     "Learnt on all {others} but one, an interval of the norm says which networks of that one "
     "train. Not reproduced if its balanced accuracy may be that of guessing (95 % interval); "
@@ -268,15 +303,21 @@ CLAIMS = (
     ),
     Claim(
         "preprint",
-        "The Hessian norm is a useful diagnostic: Word2Vec.",
-        "word2vec",
-        "No experiment yet.",
+        "Controlling the Hessian norm helps to initialize weights rigorously: image networks.",
+        "init_targets",
+        "He's weights, layers scaled so that Hessian norms are equal, one, or set by a level: "
+        "the best of these starts ends with a lower loss than He's (95 % interval of the "
+        "difference over seeds above 0; each at its best rate): on all networks: reproduced; on "
+        "some: partly. Starts that change directions as well do not count.",
+        _controls_help,
     ),
     Claim(
         "preprint",
-        "Controlling the Hessian norm helps to initialize weights rigorously.",
-        "contest",
-        "No experiment yet.",
+        "Controlling the Hessian norm helps to initialize weights rigorously: Word2Vec.",
+        "word2vec",
+        "The start whose input and output blocks have matched norms ends better than gensim's "
+        "own (95 % interval of the difference): in all measures: reproduced; in some: partly.",
+        _controls_help_words,
     ),
     Claim(
         "conference",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hessinit_lib import layer_hessians
 from hessinit_lib.errors import ParameterError
+from hessinit_lib.evaluation import init_targets as evaluation
 from hessinit_lib.experiments import init_targets
 from hessinit_lib.experiments.init_norms import gauss_newton_norms
 from hessinit_lib.experiments.init_race import (
@@ -267,8 +268,8 @@ def test_other_starts() -> None:
 
 
 def test_figures_are_drawn_from_the_best_rate(found: list[Record]) -> None:
-    assert figures.best_rate(found, "relu_3", "he") == 0
-    finals = figures.at_best_rate(found, "relu_3", "he", "final")
+    assert evaluation.best_rate(found, "relu_3", "he") == 0
+    finals = evaluation.at_best_rate(found, "relu_3", "he", "final")
     assert list(finals) == [r.values["relu_3"]["he"]["final"][0] for r in found]
     figure = figures.final_losses(found)
     assert len(figure.axes) == 2

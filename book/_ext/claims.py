@@ -27,7 +27,7 @@ from sphinx.util.typing import OptionSpec
 from hessinit_lib.claims import CLAIMS, NOT_TESTED, Claim, Finding
 from hessinit_lib.errors import RecordError
 
-_HEADINGS = {"claim": 26, "verdict": 10, "what we find": 30, "rule": 26, "notebook": 8}
+_HEADINGS = {"claim": 35, "what we find": 65}
 SOURCES = {
     "preprint": "abstract of the preprint",
     "conference": "abstract of the conference version",
@@ -47,7 +47,7 @@ class ClaimsDirective(SphinxDirective):
         self.env.note_reread()
         results = repository_root(self.env.srcdir) / "results"
         head, body = nodes.thead(), nodes.tbody()
-        head += _row([nodes.Text(heading)] for heading in _HEADINGS)
+        head += _row([nodes.paragraph("", heading)] for heading in _HEADINGS)
         for claim in CLAIMS:
             try:
                 finding = claim.finding(results)
@@ -68,9 +68,12 @@ class ClaimsDirective(SphinxDirective):
         return [table]
 
     def _claim(self, claim: Claim, finding: Finding) -> nodes.row:
-        notebook: nodes.Node = nodes.Text("–")
+        claimed = nodes.paragraph("", claim.text + " ")
+        claimed += nodes.emphasis("", SOURCES[claim.source].capitalize() + ".")
+        verdict = nodes.paragraph("", "", nodes.strong("", finding.verdict.capitalize()))
         if (Path(self.env.srcdir) / "notebooks" / f"{claim.experiment}.ipynb").is_file():
-            notebook = pending_xref(
+            verdict += nodes.Text(" by ")
+            verdict += pending_xref(
                 "",
                 nodes.literal("", claim.experiment),
                 refdoc=self.env.docname,
@@ -80,19 +83,18 @@ class ClaimsDirective(SphinxDirective):
                 refexplicit=True,
                 refwarn=True,
             )
-        return _row(
-            [
-                [nodes.Text(f"{claim.text} "), nodes.emphasis("", f"({SOURCES[claim.source]})")],
-                [nodes.strong("", finding.verdict)],
-                [nodes.Text(finding.figure or "–")],
-                [nodes.Text(claim.rule)],
-                [notebook],
+        found: list[nodes.Node] = [verdict]
+        if finding.figure:
+            items = [
+                nodes.list_item("", nodes.paragraph("", t)) for t in finding.figure.split("; ")
             ]
-        )
+            found.append(nodes.bullet_list("", *items))
+        rule = nodes.paragraph("", "", nodes.emphasis("", "Rule: "), nodes.Text(claim.rule))
+        return _row([[claimed], [*found, rule]])
 
 
 def _row(cells: Iterable[Iterable[nodes.Node]]) -> nodes.row:
-    return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", *cell)) for cell in cells))
+    return nodes.row("", *(nodes.entry("", *cell) for cell in cells))
 
 
 def setup(app: Sphinx) -> dict[str, object]:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hessinit_lib.figures.init_targets import at_best_rate, median
+from hessinit_lib.evaluation.init_targets import at_best_rate, median
 from hessinit_lib.figures.style import COLORS, note_data, style
 from hessinit_lib.records import Record, look_up
 
