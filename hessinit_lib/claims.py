@@ -17,9 +17,10 @@ from hessinit_lib import records
 from hessinit_lib.evaluation import cifar_networks, mnist_depth
 from hessinit_lib.evaluation.contest import Contest
 from hessinit_lib.evaluation.init_targets import at_best_rate
+from hessinit_lib.evaluation.intervals import Interval
 from hessinit_lib.evaluation.prediction import Estimate
 from hessinit_lib.records import Record, look_up
-from hessinit_lib.word2vec.verdict import MEASURES, Interval, final_difference
+from hessinit_lib.word2vec.verdict import MEASURES, final_difference
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTED = (
     "reproduced",

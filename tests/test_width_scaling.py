@@ -246,7 +246,7 @@ def test_tables(found: list[Record]) -> None:
     table = figures.slopes(found)
     # Student's t with one degree of freedom.
     one, two = (record.values["norms"]["mu"]["slopes"]["trace"][0] for record in found)
-    half = 12.71 * abs(one - two) / 2
+    half = 12.706 * abs(one - two) / 2
     assert table.loc[("1/N²", "input"), "trace"] == f"{(one + two) / 2:.2f} ± {half:.2f}"
     assert len(figures.rate_slopes(found)) == 6
     assert len(figures.deviations(found)) == 6

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hessinit_lib.evaluation.init_targets import at_best_rate, median
+from hessinit_lib.evaluation.intervals import Interval
 from hessinit_lib.figures.style import COLORS, note_data, style
 from hessinit_lib.records import Record, look_up
 
@@ -35,8 +36,6 @@ NETWORKS = {
     "vgg": "VGG, no normalization",
     "gpt": "small GPT",
 }
-# Two-sided 95 % quantiles of Student's t, by degrees of freedom.
-_STUDENT = (np.inf, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
 def final_losses(records: Sequence[Record]) -> Figure:
@@ -128,16 +127,15 @@ def verdicts(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
         }
         ours = found.pop("hessian")
         best = min(found, key=lambda name: median(found[name]))
-        difference = ours - found[best]
-        count, mean = len(difference), difference.mean()
-        student = _STUDENT[min(count, len(_STUDENT)) - 1]
-        error = student * difference.std(ddof=1) / np.sqrt(count) if count > 1 else np.inf
-        verdict = "tied" if abs(mean) <= error else ("first" if mean < 0 else "behind")
+        several, difference = len(ours) > 1, Interval.of((ours - found[best]).tolist())
+        verdict = "first" if difference.mean < 0 else "behind"
+        if difference.low <= 0 <= difference.high:
+            verdict = "tied"
         rows[NETWORKS[network]] = {
             "ours": f"{median(ours):.{digits}f}",
             "best other": f"{LABELS[best]}, {median(found[best]):.{digits}f}",
-            "difference": f"{mean:+.{digits}f}"
-            + (f" ± {error:.{max(digits, 1)}f}" if count > 1 else ""),
-            "verdict": verdict if count > 1 else "one seed",
+            "difference": f"{difference.mean:+.{digits}f}"
+            + (f" ± {difference.reach:.{max(digits, 1)}f}" if several else ""),
+            "verdict": verdict if several else "one seed",
         }
     return pd.DataFrame(rows).T.rename_axis("network")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from hessinit_lib.evaluation.intervals import Interval
 from hessinit_lib.experiments.width_scaling import (
     ITERATIONS,
     LAYERS,
@@ -27,9 +28,6 @@ TITLES = {
     "mu": r"last layer $1/N^2$, rates by layer",
 }
 LOSS_TITLES = {"cross_entropy": "cross-entropy", "half_square": "half squared distance"}
-
-# Two-sided 95 % points of Student's t, by degrees of freedom.
-_STUDENT = (np.nan, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def norms_against_width(records: Sequence[Record]) -> Figure:
@@ -219,8 +217,5 @@ def _level(level: float) -> str:
 
 
 def _interval(values: Sequence[float]) -> str:
-    mean = float(np.mean(values))
-    if len(values) < 2 or len(values) > len(_STUDENT):
-        return f"{mean:.2f}"
-    half = _STUDENT[len(values) - 1] * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return f"{mean:.2f} ± {half:.2f}"
+    found = Interval.of(values)
+    return f"{found.mean:.2f}" + (f" ± {found.reach:.2f}" if len(values) > 1 else "")

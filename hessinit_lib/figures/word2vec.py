@@ -11,12 +11,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hessinit_lib.evaluation.intervals import Interval
 from hessinit_lib.figures.style import COLORS, MARKERS, band, note_data, style
 from hessinit_lib.records import Record, look_up
 from hessinit_lib.word2vec.verdict import (
     MEASURES,
     REFERENCE,
-    Interval,
     final_difference,
     final_quality,
     token_ratios,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from hessinit_lib.evaluation.intervals import Interval
 from hessinit_lib.records import Record
 from hessinit_lib.word2vec.analogies import unpack
 
@@ -24,43 +24,6 @@ MEASURES = {
     "analogies": "analogies",
     "held_out": "held-out loss",
 }
-# Student's 97.5 % point by degrees of freedom; beyond these the normal one is near enough.
-_STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % interval; NaN where there is none.
-
-    Attributes:
-        mean: the mean.
-        low: lower end.
-        high: upper end.
-    """
-
-    mean: float
-    low: float = math.nan
-    high: float = math.nan
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Interval:
-        """Take Student's interval over seeds; none of a single seed.
-
-        Example:
-            >>> Interval.of([1.0, 2.0, 3.0])  # doctest: +ELLIPSIS
-            Interval(mean=2.0, low=-0.482..., high=4.482...)
-        """
-        mean = float(np.mean(values))
-        if len(values) < 2:
-            return cls(mean)
-        reach = _STUDENT.get(len(values) - 1, 1.96) * float(np.std(values, ddof=1))
-        reach /= math.sqrt(len(values))
-        return cls(mean, mean - reach, mean + reach)
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
 
 
 def tokens_to_level(tokens: Sequence[int | float], quality: Sequence[float], level: float) -> float:
