@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
+import pytest
 import torch
 from jaxtyping import install_import_hook
 
@@ -19,3 +23,35 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 # The tensors here are tiny: more threads only wait for each other, most of all on a busy machine.
 torch.set_num_threads(1)
+
+HTML = Path(__file__).resolve().parent.parent / "_build" / "html"
+FLAGS = [
+    # No host but this one can be reached. (Playwright's request routing would do the same,
+    # but then Chromium refuses to load fonts on file:// pages.)
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Start the browser of the system, else playwright's own."""
+    if not (HTML / "index.html").is_file():
+        pytest.skip("no built book at _build/html: run `make book` first")
+    playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    with playwright_api.sync_playwright() as playwright:
+        found = found or playwright.chromium.executable_path
+        if not Path(found).is_file():
+            pytest.skip(f"no browser: none of {', '.join(names)}, and playwright has none")
+        started = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        try:
+            yield started
+        finally:
+            started.close()

@@ -10,7 +10,6 @@ import http.server
 import re
 import shutil
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -19,17 +18,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
-FLAGS = [
-    # No host but this one can be reached. (Playwright's request routing would do the same,
-    # but then Chromium refuses to load fonts on file:// pages.)
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 MATH_WAIT_MS = 20_000
 LAUNCHERS = ("mybinder.org", "colab.research.google.com")
 
@@ -146,29 +134,6 @@ def inspect(browser, address: str, allowed: str) -> PageReport:
 def note_outside(url: str, allowed: str, problems: list[str]) -> None:
     if not url.startswith((allowed, "data:", "blob:")):
         problems.append(f"request outside the book: {url}")
-
-
-def need_book() -> None:
-    if not (HTML / "index.html").is_file():
-        pytest.skip("no built book at _build/html: run `make book` first")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    """Start the browser of the system, else playwright's own."""
-    need_book()
-    playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    with playwright_api.sync_playwright() as playwright:
-        found = found or playwright.chromium.executable_path
-        if not Path(found).is_file():
-            pytest.skip(f"no browser: none of {', '.join(names)}, and playwright has none")
-        started = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        try:
-            yield started
-        finally:
-            started.close()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

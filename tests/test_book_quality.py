@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import html.parser
 import io
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_book_ext import Project
-from test_book_pages import FLAGS, HTML, ROOT, pages
+from test_book_pages import HTML, ROOT, pages
 
 AXE = ROOT / "tests" / "vendor" / "axe-core" / "axe.min.js"
 # What others' templates do. The theme: its sidebar is outside of any landmark, its search button
@@ -41,20 +39,6 @@ RUN_AXE = """async (only) => {
 }"""
 PAGE_LIMIT = 6e6  # bytes of a page and its images: half a minute on a slow line
 BOOK_LIMIT = 150e6  # bytes of all files
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not (HTML / "index.html").is_file():
-        pytest.skip("no built book at _build/html: run `make book` first")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is missing")
-    with api.sync_playwright() as playwright:
-        found = shutil.which("chromium") or playwright.chromium.executable_path
-        if not Path(found).is_file():
-            pytest.skip("no browser: no chromium, and playwright has none")
-        started = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield started
-        started.close()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

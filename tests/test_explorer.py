@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,17 +177,8 @@ def test_other_records_are_passed_over() -> None:
 
 
 @pytest.fixture(scope="module")
-def sheet() -> Iterator[Any]:
-    if not EXPLORER.is_file():
-        pytest.skip("no built book at _build/html: run `make book` first")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is missing")
-    with api.sync_playwright() as playwright:
-        found = shutil.which("chromium") or playwright.chromium.executable_path
-        if not Path(found).is_file():
-            pytest.skip("no browser: no chromium, and playwright has none")
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser.new_page()
-        browser.close()
+def sheet(browser: Any) -> Any:
+    return browser.new_page()
 
 
 def rows(sheet: Any) -> list[list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,6 @@ from hessinit_lib.figures.style import data_label
 from hessinit_lib.records import Record
 from hessinit_lib.theory.dense import DenseBlock, dense_block, dense_curvatures, kronecker_mean
 from hessinit_lib.theory.draws import critical_network, draw_network
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a network gains nothing from more, and loses much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(folder: Path, **given: Any) -> list[Record]:

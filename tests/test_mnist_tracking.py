@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,6 @@ from hessinit_lib.records import Record
 
 NAMES = ["std_1e-5", "std_1e-2", "std_1e+0", "he", "glorot"]
 STARTS = [1e-5, 1e-2, 1.0, "he", "glorot"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a network gains nothing from more, and loses much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(folder: Path, **given: Any) -> list[Record]:

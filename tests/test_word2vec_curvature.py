@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,6 @@ from hessinit_lib.word2vec.pairs import counted
 from hessinit_lib.word2vec.vocabulary import Vocabulary
 
 TINY = {"profile": "smoke", "tokens": 10_000, "escape_tokens": 3000, "compared_tokens": 1500}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a model gains nothing from more, and loses much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
