@@ -6,20 +6,24 @@ records or checking parameters must not wait for torch.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hessinit_lib import init
+    from hessinit_lib.diagnosis import diagnose
     from hessinit_lib.hessians import HessianTracker, layer_hessians, model_hessian, spectrum
 
-__all__ = ["HessianTracker", "layer_hessians", "model_hessian", "spectrum"]
+__all__ = ["HessianTracker", "diagnose", "init", "layer_hessians", "model_hessian", "spectrum"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from hessinit_lib import hessians
-
-    return getattr(hessians, name)
+    if name == "init":
+        return import_module("hessinit_lib.init")
+    home = "diagnosis" if name == "diagnose" else "hessians"
+    return getattr(import_module(f"hessinit_lib.{home}"), name)
 
 
 def __dir__() -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import hessinit_lib
 from hessinit_lib.init import SCHEMES, apply, mirrored_, normal_, orthogonal_, truncated_, uniform_
 from hessinit_lib.init.layers import weight_layers
 from tests.networks import seeded
@@ -230,3 +233,16 @@ def test_wrong_options(scheme: str, options: dict[str, Any], message: str) -> No
 def test_models_that_are_not_covered(model: nn.Module, message: str) -> None:
     with pytest.raises(NotImplementedError, match=message):
         apply(model, "he")
+
+
+def test_the_package_names_what_people_use_without_loading_it() -> None:
+    code = (
+        "import sys, hessinit_lib; assert 'torch' not in sys.modules; "
+        "assert {'diagnose', 'init', 'layer_hessians'} <= set(dir(hessinit_lib)); "
+        "hessinit_lib.init.hessian_; hessinit_lib.layer_hessians; "
+        "print(hessinit_lib.diagnose.__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "hessinit_lib.diagnosis.diagnose\n", done.stderr
+    with pytest.raises(AttributeError, match="'hessinit_lib' has no attribute 'diagnosis_of'"):
+        hessinit_lib.diagnosis_of  # noqa: B018
