@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from hessinit_lib.errors import ParameterError
 
 _LIBRARIES = ("hessinit_lib", "torch", "torchvision", "numpy")
+_OPTIONAL = ("gensim",)  # named where the experiment uses them
 
 
 def choose_device(name: str) -> torch.device:
@@ -56,8 +58,12 @@ def describe_device(device: torch.device) -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Give the versions of Python and of the libraries that compute."""
-    found = {name: version(name) for name in _LIBRARIES}
+    """Give the versions of Python and of the libraries that compute.
+
+    A library that only some experiments use is named if it is loaded.
+    """
+    loaded = [name for name in _OPTIONAL if name in sys.modules]
+    found = {name: version(name) for name in (*_LIBRARIES, *loaded)}
     return {"python": platform.python_version(), **found, "torch": torch.__version__}
 
 

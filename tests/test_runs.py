@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -279,6 +281,13 @@ def test_stamp_follows_what_the_experiment_imports(package: Path) -> None:
     assert len(seen) == 4
     append(package / "records.py", "from hessinit_lib import new\n")
     assert package / "new.py" in stamps.source_files(EXPERIMENT)
+
+
+def test_versions_name_what_only_some_experiments_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "gensim", raising=False)
+    assert "gensim" not in provenance.library_versions()
+    monkeypatch.setitem(sys.modules, "gensim", ModuleType("gensim"))
+    assert provenance.library_versions()["gensim"] == version("gensim")
 
 
 def test_stamp_covers_names_and_not_line_ends(package: Path) -> None:
