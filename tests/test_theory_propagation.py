@@ -134,6 +134,27 @@ def test_statement_06_second_moment_is_exact_for_the_squared_error() -> None:
     assert float(stderr) < 0.03 * expected
 
 
+@pytest.mark.parametrize("activation", ["linear", "tanh"])
+def test_statement_06_orthogonal_inputs(activation: str) -> None:
+    # Scalar products of zero, whose deviations at finite width count none the less.
+    network = RandomNetwork.make([16, 256, 256, CLASSES], [1 / 16, 1 / 256, 1 / 256], activation)
+    x = 4 * torch.eye(8, 16)
+    predictions = predict_layer_norms(network, x)
+    means, deviations = geometric_means(network, x, nn.CrossEntropyLoss(), 40)
+    assert of(predictions, "frobenius") == pytest.approx(means, rel=0.04)
+    assert ((of(predictions, "log_std") / deviations).log().abs() <= 0.4).all()
+
+
+def test_statement_06_a_sample_of_zeros_adds_nothing() -> None:
+    network = RandomNetwork.make([16, 256, CLASSES], [1 / 16, 1 / 256], "linear")
+    x = 4 * torch.eye(3, 16)
+    alone = of(predict_layer_norms(network, x, loss="mse"), "frobenius")
+    beside = of(predict_layer_norms(network, torch.cat((x, 0 * x)), loss="mse"), "frobenius")
+    assert beside == pytest.approx(alone / 2, rel=0.02)  # averaged over twice as many
+    nothing = of(predict_layer_norms(network, 0 * x), "frobenius")
+    assert (nothing < 1e-20).all()
+
+
 def test_statement_06_factors_of_one_sample() -> None:
     widths, variances = [50, 4000, 3000, CLASSES], [0.03, 0.0004, 0.0001]
     network = RandomNetwork.make(widths, variances, "relu")

@@ -15,6 +15,7 @@ from hessinit_lib.theory.networks import RandomNetwork
 from hessinit_lib.theory.output import output_pairs
 
 _UNITS, _DRAWS = 2048, 256
+_LEAST = 1e-12  # correlation of two samples, and square of one over that of the largest
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def predict_layer_norms(
             "of at least one sample"
         )
     generator = generator or torch.Generator().manual_seed(0)
-    gram = x @ x.mT
+    gram = _never_zero(x @ x.mT)
     layers, covariance = hidden_layers(network, gram, _UNITS, generator)
     pairs = output_pairs(loss, covariance, network.widths[-1], _DRAWS, generator)
     inner = pairs.inner.mean(0)
@@ -128,3 +129,15 @@ def predict_layer_norms(
             )
         )
     return found
+
+
+def _never_zero(gram: Float[Tensor, "b b"]) -> Float[Tensor, "b b"]:
+    """Give orthogonal samples a correlation, and samples of zeros a size, that are negligible.
+
+    Deviations are relative to the kernel. A kernel of zero deviates, too, and its deviations
+    count: linear layers keep orthogonal samples orthogonal only on average.
+    """
+    power = gram.diagonal()
+    power = power.clamp(min=_LEAST * float(power.max().clamp(min=_LEAST)))
+    least = _LEAST * torch.outer(power, power).sqrt()
+    return torch.where(gram.abs() < least, least, gram).diagonal_scatter(power)
