@@ -238,66 +238,11 @@ def test_absent_device_stops_before_the_first_seed(
     assert run.ran == []
 
 
-# Stamps
-
-
-def test_source_files_are_what_is_imported() -> None:
-    """Python's own account: the package's modules in memory after the import."""
-    code = (
-        f"import sys, {EXPERIMENT}\n"
-        "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'hessinit_lib'))"
-    )
-    package = stamps.PACKAGE
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=package.parent, capture_output=True, text=True, check=True
-    )
-    loaded = {Path(file).resolve() for file in done.stdout.split()}
-    assert len(loaded) > 10
-    assert {path.resolve() for path in stamps.source_files(EXPERIMENT)} == loaded
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the package in its place."""
-    copy = tmp_path / "hessinit_lib"
-    shutil.copytree(stamps.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.webp"))
-    monkeypatch.setattr(stamps, "PACKAGE", copy)
-    return copy
-
-
-def append(file: Path, text: str) -> None:
-    file.write_text(file.read_text(encoding="utf-8") + text, encoding="utf-8")
-
-
-def test_stamp_follows_what_the_experiment_imports(package: Path) -> None:
-    old = stamps.code_stamp(EXPERIMENT)
-    append(package / "figures" / "landing.py", "# a remark\n")
-    (package / "new.py").touch()
-    assert stamps.code_stamp(EXPERIMENT) == old
-    seen = {old}
-    for file in ("experiments/mnist_tracking.py", "hessians/lanczos.py", "records.py"):
-        append(package / file, "# a remark\n")
-        seen.add(stamps.code_stamp(EXPERIMENT))
-    assert len(seen) == 4
-    append(package / "records.py", "from hessinit_lib import new\n")
-    assert package / "new.py" in stamps.source_files(EXPERIMENT)
-
-
 def test_versions_name_what_only_some_experiments_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "gensim", raising=False)
     assert "gensim" not in provenance.library_versions()
     monkeypatch.setitem(sys.modules, "gensim", ModuleType("gensim"))
     assert provenance.library_versions()["gensim"] == version("gensim")
-
-
-def test_stamp_covers_names_and_not_line_ends(package: Path) -> None:
-    old = stamps.code_stamp(EXPERIMENT)
-    file = package / "errors.py"
-    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
-    assert stamps.code_stamp(EXPERIMENT) == old
-    (package / "errors").mkdir()
-    file.rename(package / "errors" / "__init__.py")
-    assert stamps.code_stamp(EXPERIMENT) != old
 
 
 # Randomness

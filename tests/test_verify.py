@@ -86,7 +86,7 @@ def test_library_changed(
     monkeypatch.setattr(stamps, "PACKAGE", package)
     assert problems(project, capsys) == []
     changed = package / "theory" / "word_pairs.py"
-    changed.write_text(changed.read_text() + "# another thought\n")
+    changed.write_text(changed.read_text() + "another = 1\n")
     in_record, *on_page = problems(project, capsys)
     assert in_record.endswith("the code has changed since it was made; run it again")
     assert any("the experiment's code has changed since it ran" in line for line in on_page)
