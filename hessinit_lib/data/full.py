@@ -19,6 +19,9 @@ from torch import Tensor
 from hessinit_lib.data.images import ImageData
 from hessinit_lib.errors import DataError
 
+Split = tuple[UInt8[Tensor, "_ c h w"], Int64[Tensor, " _"]]
+"""Images and their labels."""
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -26,33 +29,58 @@ class ImageSet:
 
     Attributes:
         name: the data set, as users call it.
+        reader: torchvision's class, which reads it and downloads it.
         classes: name of each class.
         files: files of the full set, relative to the data folder.
         sha256: `ImageData.sha256` of the full set.
     """
 
     name: str
+    reader: type[torchvision.datasets.MNIST] | type[torchvision.datasets.CIFAR10]
     classes: tuple[str, ...]
     files: tuple[str, ...]
     sha256: str
 
+
+IDX = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+"""Files of MNIST and FashionMNIST."""
 
 # The checksums were taken from files whose MD5 sums are the published ones. They catch what
 # torchvision lets pass: it does not check MNIST's unpacked files.
 SETS = {
     "mnist": ImageSet(
         name="MNIST",
+        reader=torchvision.datasets.MNIST,
         classes=("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
-        files=(
-            "MNIST/raw/train-images-idx3-ubyte",
-            "MNIST/raw/train-labels-idx1-ubyte",
-            "MNIST/raw/t10k-images-idx3-ubyte",
-            "MNIST/raw/t10k-labels-idx1-ubyte",
-        ),
+        files=tuple(f"MNIST/raw/{name}" for name in IDX),
         sha256="1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b",
+    ),
+    "fashionmnist": ImageSet(
+        name="FashionMNIST",
+        reader=torchvision.datasets.FashionMNIST,
+        classes=(
+            "T-shirt/top",
+            "trouser",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle boot",
+        ),
+        files=tuple(f"FashionMNIST/raw/{name}" for name in IDX),
+        sha256="ece172613115fb18b120bec8f6c02271af90b8b8f0a5af5c51cbd5ceed68e619",
     ),
     "cifar10": ImageSet(
         name="CIFAR-10",
+        reader=torchvision.datasets.CIFAR10,
         classes=(
             "airplane",
             "automobile",
@@ -83,7 +111,7 @@ def find_folder(key: str, data_dir: str | Path | None) -> tuple[Path, bool]:
     """Find the folder of the full sets.
 
     Args:
-        key: "mnist" or "cifar10".
+        key: of `SETS`.
         data_dir: the folder, or None for HESSINIT_DATA, or else the user's cache folder.
 
     Returns:
@@ -138,7 +166,7 @@ def read(key: str, folder: Path) -> ImageData:
     """Read a full set whose files are present.
 
     Args:
-        key: "mnist" or "cifar10".
+        key: of `SETS`.
         folder: folder of the full sets.
 
     Returns:
@@ -150,26 +178,30 @@ def read(key: str, folder: Path) -> ImageData:
     Example:
         `read("mnist", Path("data"))` gives 60000 training images of shape (1, 28, 28).
     """
-    known = SETS[key]
     try:
-        train_images, train_labels = _read_split(key, folder, train=True)
-        test_images, test_labels = _read_split(key, folder, train=False)
+        train = _read_split(key, folder, train=True)
+        test = _read_split(key, folder, train=False)
     # What a damaged file makes of torchvision's reader: its own check, a short file, a wrong
     # header (assertions), or a file that may not be read.
     except (RuntimeError, ValueError, AssertionError, OSError, KeyError, pickle.PickleError) as e:
         raise _damaged(key, folder, str(e)) from None
-    data = ImageData(
-        name=known.name,
-        kind="full",
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        classes=known.classes,
-    )
-    if data.sha256 != known.sha256:
+    data = whole(key, train, test)
+    if data.sha256 != SETS[key].sha256:
         raise _damaged(key, folder, "the images and labels do not match the known checksum")
     return data
+
+
+def whole(key: str, train: Split, test: Split) -> ImageData:
+    """Put the two splits of a full set together; nothing is checked."""
+    return ImageData(
+        name=SETS[key].name,
+        kind="full",
+        train_images=train[0],
+        train_labels=train[1],
+        test_images=test[0],
+        test_labels=test[1],
+        classes=SETS[key].classes,
+    )
 
 
 def _damaged(key: str, folder: Path, reason: str) -> DataError:
@@ -181,12 +213,10 @@ def _damaged(key: str, folder: Path, reason: str) -> DataError:
     )
 
 
-def _read_split(
-    key: str, folder: Path, *, train: bool
-) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
-    if key == "mnist":
-        mnist = torchvision.datasets.MNIST(folder, train=train, download=False)
-        return mnist.data.unsqueeze(1), mnist.targets
+def _read_split(key: str, folder: Path, *, train: bool) -> Split:
+    if key != "cifar10":
+        gray = SETS[key].reader(folder, train=train, download=False)
+        return gray.data.unsqueeze(1), torch.as_tensor(gray.targets)
     # CIFAR-10's files are pickles, which could run code when read. torchvision compares each
     # with its published MD5 sum before it reads any, also with download=False, and that is
     # the protection here: it stops damage and mix-ups, not somebody able to forge MD5.

@@ -27,12 +27,14 @@ FOLDER = Path(__file__).parent / "sample"
 COLUMNS = 50
 """Number of images in a row of a picture."""
 
-SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+SHAPES = {"mnist": (1, 28, 28), "fashionmnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 """Shape (c, h, w) of an image, in pixels."""
 
 CHECKSUMS = {
     "mnist_train.webp": "3fcb3c48fe49c2ac2c20ab760a3b87b0d0e623f99cd5813ee305b306b2a37376",
     "mnist_test.webp": "5637a9e10f768954942cb484f5e24a3b2cf63c2e394fdcf32e28604dad41517c",
+    "fashionmnist_train.webp": "a17b5baed06d092bff7dc8febbbfc039c529dfd9e7a99fa7ffaa583d08ed6189",
+    "fashionmnist_test.webp": "12076833447f144e36acd06637f3c12457eb9337c79769c4cf8f2f952f1d8cf7",
     "cifar10_train.webp": "c366ab9b98bf0495e87aacb4d1196bf9dd65a65dcc84bc499574040d8ff59777",
     "cifar10_test.webp": "9a6ee759082a961146d54318d8ee63b3808c0c2fc01315c8660e4c739fa2729a",
 }
@@ -43,10 +45,11 @@ def read(key: str) -> ImageData:
     """Read the shipped sample of a data set.
 
     Args:
-        key: "mnist" or "cifar10".
+        key: of `hessinit_lib.data.full.SETS`.
 
     Returns:
         MNIST: 2000 train and 500 test images of shape (1, 28, 28), 200 and 50 a class.
+        FashionMNIST: 1000 and 500 of that shape, 100 and 50 a class.
         CIFAR-10: 1500 and 500 of shape (3, 32, 32), 150 and 50 a class.
 
     Raises:
