@@ -85,7 +85,7 @@ class CifarNetworksParameters(Parameters):
             "test_size": 200,
         },
         "paper": {
-            "seeds": (0, 1, 2),
+            "seeds": (0, 1, 2, 3, 4),
             "learning_rates": (0.01, 0.05),
             "steps": 120,
             "every": 60,
