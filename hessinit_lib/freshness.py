@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hessinit_lib import records
+from hessinit_lib.confirmations import Confirmation
 from hessinit_lib.records import Record
 from hessinit_lib.stamps import PACKAGE, code_stamp
 
@@ -38,19 +39,29 @@ def module_of(experiment: str) -> str | None:
         >>> module_of("mnist_tracking"), module_of("no_such")
         ('hessinit_lib.experiments.mnist_tracking', None)
     """
+    if experiment == "benchmark_training":
+        return "hessinit_lib.training"
     if experiment.startswith("benchmark_"):  # timings of the library itself
         return "hessinit_lib.hessians"
     known = (PACKAGE / "experiments" / f"{experiment}.py").is_file()
     return f"hessinit_lib.experiments.{experiment}" if known else None
 
 
-def is_current(record: Record) -> bool:
-    """Tell whether the code that made a record is the code that is there.
+def is_current(record: Record, confirmation: Confirmation | None = None) -> bool:
+    """Tell whether the code that is there made a record, or was seen to give the same.
 
     A record of an experiment that is not in this package cannot be told to be stale.
+
+    Args:
+        record: the record.
+        confirmation: the one that lies beside it, if any.
     """
     module = module_of(record.experiment)
-    return module is None or record.code == code_stamp(module)
+    if module is None:
+        return True
+    now = code_stamp(module)
+    confirmed = confirmation is not None and confirmation.covers(record, now)
+    return record.code == now or confirmed
 
 
 def page_stamp(source: Path) -> dict[str, str]:

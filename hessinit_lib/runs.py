@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from hessinit_lib import records
+from hessinit_lib import confirmations, records
 from hessinit_lib.parameters import Parameters
 from hessinit_lib.provenance import (
     choose_device,
@@ -30,8 +30,8 @@ def run_seeds(
     """Give the record of every seed: read if it is there and still holds, else run.
 
     A record holds if it was made with the same parameters, data, device and library
-    sources. Each is written when its seed is done, so an interrupted run goes on with the
-    first seed that was not finished.
+    sources, or with earlier ones that are confirmed to give the same. Each is written when
+    its seed is done, so an interrupted run goes on with the first seed that was not finished.
 
     Args:
         parameters: what to run.
@@ -40,7 +40,7 @@ def run_seeds(
         ticks: how often `run_one` updates the progress bar.
 
     Raises:
-        RecordError: a record that is in the way is damaged.
+        RecordError: a record that is in the way, or a confirmation, is damaged.
     """
     experiment = parameters.EXPERIMENT
     device = choose_device(parameters.device)
@@ -59,7 +59,9 @@ def run_seeds(
             path = records.record_path(parameters.results, parameters.profile, experiment, seed)
             if path.exists():
                 old = records.read(path)
-                wanted = {**common, "seed": seed}
+                confirmed = confirmations.read(path.parent)
+                holds = confirmed is not None and confirmed.covers(old, stamp)
+                wanted = {**common, "seed": seed, "code": old.code if holds else stamp}
                 if all(getattr(old, name) == value for name, value in wanted.items()):
                     bar.update(ticks)
                     done.append(old)

@@ -19,7 +19,8 @@ sys.path.insert(0, str(EXT))
 import api
 import glossary
 
-from hessinit_lib import freshness
+from hessinit_lib import confirmations, freshness
+from hessinit_lib.confirmations import Confirmation, Repetition
 from hessinit_lib.stamps import code_stamp
 
 TERMS = {
@@ -140,6 +141,55 @@ def test_records_of_earlier_code_say_so(project: Project) -> None:
         assert status == 0, printed
         text = project.text("index")
         assert text.count("These records were made by an earlier version of the code.") == notices
+
+
+def test_confirmed_records_say_by_what(project: Project) -> None:
+    now = code_stamp(f"hessinit_lib.experiments.{NAME}")
+    folder = project.root / "results" / "paper" / NAME
+    folder.mkdir(parents=True)
+    for seed, code in ((0, "0" * 64), (1, now)):
+        project.record(seed, experiment=NAME, code=code).replace(folder / f"seed-{seed}.json")
+    project.write("index.md", f"# Page\n\n```{{provenance}} paper/{NAME}\n```\n")
+    status, printed = project.build()
+    assert status != 0  # half of them are stale
+    assert "the seeds differ in 'code'" in printed
+
+    again = Repetition(
+        seed=0,
+        record="ab",
+        device="cpu: another",
+        versions={"python": "3.13.0"},
+        duration_s=2.0,
+        compared={"exact": 1234, "rounding": 2},
+        tolerance=0.01,
+        largest=0.0004,
+        where="values.loss",
+    )
+    confirmation = Confirmation(
+        experiment=NAME,
+        codes=["0" * 64],
+        code=now,
+        commit=None,
+        finished="2026-12-01T00:00:00+00:00",
+        repetition=again,
+    )
+    confirmations.write(confirmation, folder)
+    status, printed = project.build()
+    assert status == 0, printed
+    said = project.text("index")
+    assert "earlier version" not in said
+    assert f"Code checksum 000000000000, {now[:12]}" in said
+    assert (
+        "Confirmed Made by earlier code. Seed 0 computed again by the present code on 2026-12-01 "
+        "(cpu: another): the same, 1,234 values within 1%, 2 rounding errors below their bounds; "
+        "the largest difference among the first: 0.04%." in said
+    )
+
+    same = confirmation.model_copy(update={"repetition": None, "source": "fedcba9876543210"})
+    confirmations.write(same, folder)
+    status, printed = project.build()  # the page follows the confirmation
+    assert status == 0, printed
+    assert "Since commit fedcba987654 only comments" in project.text("index")
 
 
 def test_provenance_links_to_what_made_it(project: Project) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from hessinit_lib import provenance, records, runs, stamps
+from hessinit_lib import confirmations, provenance, records, runs, stamps
+from hessinit_lib.confirmations import Confirmation
 from hessinit_lib.errors import ParameterError, RecordError
 from hessinit_lib.parameters import Parameters
 from hessinit_lib.randomness import generator
@@ -124,6 +125,29 @@ def test_changed_code_or_device_runs_again(
     monkeypatch.setattr(runs, name, lambda _: "another")
     assert run() == [0, 1]
     assert run() == []
+
+
+def test_confirmed_records_hold(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    run()
+    old = records.read(run.path(0)).code
+    confirmation = Confirmation(
+        experiment="mnist_tracking",
+        codes=[old],
+        code="later",
+        commit=None,
+        finished="2026-01-01T00:00:00+00:00",
+        source="made",
+    )
+    confirmations.write(confirmation, run.path(0).parent)
+    monkeypatch.setattr(runs, "code_stamp", lambda _: "later")
+    assert run() == []
+    assert run(seeds=[1, 2]) == [2]  # which is of the later code itself
+    assert run(seeds=[2]) == []
+    monkeypatch.setattr(runs, "describe_device", lambda _: "another")
+    assert run() == [0, 1]
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, "code_stamp", lambda _: "still later")
+    assert run() == [0, 1]
 
 
 def test_new_commit_alone_does_not_run_again(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from verify_project import NAME, make_project, record_file, rewrite
 
 from hessinit_lib import freshness, records, stamps, verify
-from hessinit_lib.experiments import word_pair_saddle
-from hessinit_lib.experiments.word_pair_saddle import WordPairSaddleParameters
-from hessinit_lib.records import Record
-
-ROOT = Path(__file__).resolve().parent.parent
-NAME = "word_pair_saddle"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with one small record and one executed page of it."""
     root = tmp_path_factory.mktemp("project")
-    given = WordPairSaddleParameters.check(profile="smoke", device="cpu", results_dir=root / "r")
-    (record,) = word_pair_saddle.run(given)
-    bearing = {**record.parameters, "profile": "paper"}
-    changed = record.model_copy(update={"profile": "paper", "parameters": bearing})
-    records.write(changed, records.record_path(root / "results", "paper", NAME, 0))
-    (root / "notebooks").mkdir()
-    source = root / "notebooks" / f"{NAME}.ipynb"
-    shutil.copyfile(ROOT / "notebooks" / source.name, source)
-    run = json.loads(source.read_bytes())
-    tag = {"tags": ["injected-parameters"]}
-    run["cells"].insert(2, {"cell_type": "code", "metadata": tag, "source": ["seeds = [0]"]})
-    (root / "run.ipynb").write_text(json.dumps(run))
-    freshness.stamp_page(source, root / "run.ipynb", root / "_build/src/notebooks" / source.name)
+    make_project(root)
     return root
 
 
@@ -46,10 +30,6 @@ def project(made: Path, tmp_path: Path) -> Path:
     return root
 
 
-def record_file(root: Path) -> Path:
-    return records.record_path(root / "results", "paper", NAME, 0)
-
-
 def problems(root: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Verify without computing; give the lines before the count."""
     count = verify.verify(root, sample=0, budget=0.0)
@@ -57,11 +37,6 @@ def problems(root: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     assert last == f"verify: 1 records, 1 pages, {count} problems"
     assert len(lines) == count
     return lines
-
-
-def rewrite(path: Path, **changes: Any) -> None:
-    """Change a record as code would: its checksum fits again."""
-    records.write(records.read(path).model_copy(update=changes), path)
 
 
 def test_all_is_well(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +63,7 @@ def test_library_changed(
     changed = package / "theory" / "word_pairs.py"
     changed.write_text(changed.read_text() + "another = 1\n")
     in_record, *on_page = problems(project, capsys)
-    assert in_record.endswith("the code has changed since it was made; run it again")
+    assert in_record.endswith("the code has changed since it was made; run or confirm it again")
     assert any("the experiment's code has changed since it ran" in line for line in on_page)
 
 
@@ -140,32 +115,17 @@ def test_recomputed_numbers_agree_or_are_named(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert verify.verify(project, sample=1, budget=math.inf) == 0
-    assert "computed again, the same within 1%" in capsys.readouterr().out
-    record = records.read(record_file(project))
-    key, value = next((k, v) for k, v in leaves(record) if isinstance(v, float) and v)
-    twisted = json.loads(json.dumps(record.values))
-    *path, last = key.split(".")
-    node = twisted
-    for part in path:
-        node = node[int(part)] if isinstance(node, list) else node[part]
-    node[int(last) if isinstance(node, list) else last] = 1.1 * value
+    said = capsys.readouterr().out
+    assert f"{NAME} seed 0: computed again, the same\n" in said
+    assert re.search(r"  [\d,]+ values within 1%, 1 rounding errors below their bounds", said)
+    twisted = json.loads(json.dumps(records.read(record_file(project)).values))
+    twisted["saddle"]["frequency_cosine"] *= 1.1
+    value = twisted["saddle"]["frequency_cosine"]
     rewrite(record_file(project), values=twisted)  # by code: the checksum fits
     monkeypatch.setattr(verify, "page_problems", lambda *_: [])
     assert verify.verify(project, sample=1, budget=math.inf) == 1
-    assert f"  values.{key}: {1.1 * value!r} in the record, " in capsys.readouterr().out
-
-
-def leaves(record: Record) -> list[tuple[str, Any]]:
-    found = verify.differences(record.values, _negated(record.values))
-    return [(d.key.removeprefix("values."), d.then) for d in found]
-
-
-def _negated(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _negated(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_negated(value) for value in node]
-    return -node if isinstance(node, float) else node
+    expected = f"  values.saddle.frequency_cosine: {value!r} in the record, "
+    assert expected in capsys.readouterr().out
 
 
 def test_choice_is_seeded_and_within_the_budget(project: Path) -> None:
@@ -175,28 +135,6 @@ def test_choice_is_seeded_and_within_the_budget(project: Path) -> None:
     assert chosen == verify.choose(many[::-1], 5, 30.0)
     assert chosen != verify.choose(many, 6, 30.0)
     assert 0 < sum(r.duration_s for r in chosen) <= 30
-
-
-@pytest.mark.parametrize(
-    ("then", "now", "different"),
-    [
-        (1.0, 1.005, 0),
-        (1.0, 1.02, 1),
-        (math.nan, math.nan, 0),
-        (math.inf, math.inf, 0),
-        (math.inf, 1.0, 1),
-        (True, 1, 0),
-        (True, False, 1),
-        ("he", "she", 1),
-        ([1.0, 1e-6], [1.0, -1e-6], 0),
-        ([1.0, 1e-3], [1.0, -1e-3], 1),
-        ([1.0], [1.0, 2.0], 1),
-        ({"a": 1}, {"b": 1}, 1),
-        (None, 0.0, 1),
-    ],
-)
-def test_differences(then: Any, now: Any, different: int) -> None:
-    assert len(list(verify.differences(then, now))) == different
 
 
 def test_command_ends_with_its_verdict(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
-from hessinit_lib import records
+from hessinit_lib import confirmations, records
 from hessinit_lib.errors import RecordError
 
 # The environment is pickled with this attribute: {page: {source: checksum}}.
@@ -102,11 +102,13 @@ def _readable(location: str) -> str:
 
 
 def _files(results: Path, source: str) -> list[Path]:
-    return sorted((results / source).glob("seed-*.json"))
+    folder = results / source
+    confirmed = folder / confirmations.NAME
+    return sorted(folder.glob("seed-*.json")) + ([confirmed] if confirmed.is_file() else [])
 
 
 def _state(results: Path, source: str) -> str:
-    """Give a checksum of the names and contents of a source's record files."""
+    """Give a checksum of the names and contents of a source's files: records, confirmation."""
     digest = hashlib.sha256()
     for path in _files(results, source):
         content = hashlib.sha256(path.read_bytes()).hexdigest()

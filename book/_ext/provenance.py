@@ -8,9 +8,10 @@ Syntax::
 
 The argument is `<profile>/<experiment>`; `name` is optional, for `{numref}`. A run on a
 sample is announced above the table and in it, and so are records that an earlier version of
-the code made. Records that do not belong together (seeds
-that saw different data or ran with different code) give a warning, which fails a build
-with -W, as does a missing record.
+the code made; where these are confirmed to hold still, the table says by what. Records that do
+not belong together (seeds that saw different data, or ran with different code that is not
+confirmed to give the same) give a warning, which fails a build with -W, as does a missing
+record.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import OptionSpec
 from stale import notice
 
+from hessinit_lib import confirmations
+from hessinit_lib.comparison import in_words
+from hessinit_lib.confirmations import Confirmation
 from hessinit_lib.errors import RecordError
 from hessinit_lib.freshness import is_current
 from hessinit_lib.records import Record
@@ -69,16 +73,20 @@ def duration_in_words(seconds: float) -> str:
     return f"{total} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
-def describe(found: list[Record]) -> list[tuple[str, list[nodes.Node]]]:
+def describe(
+    found: list[Record], confirmation: Confirmation | None = None
+) -> list[tuple[str, list[nodes.Node]]]:
     """Make the table's rows: a heading and what stands beside it.
 
     Args:
         found: the records of one experiment and profile, at least one.
+        confirmation: the one that lies beside them, if any.
 
     Raises:
         RecordError: the seeds saw different data, or ran with different code.
     """
-    for what in ("dataset", "code"):
+    held = all(is_current(record, confirmation) for record in found)
+    for what in ("dataset",) if held else ("dataset", "code"):
         if len({repr(getattr(record, what)) for record in found}) > 1:
             raise RecordError(f"the seeds differ in {what!r}: run them again with one and the same")
     data = found[0].dataset
@@ -92,6 +100,7 @@ def describe(found: list[Record]) -> list[tuple[str, list[nodes.Node]]]:
     days = sorted(record.finished[:10] for record in found)  # ISO 8601: the date comes first
     span = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
     commits = _distinct(_commit(record.commit) for record in found)
+    codes = ", ".join(_distinct(record.code[:_SHORT] for record in found))
     runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
     total = duration_in_words(sum(record.duration_s for record in found))
     return [
@@ -104,7 +113,8 @@ def describe(found: list[Record]) -> list[tuple[str, list[nodes.Node]]]:
         ("Device", _text("; ".join(_distinct(record.device for record in found)))),
         ("Software", _text("; ".join(versions))),
         ("Commit", _text("; ".join(commits))),
-        ("Code checksum", [nodes.literal("", found[0].code[:_SHORT]), nodes.Text(" (SHA-256)")]),
+        ("Code checksum", [nodes.literal("", codes), nodes.Text(" (SHA-256)")]),
+        *_confirmed(found, confirmation),
         ("Duration", _text(f"{total} in all")),
         ("Finished", _text(f"{span} (UTC)")),
     ]
@@ -123,7 +133,8 @@ class ProvenanceDirective(SphinxDirective):
         source = self.arguments[0]
         try:
             found = read_followed(self.env, source)
-            rows = [*describe(found), *self._sources(found[0])]
+            confirmation = confirmations.read(repository_root(self.env.srcdir) / "results" / source)
+            rows = [*describe(found, confirmation), *self._sources(found[0])]
         except RecordError as error:
             complain(self.env, self.get_location(), f"{{provenance}} {source}", error)
             return [nodes.paragraph("", "", nodes.problematic("", f"{{provenance}} {source}"))]
@@ -135,7 +146,7 @@ class ProvenanceDirective(SphinxDirective):
             # the whole book, and two pages may show the same experiment.
             table["ids"].append(nodes.make_id(f"provenance-{source}"))
         above: list[nodes.Node] = []
-        if not is_current(found[0]):  # all have the same code, see `describe`
+        if not is_current(found[0], confirmation):  # then all are of the same code
             above.append(notice("These records were made by an earlier version of the code."))
         if found[0].dataset.kind == "sample":
             sample = nodes.warning("", classes=["sample-notice"])
@@ -182,6 +193,30 @@ def _table(title: str, rows: list[tuple[str, list[nodes.Node]]]) -> nodes.table:
 def _parameters(parameters: dict[str, Any]) -> list[nodes.Node]:
     shown = (f"{name} = {value}" for name, value in parameters.items() if name != "profile")
     return [nodes.literal("", "; ".join(shown))]
+
+
+def _confirmed(
+    found: list[Record], confirmation: Confirmation | None
+) -> list[tuple[str, list[nodes.Node]]]:
+    """Make the row that says why records of earlier code hold, if there are such."""
+    if confirmation is None or not any(confirmation.covers(r, confirmation.code) for r in found):
+        return []
+    if not all(is_current(record, confirmation) for record in found):
+        return []  # the code has changed once more
+    day, again = confirmation.finished[:10], confirmation.repetition
+    if again is None:
+        said = (
+            f"Made by earlier code. Since commit {_commit(confirmation.source)} only comments and "
+            f"what computes nothing have changed (compared {day})"
+        )
+    else:
+        said = (
+            f"Made by earlier code. Seed {again.seed} computed again by the present code on {day} "
+            f"({again.device}): the same, {in_words(again.compared, again.tolerance)}"
+        )
+        if again.where is not None:
+            said += f"; the largest difference among the first: {100 * again.largest:.1g}%"
+    return [("Confirmed", _text(f"{said}."))]
 
 
 def _text(text: str) -> list[nodes.Node]:

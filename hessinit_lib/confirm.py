@@ -1,0 +1,183 @@
+"""Confirm records of earlier code: compute one again, or find the code to be the same.
+
+`python -m hessinit_lib.verify --confirm EXPERIMENT` computes one record again by the present
+code and, if all its numbers come out the same by the rules of `repeatability.py`, writes the
+confirmation (`confirmations.py`). With `--same-code COMMIT` nothing is computed: the sources
+at that commit are those that made the records, and they differ from the present ones in
+nothing that computes (`stamps.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from io import BytesIO
+from pathlib import Path
+
+from hessinit_lib import confirmations, records, stamps
+from hessinit_lib.comparison import Comparison, compare
+from hessinit_lib.confirmations import Confirmation, Repetition
+from hessinit_lib.errors import RecordError
+from hessinit_lib.experiments import parameters_of
+from hessinit_lib.freshness import module_of
+from hessinit_lib.parameters import Parameters
+from hessinit_lib.provenance import current_commit
+from hessinit_lib.records import Record
+from hessinit_lib.repeatability import TOLERANCE
+
+
+def parameters_again(record: Record, results_dir: Path | None) -> Parameters:
+    """Give the parameters that repeat a record, on the kind of device that it names.
+
+    Raises:
+        UserError: the experiment no longer takes them, or the device is not there.
+    """
+    device = record.device.partition(":")[0]
+    return parameters_of(record.experiment).check(
+        **record.parameters, seeds=[record.seed], device=device, results_dir=results_dir
+    )
+
+
+def run_again(record: Record) -> Record:
+    """Run a record's experiment again, for its seed.
+
+    Raises:
+        DataError: the data set is not at hand.
+    """
+    experiment = importlib.import_module(f"hessinit_lib.experiments.{record.experiment}")
+    with tempfile.TemporaryDirectory() as folder:
+        (again,) = experiment.run(parameters_again(record, results_dir=Path(folder)))
+    return again
+
+
+def confirm_by_computing(
+    results: Path, experiment: str, seed: int | None = None
+) -> tuple[Record, Comparison]:
+    """Compute a record again; if it comes out the same, confirm all of its experiment's records.
+
+    Args:
+        results: folder of the records.
+        experiment: name of the experiment.
+        seed: which record; by default the one that states the shortest duration.
+
+    Returns:
+        The record, and how the numbers compare. The confirmation is written only if there are
+        no differences.
+
+    Raises:
+        RecordError: there are no records, none of that seed, or all of them are of the
+            present code.
+        DataError: the data set is not at hand.
+    """
+    found = records.read_all(results, "paper", experiment)
+    codes = _earlier_codes(found)
+    chosen = [record for record in found if seed in (None, record.seed)]
+    if not chosen:
+        raise RecordError(f"{experiment}: no record of seed {seed}")
+    record = min(chosen, key=lambda r: (r.duration_s, r.seed))
+    again = run_again(record)
+    comparison = compare(record, again, found)
+    if not comparison.differences:
+        path = records.record_path(results, "paper", experiment, record.seed)
+        repetition = Repetition(
+            seed=record.seed,
+            record=confirmations.checksum(path) or "",
+            device=again.device,
+            versions=again.versions,
+            duration_s=again.duration_s,
+            compared=dict(comparison.counts),
+            tolerance=TOLERANCE,
+            largest=float(f"{comparison.largest:.2g}"),
+            where=comparison.where,
+        )
+        _write(path.parent, codes, again.code, repetition=repetition)
+    return record, comparison
+
+
+def confirm_by_code(results: Path, experiment: str, commit: str) -> None:
+    """Confirm records made by sources that compute the same, letter by letter, as the present ones.
+
+    Args:
+        results: folder of the records, in a checkout with its history.
+        experiment: name of the experiment.
+        commit: any commit whose sources have the records' stamp.
+
+    Raises:
+        RecordError: there are no records, all of them are of the present code, the commit is
+            not there, its sources did not make the records, or they compute otherwise.
+    """
+    codes = _earlier_codes(records.read_all(results, "paper", experiment))
+    module = f"hessinit_lib.experiments.{experiment}"
+    now = stamps.code_stamp(module)
+    with tempfile.TemporaryDirectory() as folder:
+        full = _sources_at(commit, Path(folder))
+        package = Path(folder) / stamps.PACKAGE.name
+        if set(codes) - {stamps.code_stamp(module, package), _stamp_of_bytes(module, package)}:
+            raise RecordError(
+                f"{experiment}: the sources at {commit} are not what made the records"
+            )
+        if stamps.code_stamp(module, package) != now:
+            raise RecordError(
+                f"{experiment}: the code has changed since {commit}; compute a record again"
+            )
+    folder = records.record_path(results, "paper", experiment, 0).parent
+    _write(folder, codes, now, source=full)
+
+
+def _write(folder: Path, codes: list[str], code: str, **how: object) -> None:
+    confirmation = Confirmation.model_validate(
+        {
+            "experiment": folder.name,
+            "codes": codes,
+            "code": code,
+            "commit": current_commit(),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **how,
+        }
+    )
+    confirmations.write(confirmation, folder)
+
+
+def _earlier_codes(found: Sequence[Record]) -> list[str]:
+    """List the stamps of the code that made records, but for the present one."""
+    experiment = found[0].experiment
+    module = f"hessinit_lib.experiments.{experiment}"
+    if module_of(experiment) != module:
+        raise RecordError(f"{experiment} is no experiment that can be run again")
+    codes = sorted({record.code for record in found} - {stamps.code_stamp(module)})
+    if not codes:
+        raise RecordError(f"{experiment}: all records were made by the present code")
+    return codes
+
+
+def _sources_at(commit: str, folder: Path) -> str:
+    """Unpack the package's sources at a commit into a folder; give the commit's full name."""
+    git = ["git", "-C", str(stamps.PACKAGE.parent)]
+    try:
+        name = subprocess.run(
+            [*git, "rev-parse", "--verify", f"{commit}^{{commit}}"], capture_output=True, check=True
+        )
+        packed = subprocess.run(
+            [*git, "archive", "--format=zip", commit, stamps.PACKAGE.name],
+            capture_output=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        raise RecordError(f"no commit {commit} of these sources") from None
+    with zipfile.ZipFile(BytesIO(packed.stdout)) as archive:
+        archive.extractall(folder, [name for name in archive.namelist() if name.endswith(".py")])
+    return name.stdout.decode().strip()
+
+
+def _stamp_of_bytes(module: str, package: Path) -> str:
+    """Compute the stamp that records had before comments ceased to count: of all bytes."""
+    digest = hashlib.sha256()
+    for path in stamps.source_files(module, package):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0")
+        digest.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return digest.hexdigest()

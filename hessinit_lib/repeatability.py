@@ -1,0 +1,86 @@
+"""What can be repeated how well: by which rule each number of a record is compared.
+
+Numbers are `exact` unless they are listed here: computed again, they must agree within
+`TOLERANCE`. Other rules, for reasons that were seen when records of one processor were
+computed again on another:
+
+- `rounding`: a number that is a rounding error (0 by the theory) comes out as another
+  rounding error. One that was below the stated bound must be so again; a larger one counts
+  as exact.
+- `trained`: training at large rates amplifies the last digit until nothing is left of it, and
+  what is derived from such losses goes along. By the same code on the same processor these
+  numbers are exact. Else those that do not agree must lie in the range of the seeds that are
+  there, widened by its own width to both sides, but for one in ten (rounded up) of those
+  under one pattern.
+- `timing`: comes out differently each time, and is not compared.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Literal, NamedTuple
+
+TOLERANCE = 0.01
+OUTSIDE = 0.1  # of the trained numbers that do not agree: may lie outside of the range
+
+Kind = Literal["exact", "rounding", "trained", "timing"]
+
+
+class Rule(NamedTuple):
+    """How the numbers under some keys are compared.
+
+    Attributes:
+        kind: see the module's text.
+        pattern: of the keys within a record's values; `*` stands for anything, dots too.
+        below: bound of rounding errors.
+    """
+
+    kind: Kind
+    pattern: str
+    below: float = 0.0
+
+
+EXACT = Rule("exact", "*")
+
+# The first rule that fits counts. "*.0": the first number of a list, from before training.
+_RULES: dict[str, tuple[Rule, ...]] = {
+    "cifar_stability": (
+        Rule("exact", "regimes.*.0"),
+        Rule("trained", "regimes.*"),
+        Rule("trained", "rates.*.final_loss.*"),
+    ),
+    "layer_structure": (
+        Rule("rounding", "checks.*.value", below=1e-12),
+        Rule("rounding", "*.errors.*", below=1e-12),
+        Rule("rounding", "*.residual_ratio", below=1e-12),
+    ),
+    "step_gain": (
+        Rule("rounding", "checks.statement_08.value", below=1e-9),
+        Rule("exact", "*.0"),
+        Rule("trained", "*.full.*"),
+        Rule("trained", "*.stochastic.*"),
+    ),
+    "width_scaling": (
+        Rule("rounding", "checks.statement_10.value", below=1e-9),
+        Rule("rounding", "balanced.*.balance_defect", below=1e-9),
+        Rule("trained", "rates.*"),
+    ),
+    "word_pair_saddle": (Rule("rounding", "checks.statement_11.value", below=1e-9),),
+}
+
+
+def rule_for(experiment: str, key: str) -> Rule:
+    """Give the rule by which a number is compared.
+
+    Args:
+        experiment: name of the experiment.
+        key: where the number stands within the record's values, fields joined by dots.
+
+    Example:
+        >>> rule_for("width_scaling", "balanced.depth_10.balance_defect").kind
+        'rounding'
+        >>> rule_for("width_scaling", "norms.mu.trace.0.0").kind
+        'exact'
+    """
+    rules = _RULES.get(experiment, ())
+    return next((rule for rule in rules if fnmatchcase(key, rule.pattern)), EXACT)

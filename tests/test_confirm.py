@@ -1,0 +1,253 @@
+"""Records of earlier code hold once the present code is seen to give the same, and only then."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from verify_project import NAME, make_project, record_file, rewrite
+
+from hessinit_lib import confirm, confirmations, freshness, records, stamps, verify
+
+MODULE = f"hessinit_lib.experiments.{NAME}"
+EARLIER = "0" * 64
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose record was made by earlier code."""
+    root = tmp_path_factory.mktemp("project")
+    make_project(root)
+    shutil.rmtree(root / "_build")
+    rewrite(record_file(root), code=EARLIER)
+    return root
+
+
+@pytest.fixture(scope="module")
+def repeated(made: Path) -> Path:
+    """The same project, confirmed by computing."""
+    root = made.parent / "confirmed"
+    shutil.copytree(made, root)
+    assert verify.confirm(root, NAME, seed=None, commit=None) == 0
+    return root
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "project"))
+
+
+@pytest.fixture
+def confirmed(repeated: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(repeated, tmp_path / "project"))
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package's sources in its place."""
+    copy = tmp_path / "checkout" / "hessinit_lib"
+    quiet = shutil.ignore_patterns("__pycache__", "sample")
+    shutil.copytree(stamps.PACKAGE, copy, ignore=quiet)
+    monkeypatch.setattr(stamps, "PACKAGE", copy)
+    return copy
+
+
+def file(root: Path) -> Path:
+    return record_file(root).parent / "confirmed.json"
+
+
+def problems(root: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Verify without computing; give the lines before the count."""
+    capsys.readouterr()
+    count = verify.verify(root, sample=0, budget=0.0)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == f"verify: 1 records, 0 pages, {count} problems"
+    return lines
+
+
+STALE = "the code has changed since it was made; run or confirm it again"
+
+
+def test_a_record_of_earlier_code_holds_once_confirmed(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stale,) = problems(project, capsys)
+    assert stale.endswith(STALE)
+    before = record_file(project).read_bytes()
+    assert verify.confirm(project, NAME, seed=0, commit=None) == 0
+    said = capsys.readouterr().out
+    assert f"{NAME} seed 0: computed again, the same\n" in said
+    assert said.endswith(f"{NAME}: confirmed\n")
+    assert problems(project, capsys) == []
+    assert record_file(project).read_bytes() == before
+
+
+def test_what_a_confirmation_says(confirmed: Path) -> None:
+    found = confirmations.read(file(confirmed).parent)
+    assert found is not None
+    assert (found.experiment, found.codes) == (NAME, [EARLIER])
+    assert found.code == stamps.code_stamp(MODULE)
+    assert (found.source, found.version) == (None, 1)
+    again = found.repetition
+    assert again is not None
+    assert again.record == json.loads(record_file(confirmed).read_bytes())["sha256"]
+    assert (again.seed, again.tolerance) == (0, 0.01)
+    assert again.compared["exact"] > 1000
+    assert again.compared["rounding"] == 1
+    assert 0 <= again.largest <= again.tolerance
+    assert again.device.startswith("cpu: ")
+    assert again.versions["torch"]
+
+
+def test_the_shortest_record_is_computed_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record_file(project)
+    for seed, duration in ((1, 0.01), (2, 0.1)):
+        shutil.copyfile(path, path.with_name(f"seed-{seed}.json"))
+        rewrite(path.with_name(f"seed-{seed}.json"), seed=seed, duration_s=duration)
+    rewrite(path.with_name("seed-2.json"), code="1" * 64)  # of another generation
+    monkeypatch.setattr(
+        confirm, "run_again", lambda r: r.model_copy(update={"code": stamps.code_stamp(MODULE)})
+    )
+    assert verify.confirm(project, NAME, seed=None, commit=None) == 0
+    found = confirmations.read(path.parent)
+    assert found is not None
+    assert found.repetition is not None
+    assert found.repetition.seed == 1
+    assert found.codes == [EARLIER, "1" * 64]
+    assert all(
+        freshness.is_current(r, found) for r in records.read_all(project / "results", "paper", NAME)
+    )
+
+
+def test_other_values_confirm_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = json.loads(json.dumps(records.read(record_file(project)).values))
+    values["saddle"]["frequency_cosine"] *= 1.02
+    rewrite(record_file(project), values=values)
+    assert verify.confirm(project, NAME, seed=None, commit=None) == 1
+    said = capsys.readouterr().out
+    assert "  values.saddle.frequency_cosine: " in said
+    assert said.endswith(f"{NAME}: not confirmed\n")
+    assert not file(project).exists()
+    (stale,) = problems(project, capsys)
+    assert stale.endswith(STALE)
+
+
+def test_a_failed_attempt_leaves_no_older_confirmation_that_holds(
+    confirmed: Path, package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = package / "theory" / "word_pairs.py"
+    changed.write_text(changed.read_text(encoding="utf-8") + "another = 1\n")
+    (stale,) = problems(confirmed, capsys)
+    assert stale.endswith(STALE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"seed": 0', '"seed": 1'), ('"codes": [', '"codes": [\n  "ab",'), ("{", "")]
+)
+def test_confirmation_edited_by_hand(
+    old: str, new: str, confirmed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = file(confirmed).read_text()
+    assert old in text
+    file(confirmed).write_text(text.replace(old, new, 1))
+    of_record, of_confirmation = problems(confirmed, capsys)
+    assert of_record.endswith(STALE)
+    assert str(file(confirmed)) in of_confirmation
+    assert "by hand?" in of_confirmation or "not a whole JSON file" in of_confirmation
+
+
+def test_confirmation_of_another_record(
+    confirmed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(record_file(confirmed), duration_s=9.0)
+    (found,) = problems(confirmed, capsys)
+    assert found.endswith("seed 0 is not the record that was computed again")
+    rewrite(record_file(confirmed), code=stamps.code_stamp(MODULE))
+    assert any(
+        line.endswith("confirms records that are no longer there; delete it")
+        for line in problems(confirmed, capsys)
+    )
+
+
+def test_confirmation_of_another_experiment(confirmed: Path) -> None:
+    folder = confirmed / "results" / "paper" / "mnist_tracking"
+    folder.mkdir()
+    shutil.copyfile(file(confirmed), folder / "confirmed.json")
+    (found,) = confirmations.problems(folder, [])
+    assert found.endswith(f"confirms records of {NAME}")
+
+
+def test_what_cannot_be_confirmed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refusal(experiment: str, seed: int | None = None, commit: str | None = None) -> str:
+        assert verify.confirm(project, experiment, seed, commit) == 1
+        return capsys.readouterr().out
+
+    assert "no record of seed 7" in refusal(NAME, seed=7)
+    assert "no records in" in refusal("mnist_tracking")
+    assert "no commit nowhere of these sources" in refusal(NAME, commit="nowhere")
+    rewrite(record_file(project), code=stamps.code_stamp(MODULE))
+    assert "all records were made by the present code" in refusal(NAME)
+    rewrite(record_file(project), code=EARLIER, parameters={"stepz": 1})
+    assert "unknown parameter 'stepz'" in refusal(NAME)
+    assert not file(project).exists()
+
+
+# The same code
+
+
+@pytest.fixture
+def checkout(package: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git repository of one commit, tagged "made", around the copy of the package."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)  # set where tests run from a hook
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "A. Name")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "name@example.org")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    git(package.parent, "init", "-q")
+    git(package.parent, "add", ".")
+    git(package.parent, "commit", "-q", "-m", "Made")
+    git(package.parent, "tag", "made")
+    return package.parent
+
+
+def git(root: Path, *words: str) -> None:
+    subprocess.run(["git", "-C", root, *words], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("of_bytes", [True, False])
+def test_the_same_code_confirms(of_bytes: bool, project: Path, checkout: Path) -> None:
+    package = checkout / "hessinit_lib"
+    earlier = confirm._stamp_of_bytes(MODULE, package)
+    rewrite(record_file(project), code=earlier if of_bytes else EARLIER)
+    for name in ("theory/word_pairs.py", "stamps.py"):
+        text = (package / name).read_text(encoding="utf-8")
+        (package / name).write_text(text + "# a remark\n", encoding="utf-8")
+    assert verify.confirm(project, NAME, seed=None, commit="made") == (0 if of_bytes else 1)
+    found = confirmations.read(file(project).parent)
+    assert (found is not None) == of_bytes
+    if found is not None:
+        assert (found.codes, found.code) == ([earlier], stamps.code_stamp(MODULE))
+        assert found.repetition is None
+        assert found.source is not None
+        assert len(found.source) == 40
+        assert freshness.is_current(records.read(record_file(project)), found)
+
+
+def test_other_code_confirms_nothing(
+    project: Path, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = checkout / "hessinit_lib"
+    rewrite(record_file(project), code=stamps.code_stamp(MODULE))
+    changed = package / "theory" / "word_pairs.py"
+    changed.write_text(changed.read_text(encoding="utf-8") + "another = 1\n", encoding="utf-8")
+    assert verify.confirm(project, NAME, seed=None, commit="made") == 1
+    assert "the code has changed since made" in capsys.readouterr().out
+    assert not file(project).exists()
