@@ -17,8 +17,16 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 
-# They decide which records hold and what these say about themselves; they compute no value.
-BOOKKEEPING = ("confirmations.py", "parts.py", "provenance.py", "runs.py", "stamps.py")
+# They decide which records hold and what these say about themselves, or name what users
+# import; they compute no value.
+BOOKKEEPING = (
+    "__init__.py",
+    "confirmations.py",
+    "parts.py",
+    "provenance.py",
+    "runs.py",
+    "stamps.py",
+)
 
 # Between two statements, tokens of these kinds only; at the end of a file, too.
 _BETWEEN = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
