@@ -167,4 +167,4 @@ def _leaves(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float)  # a yes or no counts as 1 or 0

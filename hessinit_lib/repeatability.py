@@ -42,18 +42,27 @@ class Rule(NamedTuple):
 
 EXACT = Rule("exact", "*")
 
-# The first rule that fits counts. "*.0": the first number of a list, from before training.
+# The first rule that fits counts. Lists start before training: their first numbers are exact.
 _RULES: dict[str, tuple[Rule, ...]] = {
     "cifar_stability": (
-        Rule("exact", "regimes.*.0"),
+        Rule("exact", "regimes.*.loss.0"),
+        Rule("exact", "regimes.*.0.*"),  # the layers at the first look
         Rule("trained", "regimes.*"),
         Rule("trained", "rates.*.final_loss.*"),
     ),
+    "contest": (Rule("timing", "*.cost"),),
+    "diagnose": (Rule("exact", "losses.*.0"), Rule("trained", "losses.*")),
     "layer_structure": (
         Rule("rounding", "checks.*.value", below=1e-12),
         Rule("rounding", "*.errors.*", below=1e-12),
         Rule("rounding", "*.residual_ratio", below=1e-12),
     ),
+    "linearization_error": (
+        Rule("rounding", "checks.statement_05.value", below=1e-12),
+        Rule("rounding", "checks.statement_05_exact.value", below=1e-12),
+        Rule("rounding", "checks.statement_05_labels.value", below=1e-12),
+    ),
+    "norm_propagation": (Rule("rounding", "checks.statement_07.value", below=1e-9),),
     "step_gain": (
         Rule("rounding", "checks.statement_08.value", below=1e-9),
         Rule("exact", "*.0"),
@@ -64,6 +73,10 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         Rule("rounding", "checks.statement_10.value", below=1e-9),
         Rule("rounding", "balanced.*.balance_defect", below=1e-9),
         Rule("trained", "rates.*"),
+    ),
+    "word2vec_curvature": (
+        Rule("rounding", "checks.blocks.value", below=1e-9),
+        Rule("rounding", "checks.gensim.value", below=1e-6),  # gensim computes in float32
     ),
     "word_pair_saddle": (Rule("rounding", "checks.statement_11.value", below=1e-9),),
 }
