@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: book test paper verify pdf lint bench lock clean help
+.PHONY: book test paper verify confirm pdf lint bench lock clean help
 
 book: $(READY) ## the quick runs and the book, at _build/html/index.html (PROFILE=smoke: faster)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make book: this is Python %d.%d; Snakemake 9 needs 3.11 or newer: make book PYTHON=python3.12" % sys.version_info[:2])'
@@ -24,6 +24,9 @@ paper: $(READY) ## the full-scale records, results/paper (needs the full data)
 
 verify: $(READY) ## the committed records: whole, current, the same again (SAMPLE=n BUDGET=seconds)
 	@$(BIN)/python -m hessinit_lib.verify $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(BUDGET),--budget $(BUDGET))
+
+confirm: $(READY) ## records of earlier code hold: EXPERIMENT=name (SEED=n, or SAME_CODE=commit)
+	@$(BIN)/python -m hessinit_lib.verify --confirm $(EXPERIMENT) $(if $(SEED),--seed $(SEED)) $(if $(SAME_CODE),--same-code $(SAME_CODE))
 
 lint: $(READY) ## ruff, pyright, codespell, stripped notebooks
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
