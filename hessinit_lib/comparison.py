@@ -73,7 +73,10 @@ def compare(then: Record, now: Record, seeds: Sequence[Record] = ()) -> Comparis
         now: the same experiment, parameters and seed, run again.
         seeds: all records of the experiment: what training gives from other seeds.
     """
-    same = then.code == now.code and then.device == now.device and then.versions == now.versions
+    libraries = then.versions.keys() & now.versions.keys()
+    same = (then.code, then.device) == (now.code, now.device) and all(
+        then.versions[name] == now.versions[name] for name in libraries
+    )
     found = Comparison()
     trained: dict[Rule, list[Difference]] = {}
     for key, a, b, floor in _leaves(then.values, now.values, ""):

@@ -52,6 +52,12 @@ _RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "contest": (Rule("timing", "*.cost"),),
     "diagnose": (Rule("exact", "losses.*.0"), Rule("trained", "losses.*")),
+    "init_targets": (
+        Rule("trained", "*.final.*"),
+        Rule("trained", "*.steps.*"),
+        Rule("trained", "*.equal_later.*"),  # starts that are themselves found by descent
+        Rule("trained", "*.most_gain.*"),
+    ),
     "layer_structure": (
         Rule("rounding", "checks.*.value", below=1e-12),
         Rule("rounding", "*.errors.*", below=1e-12),
