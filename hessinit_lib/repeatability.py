@@ -42,16 +42,18 @@ class Rule(NamedTuple):
 
 EXACT = Rule("exact", "*")
 
+_REGIMES = (
+    Rule("exact", "regimes.*.loss.0"),
+    Rule("exact", "regimes.*.0.*"),  # the layers at the first look
+    Rule("trained", "regimes.*"),
+)
+
 # The first rule that fits counts. Lists start before training: their first numbers are exact.
 _RULES: dict[str, tuple[Rule, ...]] = {
-    "cifar_stability": (
-        Rule("exact", "regimes.*.loss.0"),
-        Rule("exact", "regimes.*.0.*"),  # the layers at the first look
-        Rule("trained", "regimes.*"),
-        Rule("trained", "rates.*.final_loss.*"),
-    ),
+    "cifar_stability": (*_REGIMES, Rule("trained", "rates.*.final_loss.*")),
     "contest": (Rule("timing", "*.cost"),),
     "diagnose": (Rule("exact", "losses.*.0"), Rule("trained", "losses.*")),
+    "fashion_depth": (*_REGIMES, Rule("trained", "*.trained.*")),
     "init_targets": (
         Rule("trained", "*.final.*"),
         Rule("trained", "*.steps.*"),
@@ -67,6 +69,12 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         Rule("rounding", "checks.statement_05.value", below=1e-12),
         Rule("rounding", "checks.statement_05_exact.value", below=1e-12),
         Rule("rounding", "checks.statement_05_labels.value", below=1e-12),
+    ),
+    "mnist_depth": (
+        *_REGIMES,
+        Rule("trained", "*.trained.*"),
+        # Many tanh layers of large weights amplify the last digit as training does.
+        Rule("trained", "grid.tanh.depth_20.at_start.*"),
     ),
     "norm_propagation": (Rule("rounding", "checks.statement_07.value", below=1e-9),),
     "step_gain": (
