@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -61,7 +63,7 @@ class Attention(nn.Module):
         self.head.weight = self.embed.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.embed(x) + self.place(torch.arange(x.shape[1]))
+        z = self.embed(x) + self.place(torch.arange(x.shape[1], device=x.device))
         q, k, v = self.mix(self.norm(z)).chunk(3, -1)
         z = z + self.out(F.scaled_dot_product_attention(q, k, v))
         return self.head(z)[:, -1]
@@ -88,6 +90,10 @@ def images() -> tuple[Tensor, Tensor]:
     return torch.randn(16, 1, 6, 6, generator=seeded(6)), labels(16)
 
 
+def pairs() -> tuple[Tensor, Tensor]:
+    return torch.randn(9, 4, generator=seeded(1)), torch.ones(9, 3)
+
+
 def norms(model: nn.Module, x: Tensor, y: Tensor, norm: str = "frobenius") -> dict[str, float]:
     report = layer_hessians(model, CE, x, y)
     return {name: getattr(layer, norm) for name, layer in report.items()}
@@ -96,11 +102,13 @@ def norms(model: nn.Module, x: Tensor, y: Tensor, norm: str = "frobenius") -> di
 # Norms that are asked for
 
 
-def test_depth_50_in_three_evaluations() -> None:
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("directions", ["keep", "draw"])
+def test_depth_50_in_three_evaluations(directions: str, seed: int) -> None:
     model = chain(50, 40, nn.ReLU)
-    apply(model, "he", generator=seeded(0))
-    x, y = vectors()
-    report = hessian_(model, CE, x, y, target=1.0, directions="keep")
+    apply(model, "he", generator=seeded(seed))
+    x, y = torch.randn(24, 12, generator=seeded(100 + seed)), labels(24)
+    report = hessian_(model, CE, x, y, target=1.0, directions=directions, generator=seeded(seed))
     assert report.evaluations <= 3
     found = norms(model, x, y)
     assert len(found) == 50
@@ -162,7 +170,8 @@ def test_norms_of_networks_without_a_closed_form(
 def share(model: nn.Module, x: Any, y: Tensor) -> float:
     """The second-order share of the loss at zero outputs, by finite differences of the loss."""
     with torch.no_grad():
-        z = model(*x if isinstance(x, tuple) else (x,)).double()
+        z = model(**x) if isinstance(x, dict) else model(*x if isinstance(x, tuple) else (x,))
+    z = z.double()
 
     def loss(t: float) -> float:
         return F.cross_entropy(t * z, y).item()
@@ -179,12 +188,10 @@ def share(model: nn.Module, x: Any, y: Tensor) -> float:
         (lambda: chain(6, 10, nn.Tanh), vectors),
         (Residual, images),
         (Attention, tokens),
-        (
-            TwoInputs,
-            lambda: ((torch.randn(9, 4, generator=seeded(1)), torch.ones(9, 3)), labels(9)),
-        ),
+        (TwoInputs, lambda: (pairs(), labels(9))),
+        (TwoInputs, lambda: (dict(zip("yx", pairs()[::-1], strict=True)), labels(9))),
     ],
-    ids=["relu", "tanh", "residual", "attention", "two inputs"],
+    ids=["relu", "tanh", "residual", "attention", "two inputs", "inputs by keyword"],
 )
 @pytest.mark.parametrize("level", [LEVEL, 0.02])
 def test_level(make: Callable[[], nn.Module], data: Callable[[], Any], level: float) -> None:
@@ -295,14 +302,50 @@ def test_bfloat16_computes_in_float32() -> None:
     assert list(found.values()) == pytest.approx([0.5] * 6, rel=0.06)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("target", ["level", 0.5])
-def test_on_a_gpu(target: Any) -> None:
-    x, y = vectors()
-    here, there = chain(6, 10, nn.ReLU), chain(6, 10, nn.ReLU).cuda()
-    hessian_(here, CE, x, y, target=target, generator=seeded(0))
-    hessian_(there, CE, x.cuda(), y.cuda(), target=target, generator=seeded(0))
-    assert torch.allclose(here[0].weight, there[0].weight.cpu(), rtol=1e-3)
+@pytest.mark.parametrize(("make", "data"), [(Residual, images), (Attention, tokens)])
+def test_the_level_in_bfloat16(
+    make: Callable[[], nn.Module], data: Callable[[], tuple[Tensor, Tensor]]
+) -> None:
+    model, (x, y) = make().bfloat16(), data()
+    x = x.bfloat16() if x.is_floating_point() else x
+    report = hessian_(model, CE, x, y, generator=seeded(0))
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    exact = make()
+    exact.load_state_dict(model.state_dict())
+    wide = x.float() if x.is_floating_point() else x
+    assert share(exact, wide, y) == pytest.approx(LEVEL, rel=0.08)
+    assert min(report.after.values()) > 0
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@needs_gpu
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("make", "data"), [(Residual, images), (Attention, tokens)])
+def test_the_level_on_a_gpu(
+    make: Callable[[], nn.Module], data: Callable[[], tuple[Tensor, Tensor]], kind: torch.dtype
+) -> None:
+    model, (x, y) = make().to("cuda", kind), data()
+    hessian_(model, CE, x.cuda(), y.cuda(), generator=seeded(0))  # a generator of the CPU
+    here = make()
+    here.load_state_dict(model.state_dict())
+    assert share(here, x, y) == pytest.approx(LEVEL, rel=0.08)
+    again = make().to("cuda", kind)
+    hessian_(again, CE, x.cuda(), y.cuda(), generator=torch.Generator("cuda").manual_seed(0))
+    here.load_state_dict(again.state_dict())
+    assert share(here, x, y) == pytest.approx(LEVEL, rel=0.08)
+
+
+@needs_gpu
+def test_norms_and_state_on_a_gpu() -> None:
+    model, (x, y) = chain(6, 10, nn.ReLU).cuda(), vectors()
+    model[2].weight.requires_grad_(False)
+    before = torch.get_rng_state(), torch.cuda.get_rng_state()
+    hessian_(model, CE, x.cuda(), y.cuda(), target=0.5, generator=seeded(0))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert torch.equal(before[1], torch.cuda.get_rng_state())
+    assert list(norms(model.cpu(), x, y).values()) == pytest.approx([0.5] * 5, rel=0.06)
 
 
 def test_failure_restores_the_weights() -> None:
@@ -340,6 +383,7 @@ def test_report_is_a_table() -> None:
         ({"norm": "trace"}, "norm='trace': expected one of frobenius, spectral"),
         ({"level": 0.0}, "level=0.0: expected a number above 0"),
         ({"tolerance": math.nan}, "tolerance=nan: expected a number above 0"),
+        ({"rounds": 0}, "rounds=0: expected a whole number, 1 or more"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
@@ -376,6 +420,62 @@ def test_layer_without_curvature() -> None:
         hessian_(model, CE, *vectors(), target=1.0, directions="keep")
 
 
-def test_inputs_of_different_sizes() -> None:
-    with pytest.raises(ValueError, match=r"inputs of \[4, 5\] samples: expected one number"):
+def test_inputs_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"inputs: got \[4, 5\] samples, expected as many"):
         hessian_(TwoInputs(), CE, (torch.ones(4, 4), torch.ones(5, 3)), labels(4))
+    with pytest.raises(ValueError, match=r"inputs of shape \(0, 12\): expected some samples"):
+        hessian_(chain(2, 4, nn.ReLU), CE, torch.ones(0, 12), labels(0))
+
+
+@pytest.mark.parametrize(
+    ("last", "loss_fn", "targets", "message"),
+    [
+        (nn.LogSoftmax(1), nn.NLLLoss(), labels(24), "no LogSoftmax in the model"),
+        (nn.Identity(), nn.MSELoss(), torch.zeros(24, 3), "targets other than 0 for a squared"),
+        (nn.Sigmoid(), nn.MSELoss(), torch.ones(24, 3), "no normalization, softmax or sigmoid"),
+    ],
+)
+def test_losses_without_a_level(
+    last: nn.Module, loss_fn: nn.Module, targets: Tensor, message: str
+) -> None:
+    model = nn.Sequential(nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3), last)
+    with pytest.raises(ValueError, match=message):
+        hessian_(model, loss_fn, vectors()[0], targets, generator=seeded(0))
+
+
+def test_a_lazy_model_must_have_seen_its_inputs() -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 3))
+    with pytest.raises(ValueError, match=r"0\.weight has no shape yet: expected a model that was"):
+        hessian_(model, CE, *vectors())
+    model(vectors()[0])
+    hessian_(model, CE, *vectors(), generator=seeded(0))
+
+
+def test_wrong_types_are_named() -> None:
+    """In a process of its own: in this one, annotations are checked at each call."""
+    code = """
+import torch
+from hessinit_lib import init
+x, y, model, loss = torch.ones(4, 3), torch.arange(4) % 2, torch.nn.Linear(3, 2), torch.nn.L1Loss()
+for given, options in (
+    ((len, loss, x, y), {}),
+    ((model, loss, x.numpy(), y), {}),
+    ((model, loss, x, y), {"target": None}),
+    ((model, loss, x, y), {"level": "high"}),
+    ((model, loss, x, y), {"rounds": 2.5}),
+    ((model, loss, x, y), {"generator": 0}),
+):
+    try:
+        init.hessian_(*given, **options)
+    except ValueError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        "model: got builtin_function_or_method, expected a torch.nn.Module",
+        "inputs: got ndarray, expected a tensor, or tensors in a tuple or dict",
+        "target of weight: got None, expected a number above 0",
+        "level='high': expected a number above 0",
+        "rounds=2.5: expected a whole number, 1 or more",
+        "generator: got 0, expected a torch.Generator",
+    ], done.stderr

@@ -4,7 +4,7 @@
 (`signals.py`, with `events.py` for what happens between layers) tells sizes of signals and
 gradients; `noise.py` looks at dropout, `curvature.py` at how the loss bends along gradients.
 `rules.py` says what is out of bounds in a layer, `causes.py` what is wrong with the network.
-`bundle.py` is for models of several inputs, `command.py` for the command line.
+`command.py` is for the command line.
 """
 
 from hessinit_lib.diagnosis.diagnose import diagnose

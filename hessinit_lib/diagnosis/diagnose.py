@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hessinit_lib.diagnosis.bundle import Inputs, single_input
+from hessinit_lib.bundle import Inputs, single_input
 from hessinit_lib.diagnosis.causes import Cause, causes, fitting_scheme
 from hessinit_lib.diagnosis.curvature import bend_of_all, bends_by_layer
 from hessinit_lib.diagnosis.noise import biased_noise

@@ -10,9 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessinit_lib.hessians.network import compute_dtype
 from hessinit_lib.hessians.quiet import without_noise
-from hessinit_lib.init.trace import Inputs
 
 LossFn = Callable[..., Tensor]
+Inputs = Tensor | tuple[Tensor, ...]
 Batches = Iterable[tuple[Inputs, Tensor]]
 """Pairs of inputs and targets; one step for each."""
 

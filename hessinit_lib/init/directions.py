@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from hessinit_lib.init.branches import residual_branches
 from hessinit_lib.init.mirrored import mirrored_
 from hessinit_lib.init.tensors import normal_
 from hessinit_lib.init.trace import Trace
@@ -48,3 +49,18 @@ def draw_directions(found: Trace, *, generator: torch.Generator | None = None) -
             square = 2 if rectified else 1
             block.mul_(math.sqrt(square * fan_out / block.square().sum().item()))
         halves = fan_out if after else 0
+
+
+def branch_factors(found: Trace) -> dict[str, float]:
+    r"""Give the factor $1 / \sqrt N$ of the last layer of each of N residual branches.
+
+    Each branch then adds 1/N of the mean square that it would add, all together as much as one.
+
+    Args:
+        found: a forward pass of the model.
+
+    Returns:
+        The factor by the weight's name; none without branches.
+    """
+    branches = residual_branches(found)
+    return {branch[-1]: 1 / math.sqrt(len(branches)) for branch in branches}

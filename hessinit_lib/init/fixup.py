@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hessinit_lib.bundle import Inputs
 from hessinit_lib.hessians.calling import plain
 from hessinit_lib.init.branches import last_layers, residual_branches
 from hessinit_lib.init.schemes import apply
-from hessinit_lib.init.trace import Inputs, trace
+from hessinit_lib.init.trace import trace
 
 
 def fixup_(
@@ -24,8 +25,8 @@ def fixup_(
 
     Args:
         model: residual, without normalization.
-        inputs: a few samples, shape (B, ...), or a tuple if the model takes several: the
-            branches are read from a forward pass.
+        inputs: a few samples, shape (B, ...), or several tensors in a tuple, or in a dict by
+            keyword: the branches are read from a forward pass.
         generator: source of randomness; the global one if None.
 
     Returns:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.calling import plain
-from hessinit_lib.init.descent import Batches, LossFn, ParameterLoss
-from hessinit_lib.init.trace import Inputs
+from hessinit_lib.init.descent import Batches, Inputs, LossFn, ParameterLoss
 
 
 def gradinit_(

@@ -9,17 +9,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from hessinit_lib.bundle import Inputs, single_input
 from hessinit_lib.hessians.calling import plain
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.options import NORMS
 from hessinit_lib.hessians.quiet import without_noise
-from hessinit_lib.init.branches import last_layers, residual_branches
-from hessinit_lib.init.directions import draw_directions
+from hessinit_lib.init.branches import last_layers
+from hessinit_lib.init.directions import branch_factors, draw_directions
 from hessinit_lib.init.layers import Layer, weight_layers
 from hessinit_lib.init.report import ScalingReport
 from hessinit_lib.init.scaling import meet_norms
 from hessinit_lib.init.schemes import apply
-from hessinit_lib.init.trace import Inputs, Trace, as_one, refuse_batch_statistics, trace
+from hessinit_lib.init.trace import Trace, refuse_batch_statistics, trace
 from hessinit_lib.init.traces import LossFn, bend, layer_traces
 
 LEVEL = 0.1
@@ -69,7 +70,7 @@ def hessian_(
             or float64, whatever its type. Frozen parameters, gradients, buffers and modes
             are left, and so is the global random state if a generator is given.
         loss_fn: function of (outputs, targets) that gives one number.
-        inputs: shape (B, ...), or a tuple of such tensors if the model takes several.
+        inputs: shape (B, ...); or several tensors in a tuple, or in a dict by keyword.
         targets: what the loss takes, B of them.
         target: see above.
         directions: "draw", or "keep" to scale the weights as they are.
@@ -103,6 +104,8 @@ def hessian_(
         >>> [round(norm, 1) for norm in report.after.values()]
         [0.5, 0.5]
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     model = plain(model)
     refuse_batch_statistics(model)
     layers = weight_layers(model)
@@ -139,10 +142,8 @@ class _Work:
         """Set the curvature along the outputs."""
         found = self._draw(directions, generator)
         before = self._traces(found)
-        branches = residual_branches(found) if directions == "draw" else []
-        for branch in branches:
-            self._scale({branch[-1]: 1 / math.sqrt(len(branches))})
-        if branches:
+        if directions == "draw" and (factors := branch_factors(found)):
+            self._scale(factors)
             found = self._trace()
         last = last_layers(found)
         changes = 0
@@ -150,7 +151,7 @@ class _Work:
             if changes == _ROUNDS:
                 raise ValueError(
                     f"the level does not follow the scale of {', '.join(sorted(last))}: "
-                    "expected outputs that do, with no normalization behind it"
+                    "expected outputs that do, with no normalization, softmax or sigmoid behind it"
                 )
             self._scale(dict.fromkeys(last, 1 + factor), biases=True)
             found = self._trace()
@@ -232,8 +233,9 @@ class _Work:
         share = curvature / (2 * loss) if loss else math.inf
         if not 0 < share < math.inf:
             raise ValueError(
-                f"outputs of curvature {curvature:g} at a loss of {loss:g}: expected a loss "
-                "above 0 that curves along outputs that are not 0"
+                f"at outputs of 0 the loss is {loss:g} and its curvature along the outputs "
+                f"{curvature:g}, expected both above 0: logits for a cross-entropy (no LogSoftmax "
+                "in the model), targets other than 0 for a squared error, outputs that are not 0"
             )
         return share
 
@@ -246,8 +248,8 @@ class _Work:
 
     def _norms(self) -> list[float]:
         self.evaluations += 1
-        whole, single, prefix = as_one(self.model, self.inputs)
         with without_noise(self.model):
+            whole, single, prefix = single_input(self.model, self.inputs)
             report = layer_hessians(
                 whole,
                 self.loss_fn,
@@ -284,9 +286,11 @@ def _check(
         raise ValueError(f"directions={directions!r}: expected 'draw' or 'keep'")
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r}: expected one of {', '.join(NORMS)}")
-    for name, value in (("level", level), ("tolerance", tolerance), ("rounds", rounds)):
-        if not 0 < value < math.inf:
+    for name, value in (("level", level), ("tolerance", tolerance)):
+        if not _is_positive(value):
             raise ValueError(f"{name}={value!r}: expected a number above 0")
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(f"rounds={rounds!r}: expected a whole number, 1 or more")
     if isinstance(target, str):
         if target not in _RULES:
             raise ValueError(f"target={target!r}: expected a number, or one of {', '.join(_RULES)}")
@@ -297,9 +301,13 @@ def _check(
         name = sorted(set(wanted) ^ set(names))[0]
         raise ValueError(f"target: {name!r} is missing or unknown; expected {', '.join(names)}")
     for name, value in wanted.items():
-        if not 0 < value < math.inf:
+        if not _is_positive(value):
             raise ValueError(f"target of {name}: got {value!r}, expected a number above 0")
     return wanted
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 @contextmanager

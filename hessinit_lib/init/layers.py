@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -83,6 +84,7 @@ def weight_layers(model: nn.Module) -> list[Layer]:
     Raises:
         NotImplementedError: a trainable weight of another kind of module, or none at all;
             the message names it.
+        ValueError: a weight of a lazy module that has not seen its inputs.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
@@ -104,9 +106,11 @@ def weight_layers(model: nn.Module) -> list[Layer]:
 def _layers(model: nn.Module) -> Iterator[Layer]:
     for prefix, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
+            name = f"{prefix}.{key}" if prefix else key
+            if is_lazy(parameter):
+                raise ValueError(f"{name} has no shape yet: expected a model that was called once")
             if not parameter.requires_grad or parameter.ndim < 2:
                 continue
-            name = f"{prefix}.{key}" if prefix else key
             # A subclass may compute anything, so the exact type decides.
             if type(module) not in COVERED or key != "weight":
                 raise NotImplementedError(

@@ -7,11 +7,12 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from hessinit_lib.bundle import Inputs, single_input
 from hessinit_lib.hessians.calling import plain
 from hessinit_lib.hessians.quiet import without_noise
 from hessinit_lib.init.layers import Layer, weight_layers
 from hessinit_lib.init.schemes import apply
-from hessinit_lib.init.trace import Inputs, refuse_batch_statistics
+from hessinit_lib.init.trace import refuse_batch_statistics
 
 
 def lsuv_(
@@ -26,7 +27,7 @@ def lsuv_(
 
     Args:
         model: any module with layers that `hessinit_lib.init.apply` covers.
-        inputs: shape (B, ...), or a tuple if the model takes several.
+        inputs: shape (B, ...), or several in a tuple, or in a dict by keyword.
         generator: source of randomness; the global one if None.
 
     Returns:
@@ -74,5 +75,6 @@ def lsuv_(
 
             stack.callback(module.register_forward_hook(hook, prepend=True).remove)
         stack.enter_context(without_noise(model))
-        model(*(inputs if isinstance(inputs, tuple) else (inputs,)))
+        whole, fed, _ = single_input(model, inputs)
+        whole(fed)
     return deviations

@@ -115,4 +115,8 @@ def _numbers(weight: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _device(weight: Tensor, generator: torch.Generator | None) -> torch.device:
-    return weight.device if generator is None else generator.device
+    if generator is None:
+        return weight.device
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator: got {generator!r}, expected a torch.Generator")
+    return generator.device

@@ -11,54 +11,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hessinit_lib.bundle import Inputs, single_input
 from hessinit_lib.hessians.calling import PureModel, plain
 from hessinit_lib.hessians.quiet import without_noise
 from hessinit_lib.init.layers import Layer, weight_layers
-
-Inputs = Tensor | tuple[Tensor, ...]
-"""What a model takes: a tensor, or a tuple of them; the first axis counts samples."""
-
-
-class Batch(nn.Module):
-    """A model closed over several inputs: a function of the samples' numbers.
-
-    What measures a model gives it one tensor. This one picks the samples from all inputs.
-
-    Args:
-        model: takes as many tensors as there are inputs.
-        inputs: each of shape (B, ...).
-
-    Example:
-        >>> batch = Batch(nn.Bilinear(2, 3, 1), (torch.ones(4, 2), torch.ones(4, 3)))
-        >>> batch(torch.arange(2)).shape
-        torch.Size([2, 1])
-    """
-
-    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        super().__init__()
-        self.model = model
-        self._inputs = inputs
-
-    def forward(self, samples: Tensor) -> Tensor:
-        """Run the model on some samples, shape (b,)."""
-        kind = next(self.model.parameters()).dtype
-        chosen = [values[samples] for values in self._inputs]
-        return self.model(*(v.to(kind) if v.is_floating_point() else v for v in chosen))
-
-
-def as_one(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Tensor, str]:
-    """Give a model of one tensor, that tensor, and the prefix of the parameters' names.
-
-    Raises:
-        ValueError: no inputs, or of different numbers of samples.
-    """
-    model = plain(model)
-    if isinstance(inputs, Tensor):
-        return model, inputs, ""
-    sizes = [len(values) for values in inputs]
-    if len(set(sizes)) != 1:
-        raise ValueError(f"inputs of {sizes} samples: expected one number for all")
-    return Batch(model, inputs), torch.arange(sizes[0], device=inputs[0].device), "model."
 
 
 @dataclass(frozen=True)
@@ -90,7 +46,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     Raises:
         NotImplementedError: a trainable weight that is not covered, or batch normalization
             in training mode; the message names it.
-        ValueError: outputs that are not one tensor.
+        ValueError: no samples, or outputs that are not one tensor.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -123,7 +79,9 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
             handle = module.register_forward_hook(hook, prepend=True, with_kwargs=True)
             stack.callback(handle.remove)
         with without_noise(model):
-            whole, single, prefix = as_one(model, inputs)
+            whole, single, prefix = single_input(model, inputs)
+            if single.ndim == 0 or len(single) == 0:
+                raise ValueError(f"inputs of shape {tuple(single.shape)}: expected some samples")
             pure = PureModel(whole, [prefix + layer.name for layer in layers])
             with pure.running(), torch.enable_grad():
                 outputs = pure(single)
