@@ -113,16 +113,22 @@ def _collect(module: str, package: Path, found: set[Path]) -> None:
     if path is None or path in found:
         return
     found.add(path)
+    for name in _imported(path.read_bytes()):
+        _collect(name, package, found)
+
+
+@lru_cache(maxsize=1024)
+def _imported(source: bytes) -> tuple[str, ...]:
+    """Name what a source imports; of what it imports from a module, each name may be one, too."""
+    names: list[str] = []
     # Top level only: what stands in a function or under TYPE_CHECKING is there for callers who
     # want it (the lazy names of the package), not for the module's own work.
-    for node in ast.parse(path.read_bytes()).body:
+    for node in ast.parse(source).body:
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                _collect(alias.name, package, found)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            _collect(node.module, package, found)
-            for alias in node.names:  # may be a module, too
-                _collect(f"{node.module}.{alias.name}", package, found)
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(names)
 
 
 def _path_of(module: str, package: Path) -> Path | None:
