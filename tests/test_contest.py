@@ -15,7 +15,7 @@ from hessinit_lib.errors import DataError, ParameterError
 from hessinit_lib.experiments import contest
 from hessinit_lib.experiments.contest import ContestParameters, entrants
 from hessinit_lib.experiments.contest_networks import Gpt, resnet, vgg
-from hessinit_lib.experiments.contest_schemes import SCHEMES
+from hessinit_lib.experiments.contest_schemes import SCHEMES, Entry
 from hessinit_lib.experiments.contest_text import draw_text, read_text
 from hessinit_lib.figures import contest as figures
 from hessinit_lib.init.branches import residual_branches
@@ -23,7 +23,7 @@ from hessinit_lib.init.trace import trace
 from hessinit_lib.records import Record
 from tests.networks import seeded
 
-QUICK = ["torch", "fixup", "hessian"]
+QUICK = ["torch", "fixup", "level", "directions", "hessian"]
 
 
 def run(folder: Path, **given: Any) -> list[Record]:
@@ -53,8 +53,7 @@ def test_every_network_has_its_entrants(found: list[Record]) -> None:
         assert record.dataset.kind == "sample"
         assert record.dataset.name == "MNIST, CIFAR-10, drawn letters"
         for network, values in record.values.items():
-            expected = QUICK if network == "resnet" else ["torch", "hessian"]
-            assert list(values) == expected
+            assert list(values) == [s for s in QUICK if s != "fixup" or network == "resnet"]
             for scheme in values.values():
                 assert len(scheme["final"]) == 1
                 assert scheme["cost"] > 0
@@ -68,6 +67,58 @@ def test_same_seed_gives_the_same_losses(found: list[Record], tmp_path: Path) ->
         for scheme, row in values.items():
             assert row["final"] == found[1].values[network][scheme]["final"]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_interrupted_run_goes_on_with_the_next_network(
+    found: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold, held = contest.hold, []
+
+    def interrupted(parameters: ContestParameters, network: str, *rest: Any) -> dict[str, Any]:
+        if network == "vgg" and not held.count("vgg"):
+            held.append(network)
+            raise KeyboardInterrupt
+        held.append(network)
+        return hold(parameters, network, *rest)
+
+    monkeypatch.setattr(contest, "hold", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, seeds=[0])
+    (again,) = run(tmp_path, seeds=[0])
+    assert held == ["tanh_30", "resnet", "vgg", "vgg", "gpt"]
+    for network, values in again.values.items():
+        for scheme, row in values.items():
+            assert row["final"] == found[0].values[network][scheme]["final"]
+    assert [path.name for path in (tmp_path / "smoke" / "contest").iterdir()] == ["seed-0.json"]
+
+
+@pytest.mark.parametrize("network", ["tanh_30", "resnet", "vgg", "gpt"])
+def test_ours_is_its_directions_with_the_last_layer_scaled(network: str) -> None:
+    parameters = ContestParameters.check(profile="smoke")
+    course = contest.make_course(parameters, network, 0, contest._load(parameters)[0])
+    models = [course.make(), course.make()]
+    for model, name in zip(models, ("directions", "hessian"), strict=True):
+        SCHEMES[name](
+            Entry(model, course.batches, course.classes, False, False, 1, seeded(3)),
+        )
+    alone, ours = (dict(model.named_parameters()) for model in models)
+    differ = [name for name in alone if not torch.equal(alone[name], ours[name])]
+    assert len(differ) == 1
+    last = [name for name in alone if name.endswith("weight")][-1]
+    assert differ == [last]
+    ratio = ours[last] / alone[last]
+    assert torch.allclose(ratio, ratio.flatten()[0].expand_as(ratio), rtol=1e-4)
+
+
+def test_level_alone_keeps_the_usual_directions() -> None:
+    parameters = ContestParameters.check(profile="smoke")
+    course = contest.make_course(parameters, "vgg", 0, contest._load(parameters)[0])
+    usual, level = course.make(), course.make()
+    Entry(usual, course.batches, course.classes, False, False, 1, seeded(3)).start()
+    SCHEMES["level"](Entry(level, course.batches, course.classes, False, False, 1, seeded(3)))
+    pairs = zip(usual.named_parameters(), level.parameters(), strict=True)
+    differ = [name for (name, a), b in pairs if not torch.equal(a, b)]
+    assert differ == [[name for name, p in usual.named_parameters() if p.ndim > 1][-1]]
 
 
 def test_all_schemes_take_part() -> None:
@@ -128,9 +179,12 @@ def test_figures(found: list[Record]) -> None:
     assert set(verdicts["verdict"]) <= {"first", "tied", "behind"}
     assert set(figures.verdicts(found[:1])["verdict"]) == {"one seed"}
     steps = figures.verdicts(found, "steps")
-    assert set(steps["verdict"]) == {"tied"}  # nobody gets there in so few
+    assert set(steps["verdict"]) == {"nobody"}
+    assert set(steps["best other"]) == {"none"}
     assert set(steps["ours"]) == {"10"}
-    assert set(figures.LABELS) == set(SCHEMES)
+    assert figures.halves(found).empty  # without the usual weights there is nothing to add to
+    assert list(figures.LABELS) == list(SCHEMES)
+    assert {*figures.HALVES, figures.OURS} < set(SCHEMES)
 
 
 def test_verdict_is_paired_by_seeds(found: list[Record]) -> None:
@@ -150,3 +204,43 @@ def test_verdict_is_paired_by_seeds(found: list[Record]) -> None:
     assert list(figures.verdicts(shifted([-0.1, -0.11, -0.09]))["verdict"]) == ["first"]
     assert list(figures.verdicts(shifted([0.1, 0.11, 0.09]))["verdict"]) == ["behind"]
     assert list(figures.verdicts(shifted([0.1, -0.11, 0.02]))["verdict"]) == ["tied"]
+
+
+def rows_of(found: list[Record], **steps: list[float]) -> list[Record]:
+    """Make records of one network from the steps of each scheme, by seed; losses go with them."""
+    return [
+        found[0].model_copy(
+            update={
+                "seed": seed,
+                "values": {
+                    "vgg": {
+                        name: {
+                            "final": [taken[seed] / 10],
+                            "steps": [taken[seed] if taken[seed] <= 10 else math.inf],
+                            "diverged": [False],
+                            "cost": 1.0,
+                        }
+                        for name, taken in steps.items()
+                    }
+                },
+            }
+        )
+        for seed in range(3)
+    ]
+
+
+def test_a_half_of_ours_is_no_rival(found: list[Record]) -> None:
+    records = rows_of(
+        found, he=[11, 11, 11], level=[9, 9.5, 9], directions=[3, 3.5, 3], hessian=[4, 5, 4.5]
+    )
+    (row,) = figures.verdicts(records).to_dict("records")
+    assert (row["best other"], row["verdict"]) == ("He, 1.100", "first")
+    (row,) = figures.verdicts(records, "steps").to_dict("records")
+    assert (row["best other"], row["verdict"]) == ("none", "first")
+    (row,) = figures.halves(records).to_dict("records")
+    assert row["usual weights"] == "He, 1.100"
+    assert (row["level alone"], row["directions alone"], row["both"]) == ("0.900", "0.300", "0.450")
+    assert row["directions add"].startswith("-0.467 ± ")
+    assert row["the level adds"].startswith("+0.133 ± ")
+    (row,) = figures.halves(records, "steps").to_dict("records")
+    assert row["usual weights"] == "He, 10"

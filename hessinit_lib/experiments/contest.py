@@ -31,6 +31,7 @@ from hessinit_lib.experiments.init_race import (
     train_plain,
 )
 from hessinit_lib.parameters import Parameters, as_tuple
+from hessinit_lib.parts import Parts, clear_parts
 from hessinit_lib.randomness import generator
 from hessinit_lib.records import DatasetInfo, Record
 from hessinit_lib.runs import run_seeds
@@ -42,6 +43,9 @@ Network = Literal["relu_30", "relu_100", "tanh_30", "tanh_100", "resnet", "vgg",
 
 LEVELS = {"relu": 0.7, "tanh": 0.7, "resnet": 2.0, "vgg": 2.0, "gpt": 2.5}
 """Losses [nat] to which steps are counted, by kind of network."""
+
+LINEAR = ("tanh", "gpt")
+"""Kinds of networks for which the usual scheme is LeCun's, not He's."""
 
 
 class ContestParameters(Parameters):
@@ -96,9 +100,9 @@ class ContestParameters(Parameters):
             "blocks": 6,
             "stage": 4,
             "layers": 4,
-            "rates": (0.004, 0.012, 0.036, 0.11),
-            "adam_rates": (0.001, 0.003, 0.01),
-            "steps": 80,
+            "rates": (0.0013, 0.004, 0.012, 0.036, 0.11, 0.33),
+            "adam_rates": (0.003, 0.01, 0.03),
+            "steps": 150,
             "rounds": 40,
         },
     }
@@ -166,6 +170,8 @@ class Course:
 def run(parameters: ContestParameters) -> list[Record]:
     """Hold the contest for every seed and give the records.
 
+    A network that is done is kept, see `Parts`: an interrupted run goes on with the next one.
+
     Raises:
         DataError: a data set cannot be had.
         RecordError: a record that is in the way is damaged.
@@ -175,10 +181,17 @@ def run(parameters: ContestParameters) -> list[Record]:
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         # The networks are too small for a GPU to help.
-        return {name: hold(parameters, name, seed, data, bar) for name in parameters.networks}
+        parts, found = Parts(parameters, info, seed, device), {}
+        for name in parameters.networks:
+            done = bar.n
+            found[name] = parts.get(name, lambda name=name: hold(parameters, name, seed, data, bar))
+            bar.update(done + len(found[name]) - bar.n)  # where it was read
+        return found
 
     ticks = sum(len(entrants(parameters, name)) for name in parameters.networks)
-    return run_seeds(parameters, info, run_one, ticks=ticks)
+    records = run_seeds(parameters, info, run_one, ticks=ticks)
+    clear_parts(parameters)
+    return records
 
 
 def entrants(parameters: ContestParameters, network: str) -> list[str]:
@@ -218,7 +231,7 @@ def hold(
                 model,
                 course.batches,
                 course.classes,
-                linear=course.kind in ("tanh", "gpt"),
+                linear=course.kind in LINEAR,
                 adaptive=course.kind == "gpt",
                 rounds=parameters.rounds,
                 generator=generator(seed, "weights"),
@@ -309,11 +322,14 @@ def _warm_up() -> None:
 
 
 def _step_time(course: Course, steps: int = 5) -> float:
-    """Measure a training step: forward, backward and update, the fastest of a few [s]."""
+    """Measure a training step: forward, backward and update, the fastest of a few [s].
+
+    From the usual weights: with signals that vanish, some processors are several times slower.
+    """
     model = _made(course)
-    SCHEMES["torch"](
-        Entry(model, course.batches, course.classes, False, False, 1, generator(0, "timing"))
-    )
+    linear = course.kind in LINEAR
+    drawn = generator(0, "timing")
+    Entry(model, course.batches, course.classes, linear, False, 1, drawn).start()
     descent = torch.optim.SGD(model.parameters(), lr=1e-6)
     times = []
     for step in range(steps):

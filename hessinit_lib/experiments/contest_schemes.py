@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hessinit_lib.init import apply, fixup_, gradinit_, hessian_, lsuv_, metainit_
+from hessinit_lib.init.directions import branch_factors, draw_directions
+from hessinit_lib.init.trace import trace
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,22 @@ def _fixup(entry: Entry) -> None:
     fixup_(entry.model, entry.batches(0)[0], generator=entry.generator)
 
 
+def _level(entry: Entry) -> None:
+    """Half of ours: the usual weights, with the level of curvature set."""
+    entry.start()
+    hessian_(entry.model, F.cross_entropy, *entry.batches(0), directions="keep")
+
+
+def _directions(entry: Entry) -> None:
+    """The other half: what `hessian_` draws, before it sets the level."""
+    inputs = entry.batches(0)[0]
+    apply(entry.model, "lecun", generator=entry.generator)
+    draw_directions(trace(entry.model, inputs), generator=entry.generator)
+    with torch.no_grad():
+        for name, factor in branch_factors(trace(entry.model, inputs)).items():
+            entry.model.get_parameter(name).mul_(factor)
+
+
 def _hessian(entry: Entry) -> None:
     hessian_(entry.model, F.cross_entropy, *entry.batches(0), generator=entry.generator)
 
@@ -97,6 +115,11 @@ SCHEMES: dict[str, Callable[[Entry], None]] = {
     "metainit": _metainit,
     "gradinit": _gradinit,
     "fixup": _fixup,
+    "level": _level,
+    "directions": _directions,
     "hessian": _hessian,
 }
-"""All that take part, in the order of the figures; "fixup" for residual networks only."""
+"""All that take part, in the order of the figures; "fixup" for residual networks only.
+
+"level" and "directions" are the two halves of "hessian": no rivals, but what it is made of.
+"""

@@ -25,8 +25,12 @@ LABELS = {
     "metainit": "MetaInit",
     "gradinit": "GradInit",
     "fixup": "Fixup",
+    "level": "level alone",
+    "directions": "directions alone",
     "hessian": "hessian_ (ours)",
 }
+OURS = "hessian"
+HALVES = ("level", "directions")  # what ours is put together from; no rivals of it
 NETWORKS = {
     "relu_30": "ReLU, 30 layers",
     "relu_100": "ReLU, 100 layers",
@@ -57,7 +61,7 @@ def final_losses(records: Sequence[Record]) -> Figure:
                     continue
                 losses = at_best_rate(records, network, scheme, "final")
                 lost = at_best_rate(records, network, scheme, "diverged").astype(bool)
-                color = COLORS[2] if scheme == "hessian" else COLORS[0]
+                color = COLORS[2 if scheme == OURS else 1 if scheme in HALVES else 0]
                 seen = losses[~lost]
                 ax.plot(seen, np.full(len(seen), y), "o", color=color, markersize=4, alpha=0.6)
                 if len(seen):
@@ -108,34 +112,79 @@ def verdicts(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
     """Compare ours with the best other scheme on each network, paired by seeds.
 
     The difference (ours less theirs) with a 95 % interval by Student's t: "tied" where the
-    interval holds 0.
+    interval holds 0, "nobody" where no scheme got to the loss with any seed. The two halves
+    of ours are no rivals.
 
     Args:
         records: of the contest.
         what: "final", losses [nat], or "steps", where those that were not enough count as
             the budget.
     """
-    worst = np.inf if what == "final" else records[0].parameters["steps"]
-    digits = 3 if what == "final" else 0
+    digits = _DIGITS[what]
     rows = {}
     for network in records[0].values:
         found = {
-            name: np.minimum(
-                np.nan_to_num(at_best_rate(records, network, name, what), nan=np.inf), worst
-            )
-            for name in records[0].values[network]
+            name: _counted(records, network, name, what) for name in records[0].values[network]
         }
-        ours = found.pop("hessian")
-        best = min(found, key=lambda name: median(found[name]))
-        several, difference = len(ours) > 1, Interval.of((ours - found[best]).tolist())
+        ours = found.pop(OURS)
+        rivals = {name: values for name, values in found.items() if name not in HALVES}
+        best = min(rivals, key=lambda name: (median(rivals[name]), rivals[name].mean()))
+        several, difference = len(ours) > 1, Interval.of((ours - rivals[best]).tolist())
         verdict = "first" if difference.mean < 0 else "behind"
         if difference.low <= 0 <= difference.high:
             verdict = "tied"
+        there = what == "final" or (rivals[best] < records[0].parameters["steps"]).any()
+        if what == "steps" and not there and (ours == rivals[best]).all():
+            verdict = "nobody"
         rows[NETWORKS[network]] = {
             "ours": f"{median(ours):.{digits}f}",
-            "best other": f"{LABELS[best]}, {median(found[best]):.{digits}f}",
-            "difference": f"{difference.mean:+.{digits}f}"
-            + (f" ± {difference.reach:.{max(digits, 1)}f}" if several else ""),
+            "best other": f"{LABELS[best]}, {median(rivals[best]):.{digits}f}" if there else "none",
+            "difference": _signed(difference, digits),
             "verdict": verdict if several else "one seed",
         }
     return pd.DataFrame(rows).T.rename_axis("network")
+
+
+def halves(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
+    """Tell apart what the directions and what the level add, on each network.
+
+    Medians over seeds of the usual weights (He's, or LeCun's for tanh and the transformer), of
+    each half of ours alone, and of both; then what is added to the other half, paired by
+    seeds, with a 95 % interval.
+
+    Args:
+        records: of the contest.
+        what: see `verdicts`.
+    """
+    digits = _DIGITS[what]
+    rows = {}
+    for network in records[0].values:
+        usual = "lecun" if network.startswith(("tanh", "gpt")) else "he"
+        names = [name for name in (usual, *HALVES, OURS) if name in records[0].values[network]]
+        if len(names) < 4:
+            continue
+        start, level, directions, both = (_counted(records, network, name, what) for name in names)
+        rows[NETWORKS[network]] = {
+            "usual weights": f"{LABELS[usual]}, {median(start):.{digits}f}",
+            "level alone": f"{median(level):.{digits}f}",
+            "directions alone": f"{median(directions):.{digits}f}",
+            "both": f"{median(both):.{digits}f}",
+            "directions add": _signed(Interval.of((both - level).tolist()), digits),
+            "the level adds": _signed(Interval.of((both - directions).tolist()), digits),
+        }
+    return pd.DataFrame(rows).T.rename_axis("network")
+
+
+_DIGITS = {"final": 3, "steps": 0}
+
+
+def _counted(records: Sequence[Record], network: str, scheme: str, what: str) -> np.ndarray:
+    """Give a scheme's losses or steps by seed; steps that were not enough are the budget."""
+    values = np.nan_to_num(at_best_rate(records, network, scheme, what), nan=np.inf)
+    return np.minimum(values, records[0].parameters["steps"] if what == "steps" else np.inf)
+
+
+def _signed(difference: Interval, digits: int) -> str:
+    if not np.isfinite(difference.reach):
+        return f"{difference.mean:+.{digits}f}"
+    return f"{difference.mean:+.{digits}f} ± {difference.reach:.{max(digits, 1)}f}"
