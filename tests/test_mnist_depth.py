@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from hessinit_lib.data import load
 from hessinit_lib.evaluation import mnist_depth as evaluation
 from hessinit_lib.evaluation.prediction import (
     balanced_accuracy,
@@ -23,10 +26,14 @@ from hessinit_lib.evaluation.prediction import (
 )
 from hessinit_lib.experiments import mnist_depth
 from hessinit_lib.experiments.gradient_steps import gradient_and_curvature
-from hessinit_lib.experiments.mnist_depth import MnistDepthParameters, make_network
+from hessinit_lib.experiments.mnist_depth import MnistDepthParameters
+from hessinit_lib.experiments.mnist_depth_dropout import RULES, try_dropout, variances_of
+from hessinit_lib.experiments.mnist_depth_starts import make_network
+from hessinit_lib.experiments.mnist_depth_training import make_task, steps_below
 from hessinit_lib.experiments.stacked import Stack, dense_network
 from hessinit_lib.figures import mnist_depth as figures
 from hessinit_lib.figures.regimes import regimes
+from hessinit_lib.init.hessian import LEVEL
 from hessinit_lib.networks.starts import draw_weights
 from hessinit_lib.records import Record
 
@@ -77,13 +84,80 @@ def test_one_network_that_diverges_leaves_the_others_alone() -> None:
 
 
 def test_starts_have_their_deviations() -> None:
-    widths = (784, 100, 100, 10)
-    first = make_network("first_0.3", 0.3, widths, "relu", seeded())
-    every = make_network("all_0.3", 0.3, widths, "tanh", seeded())
+    widths, batch = (784, 100, 100, 10), (torch.rand(8, 784), torch.arange(8))
+    first = make_network("first_0.3", 0.3, widths, "relu", seeded(), batch)
+    every = make_network("all_0.3", 0.3, widths, "tanh", seeded(), batch)
     assert [first[k].weight.std().item() for k in (0, 2)] == pytest.approx(
         [0.3, math.sqrt(2 / 100)], rel=0.03
     )
     assert [every[k].weight.std().item() for k in (0, 2)] == pytest.approx([0.3, 0.3], rel=0.03)
+
+
+def test_our_start_sets_the_level_of_the_outputs() -> None:
+    batch = torch.rand(32, 784, generator=seeded(1)), torch.arange(32) % 10
+    network = make_network("hessian", "hessian", (784, 20, 20, 10), "relu", seeded(), batch)
+    with torch.no_grad():
+        z = network(batch[0])
+    # Curvature of softmax cross-entropy at zero outputs, over twice the loss there.
+    share = z.var(1, unbiased=False).mean().item() / (2 * math.log(10))
+    assert share == pytest.approx(LEVEL, rel=0.05)
+
+
+# Dropout
+
+
+def test_stacked_networks_drop_out_as_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = draw_weights(dense_network((12, 7, 7, 4), "relu"), "he", seeded()).double()
+    inputs = torch.randn(30, 12, generator=seeded(1), dtype=torch.float64)
+    labels = torch.randint(4, (30,), generator=seeded(2))
+    order = torch.randint(30, (5, 8), generator=seeded(3))
+
+    def masks(stream: torch.Generator, batch: int) -> list[torch.Tensor]:
+        kept = [torch.rand(batch, 7, generator=stream) >= 0.25 for _ in range(2)]
+        return [mask.double() / 0.75 for mask in kept]
+
+    stream, again = seeded(4), seeded(4)
+    rate = torch.tensor([0.3], dtype=torch.float64)
+    stack = Stack([network], "relu")
+    curve = stack.train(inputs, labels, order, rate, masks=partial(masks, stream))[0]
+
+    drawn = iter(())
+    drop = nn.Dropout(0.25)
+    drop.forward = lambda z: z * next(drawn)
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    single = nn.Sequential(linears[0], nn.ReLU(), drop, linears[1], nn.ReLU(), drop, linears[2])
+    optimizer = torch.optim.SGD(single.parameters(), 0.3)
+    for step, batch in enumerate(order):
+        drawn = iter(masks(again, len(batch)))
+        loss = F.cross_entropy(single(inputs[batch]), labels[batch])
+        assert curve[step].item() == pytest.approx(loss.item(), rel=1e-6)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    expected = single.eval()[6](F.relu(single[3](F.relu(single[0](inputs))))).argmax(1) == labels
+    assert stack.accuracies(inputs, labels).item() == pytest.approx(expected.double().mean().item())
+
+
+def test_norms_with_dropout_grow_by_one_over_p_a_layer_unless_allowed_for() -> None:
+    data = load("mnist", sample=True)
+    task = make_task(data, torch.device("cpu"), 0, probe_size=64, batch_size=8, steps=3)
+    widths, ticks = (784, 100, 100, 100, 10), []
+    found = try_dropout(0.5, widths, 0, task, (0.01, 0.1), 1.15, lambda: ticks.append(1))
+    he, rescaled, plain = (norms[0] for norms in found["frobenius"])
+    # Three layers above the first read dropped-out units.
+    assert he / rescaled == pytest.approx(2**3, rel=0.3)
+    assert plain / rescaled == pytest.approx(4**3, rel=0.3)
+    assert found["starts"] == ", ".join(RULES)
+    assert [len(trained["accuracy"]) for trained in found["trained"]] == [3, 3]
+    assert len(ticks) == 3
+    assert variances_of("plain", widths, 0.5) == [2 / 784, *[4 / 100] * 3]
+
+
+def test_steps_are_counted_to_the_level() -> None:
+    losses = torch.full((3, 30), 2.0)
+    losses[0, 12:] = 1.0
+    losses[1] = math.nan
+    assert steps_below(losses, 1.5) == [18.0, math.inf, math.inf]
 
 
 def test_gradient_and_curvature_agree_with_the_dense_hessian() -> None:

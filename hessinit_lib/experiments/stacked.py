@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+Masks = Callable[[int], Sequence[Tensor]]
+"""Draws the factors of every hidden layer's units, shapes (b, width), for a batch of b."""
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -71,25 +74,45 @@ class Stack:
         """Weights and biases, all of which require a gradient."""
         return [*self.weights, *self.biases]
 
-    def __call__(self, inputs: Float[Tensor, "b n"]) -> Float[Tensor, "networks b c"]:
-        """Compute the logits of all networks."""
+    def __call__(
+        self, inputs: Float[Tensor, "b n"], masks: Sequence[Tensor] = ()
+    ) -> Float[Tensor, "networks b c"]:
+        """Compute the logits of all networks.
+
+        Args:
+            inputs: the same for all.
+            masks: factors of every hidden layer's units, as of dropout; none if empty.
+        """
         first = self.weights[0]
         # All networks read the same inputs: one large product is faster than many.
         z = F.linear(inputs, first.flatten(0, 1)).unflatten(1, first.shape[:2]).transpose(0, 1)
         z = z + self.biases[0]
-        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
-            z = torch.baddbmm(bias, self.activation(z), weight.mT)
+        for k, (weight, bias) in enumerate(zip(self.weights[1:], self.biases[1:], strict=True)):
+            z = self.activation(z)
+            if masks:
+                z = z * masks[k]
+            z = torch.baddbmm(bias, z, weight.mT)
         return z
 
     def losses(
-        self, inputs: Float[Tensor, "b n"], labels: Int64[Tensor, " b"]
+        self,
+        inputs: Float[Tensor, "b n"],
+        labels: Int64[Tensor, " b"],
+        masks: Sequence[Tensor] = (),
     ) -> Float[Tensor, " networks"]:
         """Compute each network's softmax cross-entropy, batch mean [nat]."""
-        logits = self(inputs)
+        logits = self(inputs, masks)
         each = F.cross_entropy(
             logits.flatten(0, 1), labels.expand(len(self), -1).flatten(), reduction="none"
         )
         return each.view(len(self), -1).mean(1)
+
+    @torch.no_grad()
+    def accuracies(
+        self, inputs: Float[Tensor, "b n"], labels: Int64[Tensor, " b"]
+    ) -> Float[Tensor, " networks"]:
+        """Compute each network's share of samples classified rightly."""
+        return (self(inputs).argmax(-1) == labels).float().mean(1)
 
     def train(
         self,
@@ -98,6 +121,7 @@ class Stack:
         order: Int64[Tensor, "steps b"],
         rates: Float[Tensor, " networks"],
         after_step: Callable[[], object] = lambda: None,
+        masks: Masks | None = None,
     ) -> Float[Tensor, "networks steps"]:
         """Train all networks by plain SGD, each at its own rate; one that diverges stays NaN.
 
@@ -107,6 +131,7 @@ class Stack:
             order: numbers of the samples of each batch.
             rates: learning rates.
             after_step: called after each step, for a progress bar.
+            masks: drawn anew for each step, the same for all networks; None for none.
 
         Returns:
             The loss [nat] of each step's batch before the step.
@@ -114,7 +139,8 @@ class Stack:
         found = torch.empty(len(order), len(self))
         rate = rates[:, None, None]
         for step, batch in enumerate(order):
-            losses = self.losses(inputs[batch], labels[batch])
+            drawn = masks(len(batch)) if masks else ()
+            losses = self.losses(inputs[batch], labels[batch], drawn)
             # A network's loss depends on its own parameters only: the sum has all gradients.
             gradients = torch.autograd.grad(losses.sum(), self.parameters)
             with torch.no_grad():
