@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from hessinit_lib.records import Record
-from hessinit_lib.repeatability import EXACT, OUTSIDE, TOLERANCE, Rule, rule_for
+from hessinit_lib.repeatability import EXACT, OUTSIDE, TOLERANCE, WIDEN, Rule, rule_for
 
 # Numbers below this part of the largest one in their list count as equal.
 FLOOR = 1e-5
@@ -57,7 +57,7 @@ def in_words(counts: Mapping[str, int], tolerance: float = TOLERANCE) -> str:
     said = {
         "exact": f"values within {tolerance:.0%}",
         "rounding": "rounding errors below their bounds",
-        "trained": f"numbers of training within {tolerance:.0%} or in the range of the seeds",
+        "trained": f"numbers of training within {tolerance:.0%} or about the range of the seeds",
         "timing": "timings not compared",
     }
     return ", ".join(
@@ -134,13 +134,16 @@ def _gap(then: Any, now: Any, floor: float) -> float:
 
 
 def _in_range(pair: Difference, seeds: Sequence[Record]) -> bool:
-    """Tell whether a trained number lies in the range of the seeds, widened by its width."""
+    """Tell whether a trained number lies in the widened range of the seeds."""
     values = [value for seed in seeds if _is_number(value := _at(seed.values, pair.key))]
     if not math.isfinite(pair.now):
         return any(not math.isfinite(value) for value in values)
     finite = [value for value in values if math.isfinite(value)]
-    low, high = min(finite, default=math.inf), max(finite, default=-math.inf)
-    return 2 * low - high <= pair.now <= 2 * high - low
+    if not finite:
+        return False
+    low, high = min(finite), max(finite)
+    more = max(high - low, WIDEN * max(abs(low), abs(high)))
+    return low - more <= pair.now <= high + more
 
 
 def _at(values: Any, key: str) -> Any:

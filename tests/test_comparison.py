@@ -134,6 +134,13 @@ def test_trained_numbers_are_exact_where_all_is_the_same() -> None:
 
 
 @pytest.mark.usefixtures("rules")
+@pytest.mark.parametrize(("now", "different"), [([2.09, 1.91], 0), ([2.11, 1.89], 2)])
+def test_where_seeds_lie_close_the_range_is_five_percent(now: list[float], different: int) -> None:
+    found = trained(now, [[2.0, 2.0], [2.0, 2.0]], device="cpu: another")
+    assert len(found.differences) == different
+
+
+@pytest.mark.usefixtures("rules")
 def test_a_trained_number_does_not_diverge_where_no_seed_did() -> None:
     many = trained([math.inf, math.nan, 9.0], [[1.0] * 3, [2.0] * 3], device="cpu: another")
     assert len(many.differences) == 3
