@@ -231,6 +231,57 @@ def test_nothing_of_the_model_changes(training: bool) -> None:
     assert said in "".join(found.notes)
 
 
+class MaskByName(nn.Module):
+    """Dropout that is called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.drop, self.last = nn.Linear(64, 32), nn.Dropout(0.5), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.drop(input=self.first(x).relu()))
+
+
+def test_only_random_streams_that_are_put_back_are_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seed_every_device(seed: int) -> None:
+        raise AssertionError("the streams of all GPUs would change, and stay so")
+
+    monkeypatch.setattr(torch, "manual_seed", seed_every_device)
+    assert diagnose(MaskByName().train(), loss, X, Y, curvature="none").faults == ()
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@needs_gpu
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "planted", [NETWORKS[name] for name in ("CNN, layer 3 x 100", "MLP, dead ReLUs")]
+)
+def test_faults_are_named_on_a_gpu(planted: Planted, kind: torch.dtype) -> None:
+    x, y = batch(planted.batch)
+    model = planted.make().to("cuda", kind).train()
+    here = copy.deepcopy(model).float().cpu()
+    before = [*everything(model), torch.cuda.get_rng_state()]
+    found = diagnose(model, loss, x.to("cuda", kind), y.cuda())
+    for ours, theirs in zip([*everything(model), torch.cuda.get_rng_state()], before, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert [(fault.kind, fault.where) for fault in found.faults] == [(planted.kind, planted.where)]
+    expected = diagnose(here, loss, x.to(kind).float(), y)
+    for ours, theirs in zip(found.layers, expected.layers, strict=True):
+        assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=0.02, abs=1e-12)
+        # Estimates: as far apart as two of the tolerance 0.1.
+        assert ours.hessian_norm == pytest.approx(theirs.hessian_norm, rel=0.5, abs=1e-12)
+
+
+@needs_gpu
+def test_several_inputs_on_a_gpu() -> None:
+    model = stir(Two()).cuda()
+    inputs = {"x": torch.randn(20, 3).cuda(), "token": torch.arange(20).cuda() % 5}
+    found = diagnose(model, loss, inputs, torch.arange(20).cuda() % 4)
+    assert all(layer.hessian_norm > 0 for layer in found.layers)
+
+
 def test_numbers_do_not_depend_on_the_random_state() -> None:
     model = gpt(1)
     torch.manual_seed(1)
@@ -283,6 +334,7 @@ def test_the_table_says_the_words(broken: Diagnosis) -> None:
     assert f"(2/λ): {broken.largest_stable_rate:.2g}; suggested: " in shown
     sound = diagnose(mlp(4), loss, X, Y)
     assert "Verdict: balanced" in str(sound)
+    assert "flat: share of its values that are saturated" in " ".join(str(sound).split())
     assert "exploding" not in str(sound)
 
 

@@ -29,7 +29,11 @@ def sound(): return network(1)
 def broken(): return network(100)
 def too_few(): return network(1)[:2]
 def no_model(): return nn.functional.relu, nn.CrossEntropyLoss(), X, Y
+def no_loss(): return network(1)[0], None, X, Y
+def numbers(): return network(1)[0], nn.CrossEntropyLoss(), X, Y.tolist()
 def words(): return network(1)[0], nn.CrossEntropyLoss(), "text", Y
+class Cases:
+    sound = staticmethod(sound)
 number = 3
 """
 
@@ -96,6 +100,8 @@ def test_wrong_use_ends_in_one_line(
     ("factory", "message"),
     [
         ("no_model", "model: got function, expected a torch.nn.Module"),
+        ("no_loss", "loss_fn: got NoneType, expected a function"),
+        ("numbers", "targets: got list, expected a tensor"),
         ("words", "inputs: got str, expected a tensor, or tensors in a tuple or dict"),
     ],
 )
@@ -107,5 +113,10 @@ def test_a_case_of_wrong_types_ends_in_one_line(factory: str, message: str, tmp_
 
 def test_an_error_of_their_own_is_shown_whole(tmp_path: Path) -> None:
     done = command(tmp_path, "mine.lame:anything")
-    assert done.returncode == 1
+    assert done.returncode == 2  # 1 is a fault of the network
     assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'not_there'"
+
+
+def test_a_factory_may_be_a_method(tmp_path: Path) -> None:
+    done = command(tmp_path, "mine.cases:Cases.sound", "--curvature", "none")
+    assert (done.returncode, done.stderr) == (0, "")

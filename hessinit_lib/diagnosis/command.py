@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import operator
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: in place of those of the process.
 
     Returns:
-        0 for a sound network, 1 for one with faults, 2 where there is nothing to diagnose.
+        0 for a sound network, 1 for one with faults, 2 where there was no diagnosis.
     """
     parser = argparse.ArgumentParser(prog="python -m hessinit_lib", description=__doc__)
     commands = parser.add_subparsers(title="commands", required=True)
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="tell whether a network is well initialized",
         description="Diagnose a network at its start. This imports the module and calls the "
         "function that you name: it runs their code.",
-        epilog="Exit status: 0 sound, 1 faults found, 2 wrong use.",
+        epilog="Exit status: 0 sound, 1 faults found, 2 wrong use, or an error in your code.",
     )
     command.add_argument(
         "factory",
@@ -54,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = diagnose(*case, curvature=given.curvature)
     except ValueError as error:  # of which UserError is one
         print(f"error: {error}", file=sys.stderr)
+        return MISUSED
+    except Exception:  # of their code: shown whole, and not taken for a fault of the network
+        traceback.print_exc()
         return MISUSED
     print(found)
     if given.json is not None:
@@ -89,9 +94,10 @@ def find_factory(spec: str) -> Callable[[], Any]:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise UserError(f"{spec!r}: no module {error.name!r} from {here}") from None
-    found = getattr(module, name, None)
-    if found is None:
-        raise UserError(f"{spec!r}: module {module_name} has no {name!r}")
+    try:
+        found = operator.attrgetter(name)(module)
+    except AttributeError:
+        raise UserError(f"{spec!r}: module {module_name} has no {name!r}") from None
     if not callable(found):
         raise UserError(f"{spec!r}: {name} is a {type(found).__name__}, expected a function")
     return found

@@ -92,6 +92,12 @@ def diagnose(
     Options(tolerance=tolerance)  # checked before work starts
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    if not callable(loss_fn):
+        raise ValueError(f"loss_fn: got {type(loss_fn).__name__}, expected a function")
+    if not isinstance(targets, Tensor):
+        raise ValueError(f"targets: got {type(targets).__name__}, expected a tensor")
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator: got {generator!r}, expected a torch.Generator")
     single, fed, prefix = single_input(plain(model), inputs)
     check_batch(fed, targets)
     if not any(p.requires_grad and p.ndim > 1 for p in single.parameters()):
@@ -103,7 +109,7 @@ def diagnose(
         findings = {signal.name: judge(signal, sizes) for signal in found.signals}
         curved = _Curvature.of(case, found, tolerance, generator, curvature)
         wrong = causes(found, findings, {} if math.isnan(found.loss) else biased_noise(single, fed))
-    notes = [*curved.notes, *_mode_notes(single)]
+    notes = [*(note.replace(prefix, "") for note in curved.notes), *_mode_notes(single)]
     return Diagnosis(
         layers=tuple(_layer(s, findings[s.name], curved, prefix) for s in found.signals),
         faults=tuple(_fault(cause, prefix) for cause in wrong),

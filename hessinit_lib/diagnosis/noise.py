@@ -53,14 +53,14 @@ def biased_noise(model: nn.Module, inputs: Tensor) -> dict[str, float]:
     found: dict[str, float] = {}
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, args: tuple, output: object) -> None:
+        def hook(_: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
             if not isinstance(output, Tensor) or name in found or not output.any():
                 return
-            factor = _factor(module, args, output.double())
+            factor = _factor(module, args, kwargs, output.double())
             if factor is not None:
                 found[name] = factor
 
-        return module.register_forward_hook(hook)
+        return module.register_forward_hook(hook, with_kwargs=True)
 
     handles = [
         watch(name, module)
@@ -71,9 +71,7 @@ def biased_noise(model: nn.Module, inputs: Tensor) -> dict[str, float]:
     ]
     try:
         with pure.running(), torch.no_grad():
-            # The same coefficient on every call, whatever the state of the global stream,
-            # which is put back.
-            torch.manual_seed(0)
+            _seed(model)
             pure(inputs)
     finally:
         for handle in handles:
@@ -81,12 +79,23 @@ def biased_noise(model: nn.Module, inputs: Tensor) -> dict[str, float]:
     return found
 
 
-def _factor(module: nn.Module, args: tuple, output: Tensor) -> float | None:
+def _seed(model: nn.Module) -> None:
+    """Seed the global streams: the same coefficient on every call, whatever their state.
+
+    Only those that are put back: the processor's and those of the model's GPUs.
+    `torch.manual_seed` would seed every device there is.
+    """
+    torch.default_generator.manual_seed(0)
+    for card in {p.device.index for p in model.parameters() if p.is_cuda}:
+        torch.cuda.default_generators[card or 0].manual_seed(0)
+
+
+def _factor(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> float | None:
     """Give the mean coefficient if it is not 1; None if it is, or if there is no noise."""
     factors = []
     with _in_training(module):
         for draw in range(_DRAWS):
-            noisy = torch.func.functional_call(module, _buffers(module), args)
+            noisy = torch.func.functional_call(module, _buffers(module), args, kwargs)
             if not isinstance(noisy, Tensor) or noisy.shape != output.shape:
                 return None
             factors.append(((noisy * output).sum() / output.square().sum()).item())

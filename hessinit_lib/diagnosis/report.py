@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,7 +16,16 @@ from hessinit_lib.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NUMBERS = ("gain", "fed rms", "zeros", "dead", "flat", "gradient", "Hessian", "best step")
+_NUMBERS = {
+    "gain": "factor of its weights on a signal",
+    "fed rms": "size of what it is fed",
+    "zeros": "share of that which is zero",
+    "dead": "share of its units that are zero for every sample",
+    "flat": "share of its values that are saturated",
+    "gradient": "norm of the gradient in its weight",
+    "Hessian": "norm of the Hessian in its weight",
+    "best step": "loss that the best step of this layer alone is predicted to gain",
+}
 _TITLES = ("layer", *_NUMBERS, "verdict")
 
 
@@ -183,13 +193,18 @@ class Diagnosis(_Frozen):
             ]
             lines.append("  ".join([*cells, row[-1]]).rstrip())
         reasons = [f"{layer.name}: {reason}" for layer in self.layers for reason in layer.reasons]
-        return "\n".join([*lines, *([""] if reasons else []), *reasons, "", *self.summary()])
+        legend = [f"{name}: {what}" for name, what in _NUMBERS.items()]
+        blocks = [lines, reasons, self.summary(), textwrap.wrap("; ".join(legend), 100)]
+        return "\n\n".join("\n".join(block) for block in blocks if block)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         titles, *rows = self.rows()
-        head = "".join(f"<th scope='col'>{html.escape(title)}</th>" for title in titles)
+        head = "".join(
+            f"<th scope='col' title='{_NUMBERS.get(title, title)}'>{html.escape(title)}</th>"
+            for title in titles
+        )
         body = "".join(
             f"<tr title='{html.escape('; '.join(layer.reasons), quote=True)}'>"
             f"<th scope='row'>{html.escape(row[0])}</th>"
