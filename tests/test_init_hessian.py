@@ -378,7 +378,8 @@ def test_report_is_a_table() -> None:
     [
         ({"target": "best"}, "target='best': expected a number, or one of level, equal"),
         ({"target": -1.0}, "target of 0.weight: got -1.0, expected a number above 0"),
-        ({"target": {"0.weight": 1.0}}, "target: '2.weight' is missing or unknown"),
+        ({"target": {"0.weight": 1.0}}, "target: '2.weight' is missing; expected 0.weight, 2"),
+        ({"target": {"a": 1.0}}, "target: unknown weight 'a'; expected 0.weight, 2.weight"),
         ({"directions": "same"}, "directions='same': expected 'draw' or 'keep'"),
         ({"norm": "trace"}, "norm='trace': expected one of frobenius, spectral"),
         ({"level": 0.0}, "level=0.0: expected a number above 0"),
@@ -460,6 +461,8 @@ x, y, model, loss = torch.ones(4, 3), torch.arange(4) % 2, torch.nn.Linear(3, 2)
 for given, options in (
     ((len, loss, x, y), {}),
     ((model, loss, x.numpy(), y), {}),
+    ((model, None, x, y), {}),
+    ((model, loss, x, y.numpy()), {}),
     ((model, loss, x, y), {"target": None}),
     ((model, loss, x, y), {"level": "high"}),
     ((model, loss, x, y), {"rounds": 2.5}),
@@ -474,6 +477,8 @@ for given, options in (
     assert done.stdout.splitlines() == [
         "model: got builtin_function_or_method, expected a torch.nn.Module",
         "inputs: got ndarray, expected a tensor, or tensors in a tuple or dict",
+        "loss_fn: got NoneType, expected a function",
+        "targets: got ndarray, expected a tensor",
         "target of weight: got None, expected a number above 0",
         "level='high': expected a number above 0",
         "rounds=2.5: expected a whole number, 1 or more",

@@ -106,6 +106,10 @@ def hessian_(
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    if not callable(loss_fn):
+        raise ValueError(f"loss_fn: got {type(loss_fn).__name__}, expected a function")
+    if not isinstance(targets, Tensor):
+        raise ValueError(f"targets: got {type(targets).__name__}, expected a tensor")
     model = plain(model)
     refuse_batch_statistics(model)
     layers = weight_layers(model)
@@ -298,8 +302,9 @@ def _check(
     names = [layer.name for layer in layers]
     wanted = dict.fromkeys(names, target) if not isinstance(target, Mapping) else dict(target)
     if set(wanted) != set(names):
-        name = sorted(set(wanted) ^ set(names))[0]
-        raise ValueError(f"target: {name!r} is missing or unknown; expected {', '.join(names)}")
+        unknown, missing = sorted(set(wanted) - set(names)), sorted(set(names) - set(wanted))
+        what = f"unknown weight {unknown[0]!r}" if unknown else f"{missing[0]!r} is missing"
+        raise ValueError(f"target: {what}; expected {', '.join(names)}")
     for name, value in wanted.items():
         if not _is_positive(value):
             raise ValueError(f"target of {name}: got {value!r}, expected a number above 0")
