@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ from hessinit_lib.experiments.init_targets_starts import STARTS, Start, inverse_
 from hessinit_lib.figures import init_targets as figures
 from hessinit_lib.init import apply
 from hessinit_lib.init.layers import weight_layers
-from hessinit_lib.records import Record
+from hessinit_lib.records import Record, read_all
 from tests.networks import labels, seeded
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +268,16 @@ def test_other_starts() -> None:
 
 
 # Figures
+
+
+@pytest.mark.parametrize("experiment", ["init_targets", "contest"])
+def test_the_text_takes_its_numbers_at_the_best_rate(experiment: str) -> None:
+    text = (ROOT / "notebooks" / f"{experiment}.ipynb").read_text(encoding="utf-8")
+    key = rf"paper/{experiment} values\.(\w+)\.(\w+)\.(?:final|steps|diverged)\.(\d+)"
+    full_scale = read_all(ROOT / "results", "paper", experiment)
+    for network, start, rate in re.findall(key, text):
+        best = evaluation.best_rate(full_scale, network, start)
+        assert int(rate) == best, f"{network}, {start}"
 
 
 def test_figures_are_drawn_from_the_best_rate(found: list[Record]) -> None:

@@ -70,7 +70,7 @@ class InitTargetsParameters(Parameters):
             "activations": ("relu", "tanh"),
             "depths": (10, 30),
             "width": 100,
-            "rates": (0.004, 0.012, 0.036, 0.11),
+            "rates": (0.0013, 0.004, 0.012, 0.036, 0.11, 0.33),
             "steps": 80,
         },
     }
