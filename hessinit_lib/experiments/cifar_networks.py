@@ -34,10 +34,12 @@ FLOAT32 = ("efficientnet",)
 # Its activations are smooth, so that norms are estimated: of some layers, on a smaller probe.
 ESTIMATED = ("efficientnet",)
 ESTIMATED_LAYERS, ESTIMATED_PROBE = 3, 16
-# Normalization takes the scale of most layers out of the network: two schemes at one rate, the
-# last, must do.
+# Normalization takes the scale of most layers out of the network: two schemes, and for the
+# ResNet one rate, the last, must do.
 NORMALIZED = ("resnet20_norm", "efficientnet")
 NORMALIZED_SCHEMES = ("torch", "he")
+# Of 32 x 32 pixels its last stages normalize over one a sample: at larger rates the loss climbs.
+SMALL_RATES = {"efficientnet": (0.001, 0.005)}
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -52,7 +54,8 @@ class CifarNetworksParameters(Parameters):
         networks: keys of `hessinit_lib.networks.NETWORKS`.
         schemes: keys of `hessinit_lib.networks.starts.SCHEMES`, for the networks without
             normalization; the others take "torch" and "he".
-        learning_rates: each scheme is trained at each; with normalization, at the last.
+        learning_rates: each scheme is trained at each; ResNet-20 with normalization at the
+            last, EfficientNet-B0 at rates of its own, `SMALL_RATES`.
         momentum: of SGD, Nesterov's.
         steps: SGD steps of a training.
         batch_size: images a step.
@@ -113,7 +116,8 @@ class CifarNetworksParameters(Parameters):
 
     def rates(self, network: str) -> tuple[float, ...]:
         """List the rates at which a network is trained from each of them."""
-        return self.learning_rates[-1:] if network in NORMALIZED else self.learning_rates
+        rates = self.learning_rates[-1:] if network in NORMALIZED else self.learning_rates
+        return SMALL_RATES.get(network, rates)
 
 
 def run(parameters: CifarNetworksParameters) -> list[Record]:
