@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hessinit_lib.evaluation.init_targets import at_best_rate, median
+from hessinit_lib.evaluation.init_targets import at_best_rate, best_rate, median
 from hessinit_lib.evaluation.intervals import Interval
 from hessinit_lib.figures.style import COLORS, note_data, style
 from hessinit_lib.records import Record, look_up
@@ -88,9 +88,12 @@ def final_losses(records: Sequence[Record]) -> Figure:
 def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
     """Tabulate the schemes on one network: medians over seeds, the range in brackets.
 
-    Steps that were not enough count as the budget; "-" where no seed got there.
+    All at the rate whose median final loss is lowest. Steps that were not enough count as the
+    budget; "-" where no seed got there.
     """
-    budget = records[0].parameters["steps"]
+    parameters = records[0].parameters
+    budget = parameters["steps"]
+    rates = parameters["adam_rates" if network == "gpt" else "rates"]
     rows = {}
     for scheme in records[0].values[network]:
         steps = np.minimum(at_best_rate(records, network, scheme, "steps"), budget)
@@ -98,6 +101,7 @@ def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
         lost = at_best_rate(records, network, scheme, "diverged").mean()
         cost = np.median(look_up(records, f"values.{network}.{scheme}.cost"))
         rows[LABELS[scheme]] = {
+            "best rate": f"{rates[best_rate(records, network, scheme)]:g}",
             "steps to the loss": "-"
             if (steps == budget).all()
             else f"{np.median(steps):.0f} [{steps.min():.0f}, {steps.max():.0f}]",
