@@ -11,6 +11,7 @@ from networks import Case, labels, make_case, seeded
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hessinit_lib.hessians import layer_hessians
 from hessinit_lib.hessians.calling import FROZEN, PureModel
 from hessinit_lib.hessians.chain import chain_hessians
 from hessinit_lib.hessians.estimate import estimated_hessians, model_hessian
@@ -221,6 +222,18 @@ def test_memory_bound_changes_nothing_but_memory() -> None:
     for name, layer in estimated_hessians(*given, bound).items():
         close = 3 * (layer.stderr + free[name].stderr)
         assert layer.frobenius == pytest.approx(free[name].frobenius, abs=close)
+
+
+def test_outputs_of_any_shape_are_estimated() -> None:
+    source = seeded(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Conv2d(2, 3, 1)).double()
+    x = torch.randn(4, 1, 3, 3, generator=source, dtype=torch.float64)
+    y = torch.randint(3, (4, 2, 2), generator=source)  # a class for each pixel
+    report = layer_hessians(model, nn.CrossEntropyLoss(), x, y, tolerance=1e-9)
+    assert report.why_estimated.startswith("the model gave outputs of shape (4, 3, 2, 2)")
+    for name, layer in report.items():
+        hessian, _ = dense(model, nn.CrossEntropyLoss(), x, y, [name])
+        assert layer.frobenius == pytest.approx(float(hessian.norm()), rel=1e-8)
 
 
 def test_the_whole_model_is_one_block() -> None:

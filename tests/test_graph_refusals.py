@@ -108,11 +108,21 @@ def test_refusals_name_the_cause(make: Callable[[], nn.Module], words: str) -> N
     [
         (nn.Linear(4, 3), torch.zeros(3, 4), labels(2), "3 inputs and 2 targets"),
         (nn.Linear(4, 3), torch.zeros(0, 4), labels(0), "empty batch"),
-        (nn.Linear(4, 3), torch.zeros(2, 5, 4), labels(2), r"\(2, 5, 3\)"),
-        (nn.Flatten(0, 0), torch.zeros(2), labels(2), r"\(2,\)"),
         (nn.Linear(4, 3), torch.zeros(2, 4), torch.tensor([0, 3]), "class target 3"),
     ],
 )
 def test_wrong_batches(model: nn.Module, inputs: Tensor, targets: Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         graph_hessians(model, nn.CrossEntropyLoss(), inputs, targets)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "words"),
+    [
+        (nn.Linear(4, 3), torch.zeros(2, 5, 4), r"\(2, 5, 3\): .*one row a sample"),
+        (nn.Flatten(0, 0), torch.zeros(2), r"\(2,\): .*one row a sample"),
+    ],
+)
+def test_outputs_of_other_shapes(model: nn.Module, inputs: Tensor, words: str) -> None:
+    with pytest.raises(NotImplementedError, match=words):
+        graph_hessians(model, nn.CrossEntropyLoss(), inputs, labels(2))

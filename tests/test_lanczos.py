@@ -19,7 +19,7 @@ def norm_of(eigenvalues: Tensor, seed: int = 0) -> float:
     basis, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
     basis = basis.to(eigenvalues)
     matrix = basis @ torch.diag(eigenvalues) @ basis.mT
-    return spectral_norms(lambda v: v @ matrix, random_start(1, size, matrix))[0]
+    return spectral_norms(lambda v, _: v @ matrix, random_start(1, size, matrix))[0]
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.integers(0, 1000))
@@ -49,8 +49,8 @@ def test_float32() -> None:
 
 def test_zero_and_non_finite() -> None:
     start = random_start(1, 50, torch.zeros(1))
-    assert spectral_norms(torch.zeros_like, start) == [0]
-    assert math.isnan(spectral_norms(lambda v: v * math.nan, start)[0])
+    assert spectral_norms(lambda v, _: torch.zeros_like(v), start) == [0]
+    assert math.isnan(spectral_norms(lambda v, _: v * math.nan, start)[0])
 
 
 def test_repeats_bit_for_bit_and_leaves_the_global_stream() -> None:
@@ -68,8 +68,23 @@ def test_several_operators_at_once() -> None:
     spectra = torch.stack(
         (rank_one, torch.zeros_like(rank_one), torch.linspace(-3, 1, size, dtype=torch.float64))
     )
-    found = spectral_norms(lambda v: spectra * v, random_start(3, size, spectra))
+    found = spectral_norms(lambda v, k: spectra[k] * v, random_start(3, size, spectra))
     assert found == pytest.approx([2, 0, 3], rel=1e-9)
+
+
+def test_operators_whose_norm_is_known_are_not_asked_again() -> None:
+    size, asked = 300, []
+    spectra = torch.stack((torch.linspace(0, 1, size), torch.linspace(0, 0.5, size)))
+    spectra[1, -1] = 3.0  # far ahead: known soon
+
+    def operators(v: Tensor, numbers: list[int]) -> Tensor:
+        asked.append(tuple(numbers))
+        return spectra[numbers] * v
+
+    found = spectral_norms(operators, random_start(2, size, spectra))
+    assert found == pytest.approx([1, 3], rel=2e-6)
+    assert set(asked) == {(0, 1), (0,)}
+    assert asked == sorted(asked, reverse=True)
 
 
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-2, 1e-1])
@@ -80,7 +95,7 @@ def test_a_tolerance_saves_steps_and_is_met(tolerance: float) -> None:
     for allowed in (0.0, tolerance):
         calls: list[int] = []
 
-        def operator(v: Tensor, calls: list[int] = calls) -> Tensor:
+        def operator(v: Tensor, _: list[int], calls: list[int] = calls) -> Tensor:
             calls.append(1)
             return v * values
 
@@ -98,7 +113,7 @@ def test_few_close_eigenvalues_among_zeros_at_low_accuracy(rank: int) -> None:
     values[:rank] = torch.linspace(0.009, 0.013, rank) if rank > 1 else 0.013
     basis, _ = torch.linalg.qr(torch.randn(1000, 9, generator=torch.Generator().manual_seed(0)))
     factor = basis[:, :rank] * values[:rank].sqrt()
-    found = spectral_norms(lambda v: v @ factor @ factor.mT, random_start(1, 1000, factor), 0.01)
+    found = spectral_norms(lambda v, _: v @ factor @ factor.mT, random_start(1, 1000, factor), 0.01)
     assert found[0] == pytest.approx(0.013, rel=1e-4)
 
 
@@ -107,7 +122,7 @@ def test_operators_of_any_size(unit: float) -> None:
     values = torch.linspace(0.2, 1, 40)
     start = random_start(2, 40, values)
     sizes = torch.tensor([unit, 1.0])[:, None]
-    found = spectral_norms(lambda v: v * values * sizes, start)
+    found = spectral_norms(lambda v, k: v * values * sizes[k], start)
     assert found == pytest.approx([unit, 1.0], rel=1e-4)
 
 
@@ -117,5 +132,5 @@ def test_the_leading_eigenvalue_is_not_missed_at_low_accuracy() -> None:
     values[-2:] = torch.tensor([0.93, 1.0])
     source = torch.Generator().manual_seed(0)
     starts = torch.randn(400, 200, generator=source)
-    found = [spectral_norms(lambda v: v * values, start[None], 0.01)[0] for start in starts]
+    found = [spectral_norms(lambda v, _: v * values, start[None], 0.01)[0] for start in starts]
     assert found == pytest.approx([1.0] * 400, rel=1e-2)

@@ -250,7 +250,7 @@ def test_refusals_name_the_cause(
         (torch.zeros(2, 4), torch.tensor([0, 4]), "class target 4: expected 0 to 3"),
         (torch.zeros(2, 4), torch.zeros(2, 1, dtype=torch.int64), r"\(2, 1\)"),
         (torch.zeros(2, 4), torch.zeros(2, 3), r"\(2, 3\)"),
-        (torch.zeros(2, 5, 4), torch.zeros(2, dtype=torch.int64), r"\(2, 5, 4\)"),
+        (torch.zeros(2, 5, 4), torch.zeros(2, dtype=torch.int64), r"\(2, 5, 4\).*\(2,\)"),
     ],
 )
 def test_wrong_batches(inputs: Tensor, targets: Tensor, words: str) -> None:

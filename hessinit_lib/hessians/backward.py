@@ -63,7 +63,10 @@ class LayerCurvature:
 
 
 def backward(
-    stages: list[Stage], loss: LossCurvature, tolerance: float = 0.0
+    stages: list[Stage],
+    loss: LossCurvature,
+    tolerance: float = 0.0,
+    workspace: Workspace | None = None,
 ) -> Iterator[LayerCurvature]:
     """Carry the loss curvature back, giving each trainable layer's, last layer first.
 
@@ -73,19 +76,24 @@ def backward(
         stages: the network, from `hessinit_lib.hessians.network.forward`.
         loss: gradient and factor at the logits.
         tolerance: relative error allowed, see `fast_products`.
+        workspace: memory for residuals.
     """
     gradient, factor = loss.gradient, loss.factor.clone()  # changed in place
     residual: Residual = None
-    buffers = [Workspace(gradient), Workspace(gradient)]
+    workspace = workspace or Workspace(gradient)
+    buffers = ["residual", "next residual"]
     last = next((i for i, s in enumerate(stages) if _wanted(s)), len(stages))
     for index in range(len(stages) - 1, last - 1, -1):
         stage = stages[index]
         if isinstance(stage, LinearStage):
             if stage.trainable:
                 shape = tuple(stage.weight.shape)
-                yield LayerCurvature(stage.name, shape, stage.inputs, factor, residual)
+                found = _by_sample(residual, workspace)
+                yield LayerCurvature(stage.name, shape, stage.inputs, factor, found)
             if index > last:
-                residual = _residual_through_linear(residual, stage.weight, tolerance, buffers)
+                residual = _residual_through_linear(
+                    residual, stage.weight, tolerance, workspace, buffers[0]
+                )
                 buffers.reverse()  # the old residual is done with: the next one may go there
                 with fast_products(factor.dtype, tolerance, factor.numel() * stage.weight.shape[1]):
                     factor = factor @ stage.weight
@@ -101,17 +109,28 @@ def _wanted(stage: Stage) -> bool:
     return isinstance(stage, LinearStage) and stage.trainable
 
 
+def _by_sample(residual: Residual, workspace: Workspace) -> Residual:
+    """Lay dense residuals out sample by sample, as they are read again and again."""
+    if residual is None or residual.is_contiguous():
+        return residual
+    return workspace.take("by sample", residual.shape, residual.dtype).copy_(residual)
+
+
 def _residual_through_linear(
-    residual: Residual, weight: Float[Tensor, "n m"], tolerance: float, buffers: list[Workspace]
+    residual: Residual,
+    weight: Float[Tensor, "n m"],
+    tolerance: float,
+    workspace: Workspace,
+    buffer: str,
 ) -> Float[Tensor, "b m m"] | None:
-    """W^T R W for every sample, in the first buffer; R may lie in the second."""
+    """W^T R W for every sample, in the buffer named, where R does not lie."""
     if residual is None:
         return None
     batch, (units, below), dtype = len(residual), weight.shape, weight.dtype
     # The samples lie along the middle axis, so that R W and W^T (R W) are both one large
     # product over all samples, without a transposition.
-    half = buffers[0].take("half", (units, batch, below), dtype)
-    carried = buffers[0].take("residual", (below, batch, below), dtype)
+    half = workspace.take("half", (units, batch, below), dtype)
+    carried = workspace.take(buffer, (below, batch, below), dtype)
     with fast_products(dtype, tolerance, batch * units * below * min(units, below)):
         if residual.ndim == 2:
             torch.mul(residual.mT[:, :, None], weight[:, None, :], out=half)

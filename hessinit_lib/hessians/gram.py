@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.backward import LayerCurvature
 from hessinit_lib.hessians.capture import CapturedLayer
 from hessinit_lib.hessians.lanczos import random_start, spectral_norms
-from hessinit_lib.hessians.precision import ROUNDING, cpu_has_matrix_units
+from hessinit_lib.hessians.precision import fast_products
 from hessinit_lib.hessians.unfold import lay_patches, sizes, spread, tokens
 from hessinit_lib.hessians.workspace import Workspace
 
@@ -30,7 +31,7 @@ _SPLIT = 300
 
 
 # Multiplications from which on rounding to bfloat16 pays, and its errors average out.
-_LARGE = 1 << 29
+_LARGE = 1 << 27
 
 
 class Piece(NamedTuple):
@@ -48,11 +49,13 @@ class LayerGram:
         batch: B.
         rank: r, the number of factors.
         by_rows: J J^T, even where it is the larger matrix.
+        apart: leave the factors of a layer with one position a sample as they are.
         rounded: whether large products may be rounded to bfloat16.
         most: entries of factors and of J in a piece, at most, unless a channel has more.
 
     Attributes:
         pieces: what is to be added, in any order.
+        apart: whether `curvature` takes the place of `matrix`.
         kept: bytes held from the first piece to the last.
         passing: bytes held while a piece is added.
 
@@ -75,6 +78,7 @@ class LayerGram:
         rank: int,
         *,
         by_rows: bool = False,
+        apart: bool = False,
         rounded: bool = False,
         most: int | None = None,
     ) -> None:
@@ -88,6 +92,7 @@ class LayerGram:
         smaller = rows if by_rows else min(rows, columns)
         self._by_kernel = positions == groups == 1 and rows * direct <= columns * smaller
         self._by_rows = by_rows or self._by_kernel or columns >= rows
+        self.apart = apart and self._by_kernel and not self._lookup
         plain = self._by_kernel or self._lookup or not self._by_rows
         self._round_factors = rounded and not plain and rows * positions * columns >= _LARGE
         self._round_rows = rounded and not plain and rows**2 * columns >= _LARGE
@@ -113,7 +118,9 @@ class LayerGram:
         batch, groups, units, inputs, positions = self.sizes
         kept = rows**2 if self._by_rows else columns**2 + rows * columns
         part = max(math.prod(self.shape(piece)[1:4]) for piece in self.pieces)
-        if self._by_kernel:
+        if self.apart:
+            kept, passing = rows * units + batch * inputs, 4 * batch**2 + 3 * rows * units
+        elif self._by_kernel:
             passing = 2 * batch**2 + 2 * rows * units + batch * inputs
         elif self._lookup:
             passing = min(_PIECE, rows * columns) + 2 * rows * units * positions
@@ -150,30 +157,43 @@ class LayerGram:
         """Add some pieces."""
         if self._by_kernel:
             ((_, factors),) = filled
-            self._matrix = self._kernel_product(factors)
+            self._matrix = factors.clone() if self.apart else self._kernel_product(factors)
             return
         for rows in self._rows(filled, workspace):
             if not self._by_rows:
                 self._jacobian.append(rows.clone())
                 continue
+            first = self._matrix is None
             if self._matrix is None:
-                self._matrix = rows.new_zeros(len(rows), len(rows), dtype=self.layer.weight.dtype)
+                self._matrix = rows.new_empty(len(rows), len(rows), dtype=self.layer.weight.dtype)
             if self._round_rows and rows.dtype != torch.bfloat16:
                 narrow = workspace.take("rounded", rows.shape, torch.bfloat16)
                 rows = narrow.copy_(rows)
-            _add_symmetric_product(rows, self._matrix)
+            _add_symmetric_product(rows, self._matrix, first)
 
     def matrix(self) -> Float[Tensor, "d d"]:
         """Give J J^T or J^T J, whichever is smaller; once, when all pieces are added."""
         if not self._by_rows:
             jacobian = torch.cat(self._jacobian, 1)
             self._jacobian.clear()
-            self._matrix = jacobian.new_zeros(2 * jacobian.shape[1:])
-            _add_symmetric_product(jacobian.mT, self._matrix)
+            self._matrix = jacobian.new_empty(2 * jacobian.shape[1:])
+            _add_symmetric_product(jacobian.mT, self._matrix, True)
         matrix, self._matrix = self._matrix, None  # not held twice
         assert matrix is not None
         _mirror(matrix)
         return matrix
+
+    def curvature(self) -> LayerCurvature:
+        """Give factors and inputs of a layer with one position a sample; only if `apart`.
+
+        The block's norms then follow from products of B rows; J J^T has B r.
+        """
+        factors, self._matrix = self._matrix, None
+        assert factors is not None
+        inputs = factors.new_empty(self.sizes.batch, 1, self.sizes.inputs, 1)
+        lay_patches(self.layer, inputs)
+        name, shape = self.layer.name, tuple(self.layer.weight.shape)
+        return LayerCurvature(name, shape, inputs.flatten(1), factors[:, 0, :, :, 0], None)
 
     def products(self) -> Float[Tensor, "r b r b"]:
         """Give J J^T by factor and sample; only with `by_rows`."""
@@ -194,8 +214,8 @@ class LayerGram:
             kernel = inputs.flatten(1) @ inputs.flatten(1).mT
         # Factors first, samples last: then the kernel's rows are what is multiplied.
         rows = factors.flatten(2).view(batch, rank, -1).transpose(0, 1).flatten(0, 1)
-        gram = rows.new_zeros(len(rows), len(rows))
-        _add_symmetric_product(rows, gram)
+        gram = rows.new_empty(len(rows), len(rows))
+        _add_symmetric_product(rows, gram, True)
         gram.view(rank, batch, rank, batch).mul_(kernel[:, None])
         return gram
 
@@ -215,18 +235,13 @@ class LayerGram:
             met = patches[:, piece.groups].flatten(0, 1)
             stacked = factors.flatten(2, 3).flatten(0, 1)
             rows = workspace.take("rows", (*stacked.shape[:2], inputs), self.dtype)
-            torch.bmm(stacked, met.mT, out=rows)
+            with fast_products(self.dtype, 0.0, stacked.numel() * inputs):
+                torch.bmm(stacked, met.mT, out=rows)
             if count == 1:
                 yield rows.view(batch * self._rank, -1)
             else:
                 split = rows.view(batch, count, self._rank, -1)
                 yield split.transpose(1, 2).reshape(batch * self._rank, -1)
-
-
-def rounding_pays(like: Tensor, tolerance: float) -> bool:
-    """Tell whether large products are faster in bfloat16, and the tolerance allows it."""
-    on_cpu = like.device.type == "cpu" and cpu_has_matrix_units()
-    return on_cpu and like.dtype == torch.float32 and tolerance >= ROUNDING
 
 
 def frobenius_norm(matrix: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
@@ -251,10 +266,10 @@ def largest_eigenvalues(grams: list[Float[Tensor, "_ _"]]) -> list[float]:
     for size, members in by_size.items():
         chosen = [grams[index] for index in members]
 
-        def operator(v: Tensor, chosen: list[Tensor] = chosen) -> Tensor:
-            return torch.stack([gram @ row for gram, row in zip(chosen, v, strict=True)])
+        def apply(v: Tensor, places: list[int], chosen: list[Tensor] = chosen) -> Tensor:
+            return torch.stack([chosen[k] @ row for k, row in zip(places, v, strict=True)])
 
-        norms = spectral_norms(operator, random_start(len(members), size, chosen[0]))
+        norms = spectral_norms(apply, random_start(len(members), size, chosen[0]))
         for index, norm in zip(members, norms, strict=True):
             found[index] = norm
     return found
@@ -279,24 +294,37 @@ def _rows_of_lookup(
         yield piece.view(batch, count, rank, units).transpose(1, 2).reshape(batch * rank, -1)
 
 
-def _add_symmetric_product(left: Float[Tensor, "d _"], total: Float[Tensor, "d d"]) -> None:
-    """Add X X^T to the total, but not to all of what lies below its diagonal."""
+def _add_symmetric_product(
+    left: Float[Tensor, "d _"], total: Float[Tensor, "d d"], first: bool
+) -> None:
+    """Add X X^T to the total, but not to all of what lies below its diagonal.
+
+    Args:
+        left: X.
+        total: changed in place.
+        first: whether the total holds nothing yet that counts.
+    """
     if len(left) <= _SPLIT:
-        _add_product(left, left, total)
+        _add_product(left, left, total, first)
         return
     half = len(left) // 2
-    _add_product(left[:half], left[half:], total[:half, half:])
-    _add_symmetric_product(left[:half], total[:half, :half])
-    _add_symmetric_product(left[half:], total[half:, half:])
+    _add_product(left[:half], left[half:], total[:half, half:], first)
+    _add_symmetric_product(left[:half], total[:half, :half], first)
+    _add_symmetric_product(left[half:], total[half:, half:], first)
 
 
 def _add_product(
-    left: Float[Tensor, "d _"], right: Float[Tensor, "e _"], total: Float[Tensor, "d e"]
+    left: Float[Tensor, "d _"],
+    right: Float[Tensor, "e _"],
+    total: Float[Tensor, "d e"],
+    first: bool,
 ) -> None:
-    if left.dtype == total.dtype:
-        total.addmm_(left, right.mT)
-    else:
-        total += left @ right.mT
+    if left.dtype != total.dtype:
+        product = left @ right.mT
+        _ = total.copy_(product) if first else total.add_(product)
+        return
+    with fast_products(left.dtype, 0.0, left.numel() * len(right)):
+        total.addmm_(left, right.mT, beta=0.0 if first else 1.0)
 
 
 def _mirror(total: Float[Tensor, "d d"]) -> None:

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.block_norms import Sums, block_sums, with_spectral_norms
 from hessinit_lib.hessians.capture import CapturedLayer, capture
 from hessinit_lib.hessians.exactness import check_exact
-from hessinit_lib.hessians.gram import frobenius_norm, largest_eigenvalues, rounding_pays
+from hessinit_lib.hessians.gram import frobenius_norm, largest_eigenvalues
 from hessinit_lib.hessians.independence import check_independence
 from hessinit_lib.hessians.losses import LossFn, loss_curvature
 from hessinit_lib.hessians.magnitude import in_range, power_of_two
@@ -19,10 +20,14 @@ from hessinit_lib.hessians.mixtures import estimated_norms
 from hessinit_lib.hessians.network import check_batch
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.passes import layer_grams
+from hessinit_lib.hessians.precision import ROUNDING, rounding_pays
 from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
 
-# Bytes of Gram matrices whose largest eigenvalues are computed together.
+# Bytes of matrices and factors whose largest eigenvalues are computed together.
 _WAITING = 1 << 27
+
+# Entries of products of factors that are made at a time.
+_PIECE = 1 << 21
 
 
 def graph_hessians(
@@ -55,8 +60,8 @@ def graph_hessians(
         targets: class indices (B,), or probabilities or values (B, C).
         options: what to compute. Estimates are made of Frobenius norms and traces alone,
             where they cost less; anything else is exact. In float32, at a tolerance of 1e-3
-            or more, large products are rounded to bfloat16 where the processor has matrix
-            tiles for it: errors below 1e-4 in the norms and of some 1e-4 in the traces were
+            or more, large products are rounded to bfloat16 where the processor multiplies
+            that faster: errors below 1e-4 in the norms and of some 1e-4 in the traces were
             measured.
 
     Returns:
@@ -64,7 +69,7 @@ def graph_hessians(
         require a gradient. NaN where the network's outputs are not finite.
 
     Raises:
-        NotImplementedError: a function, module or loss that is not covered, batch
+        NotImplementedError: outputs, a function, module or loss that are not covered, batch
             statistics or active dropout, a weight used more than once, samples that are
             mixed; the message names it.
         ValueError: shapes, batch sizes or class indices that do not fit, or a `max_memory`
@@ -89,7 +94,9 @@ def graph_hessians(
     layers, logits = capture(model, inputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
         shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the model gave outputs of shape {shown}, expected (B, C)")
+        raise NotImplementedError(
+            f"the model gave outputs of shape {shown}: exact norms need one row a sample, (B, C)"
+        )
     reached = check_exact(logits, layers)
     with torch.no_grad():
         loss = loss_curvature(loss_fn, logits.detach(), targets)
@@ -130,30 +137,40 @@ def _exact_norms(
     """Compute the norms of all blocks from their factors."""
     limit = options.max_memory
     room = _WAITING if limit is None else min(_WAITING, limit // 8)
+    piece = _PIECE if limit is None else min(_PIECE, limit // 64)
     norms: dict[str, BlockNorms] = {}
-    waiting: dict[str, Tensor] = {}
+    matrices: dict[str, Tensor] = {}
+    apart: list[Sums] = []
     batch = len(logits)
 
     def finish() -> None:
-        largest = largest_eigenvalues(list(waiting.values()))
-        for name, value in zip(waiting, largest, strict=True):
+        # Together they are faster.
+        largest = largest_eigenvalues(list(matrices.values()))
+        for name, value in zip(matrices, largest, strict=True):
             norms[name] = replace(norms[name], spectral=value / batch)
-        waiting.clear()
+        for found in with_spectral_norms(apart, options):
+            norms[found.name] = BlockNorms(found.frobenius, found.spectral, found.trace)
+        matrices.clear()
+        apart.clear()
 
     for gram in layer_grams(
         logits,
         layers,
         columns,
-        rounded=rounding_pays(logits, options.tolerance),
+        apart=True,
+        rounded=options.tolerance >= ROUNDING and rounding_pays(logits),
         limit=limit,
     ):
-        matrix, name = gram.matrix(), gram.layer.name
-        frobenius, trace = _norm_and_trace(matrix, batch)
-        norms[name] = BlockNorms(frobenius if options.frobenius else math.nan, math.nan, trace)
-        if options.spectral and math.isfinite(frobenius):
-            waiting[name] = matrix
-        # Together they are faster.
-        if sum(matrix.nbytes for matrix in waiting.values()) > room:
+        if gram.apart:
+            apart.append(block_sums(gram.curvature(), options, piece))
+        else:
+            matrix, name = gram.matrix(), gram.layer.name
+            frobenius, trace = _norm_and_trace(matrix, batch)
+            norms[name] = BlockNorms(frobenius if options.frobenius else math.nan, math.nan, trace)
+            if options.spectral and math.isfinite(frobenius):
+                matrices[name] = matrix
+        held = sum(matrix.nbytes for matrix in matrices.values())
+        if held + sum(sums.nbytes for sums in apart) > room:
             finish()
     finish()
     return norms

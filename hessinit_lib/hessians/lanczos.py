@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,20 +15,29 @@ from torch import Tensor
 from hessinit_lib.hessians.magnitude import in_range, power_of_two
 
 Operator = Callable[[Float[Tensor, "p d"]], Float[Tensor, "p d"]]
+Operators = Callable[[Float[Tensor, "q d"], list[int]], Float[Tensor, "q d"]]
+"""Maps each row by the operator of that number."""
 
 _MAX_STEPS = 400
 _CHECK_EVERY = 2
+_SMALL = 1 << 18  # entries of random vectors that are kept for the next call
 
 
 def random_start(count: int, size: int, like: Tensor) -> Float[Tensor, "p d"]:
     """Make unit vectors that are the same at each call, of the type and device of `like`."""
+    make = _unit_vectors if count * size <= _SMALL else _unit_vectors.__wrapped__
+    return make(count, size).to(like, copy=True)
+
+
+@functools.lru_cache(maxsize=4)  # layers of one size follow each other
+def _unit_vectors(count: int, size: int) -> Float[Tensor, "p d"]:
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(count, size, generator=generator)
-    return (start / start.norm(dim=1, keepdim=True)).to(like)
+    return start / start.norm(dim=1, keepdim=True)
 
 
 def spectral_norms(
-    operator: Operator, start: Float[Tensor, "p d"], tolerance: float = 0.0
+    operators: Operators, start: Float[Tensor, "p d"], tolerance: float = 0.0
 ) -> list[float]:
     r"""Compute $\max_i |\lambda_i|$ of p symmetric operators at once.
 
@@ -39,7 +49,8 @@ def spectral_norms(
     settles on the next one first, and a small residual makes that rare.
 
     Args:
-        operator: maps row k by the k-th operator, shape (p, d) to (p, d).
+        operators: maps rows, shape (q, d), by the operators whose numbers are given: those
+            whose norm is known drop out.
         start: where to start, shape (p, d), such as `random_start` gives.
         tolerance: relative error allowed.
 
@@ -51,7 +62,7 @@ def spectral_norms(
 
     Example:
         >>> matrix = torch.diag(torch.tensor([1.0, -3.0, 2.0]))
-        >>> (norm,) = spectral_norms(lambda v: v @ matrix, random_start(1, 3, matrix))
+        >>> (norm,) = spectral_norms(lambda v, _: v @ matrix, random_start(1, 3, matrix))
         >>> round(norm, 5)
         3.0
     """
@@ -63,18 +74,19 @@ def spectral_norms(
     steps = min(size, _MAX_STEPS)
     basis = vectors.new_empty(count, 0, size)
     tridiagonal = np.zeros((count, steps + 1, steps + 1))
-    scale, units = np.zeros(count), [1.0] * count
+    scale, units = np.zeros(count), np.ones(count)
+    chains, norms = [*range(count)], [math.nan] * count
     for step in range(1, steps + 1):
         if step > basis.shape[1]:  # grow in blocks: most runs end early
-            grown = vectors.new_empty(count, min(steps, 2 * step + 14), size)
+            grown = vectors.new_empty(len(chains), min(steps, 2 * step + 14), size)
             grown[:, : basis.shape[1]] = basis
             basis = grown
         basis[:, step - 1] = vectors
-        image = operator(vectors)
+        image = operators(vectors, chains)
         if step == 1:  # what an operator does to a random vector tells its size
             sizes = image.abs().amax(1).tolist()
-            units = [1.0 if in_range(size) else power_of_two(size) for size in sizes]
-        if max(units) != 1 or min(units) != 1:
+            units = np.array([1.0 if in_range(size) else power_of_two(size) for size in sizes])
+        if (units != 1).any():
             image = image / image.new_tensor(units)[:, None]
         along, image = _take_out(basis[:, :step], image)
         # Once more: rounding left some overlap, which would grow from step to step.
@@ -89,15 +101,23 @@ def spectral_norms(
         betas[betas <= rounding * scale] = 0.0
         tridiagonal[:, step - 1, step - 1] = alphas
         tridiagonal[:, step, step - 1] = tridiagonal[:, step - 1, step] = betas
-        if step % _CHECK_EVERY == 0 or step == steps or not betas.any():
-            ritz = np.linalg.eigh(tridiagonal[:, :step, :step])
-            chains = [
-                _leading_ritz_value(*chain, tolerances) for chain in zip(*ritz, betas, strict=True)
-            ]
-            if step == size or all(chain.converged for chain in chains):
-                return [chain.norm * unit for chain, unit in zip(chains, units, strict=True)]
         inverse = np.divide(1, betas, out=np.zeros_like(betas), where=betas > 0)
         vectors = image * torch.from_numpy(inverse).to(start)[:, None]
+        if step % _CHECK_EVERY and step < steps and betas.any():
+            continue
+        ritz = np.linalg.eigh(tridiagonal[:, :step, :step])
+        pending = []
+        for place, values in enumerate(zip(*ritz, betas, strict=True)):
+            norm, converged = _leading_ritz_value(*values, tolerances)
+            norms[chains[place]] = norm * float(units[place])
+            if not converged and step < size:
+                pending.append(place)
+        if not pending:
+            return norms
+        if len(pending) < len(chains):
+            chains = [chains[place] for place in pending]
+            basis, vectors = basis[pending], vectors[pending]
+            tridiagonal, scale, units = tridiagonal[pending], scale[pending], units[pending]
     raise ArithmeticError(f"Lanczos did not converge in {steps} steps")
 
 

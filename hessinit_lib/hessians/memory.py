@@ -7,7 +7,7 @@ from hessinit_lib.hessians.network import LinearStage, Stage
 from hessinit_lib.hessians.options import Options
 
 # Entries of what is made in pieces: as many as stay near the cores.
-_PIECE = 1 << 20
+_PIECE = 1 << 21
 
 # Lanczos vectors for which room is left.
 _STEPS = 30

@@ -19,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hessinit_lib.hessians.capture import CapturedLayer
-from hessinit_lib.hessians.gram import rounding_pays
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.passes import layer_grams
+from hessinit_lib.hessians.precision import ROUNDING, rounding_pays
 from hessinit_lib.hessians.report import BlockNorms
 from hessinit_lib.hessians.uncertainty import widening
 
@@ -128,7 +128,7 @@ def estimated_norms(
             layers,
             mixed,
             by_rows=True,
-            rounded=rounding_pays(logits, options.tolerance),
+            rounded=options.tolerance >= ROUNDING and rounding_pays(logits),
             limit=options.max_memory,
         ):
             products = gram.products()

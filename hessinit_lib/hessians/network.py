@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from hessinit_lib.hessians.activations import is_elementwise, is_piecewise_linear
+from hessinit_lib.hessians.precision import fast_products
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def forward(model: nn.Module, inputs: Tensor) -> tuple[list[Stage], Float[Tensor
             weight = module.weight.to(dtype)
             stages.append(LinearStage(weight_name, weight, z, module.weight.requires_grad))
             bias = None if module.bias is None else module.bias.to(dtype)
-            z = nn.functional.linear(z, weight, bias)
+            with fast_products(dtype, 0.0, z.numel() * len(weight)):
+                z = nn.functional.linear(z, weight, bias)
         elif is_elementwise(module):
             if not stages:
                 z = module(z.clone())  # before the first weight: part of the input

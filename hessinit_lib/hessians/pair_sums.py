@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hessinit_lib.hessians.backward import LayerCurvature
-from hessinit_lib.hessians.precision import fast_products
+from hessinit_lib.hessians.precision import fast_products, narrowed, rounding_pays
+from hessinit_lib.hessians.workspace import Workspace
 
 
 class PairSums(NamedTuple):
@@ -34,7 +35,8 @@ def squared_norms(
     tolerance: float = 0.0,
     *,
     parts: bool = True,
-    piece: int = 1 << 20,
+    piece: int = 1 << 21,
+    workspace: Workspace | None = None,
 ) -> PairSums:
     """Compute the squared Frobenius norms of a layer's Hessian and of its two parts.
 
@@ -44,8 +46,9 @@ def squared_norms(
         tolerance: relative error allowed, see `fast_products`.
         parts: whether the last two are wanted; NaN where not.
         piece: entries of the tensors that are made in pieces.
+        workspace: memory for them.
     """
-    batch = len(kernel)
+    batch, workspace = len(kernel), workspace or Workspace(kernel)
     weights = kernel.square() / batch**2
     factor, residual = layer.factor, layer.residual
     rank, units = factor.shape[1:]
@@ -54,11 +57,13 @@ def squared_norms(
     # dense residual the whole linearization is needed anyway.
     dense = residual is not None and residual.ndim == 3
     width = units if dense else min(units, rank**2)
-    with fast_products(kernel.dtype, tolerance, batch**2 * units * width):
+    with fast_products(kernel.dtype, tolerance, batch**2 * units * width) as rounded:
         if dense or units <= 2 * rank * (rank + 1):
-            linear, total, rest = _whole_matrices(layer, weights, parts or not dense, piece)
+            linear, total, rest = _whole_matrices(
+                layer, weights, parts or not dense, piece, rounded, workspace
+            )
         else:
-            linear = total = _factor_pairs(factor, weights, piece)
+            linear = total = _factor_pairs(factor, weights, piece, rounded)
             rest = torch.zeros_like(linear)
         if residual is not None and residual.ndim == 2:
             # Only the diagonal of S^T S meets a diagonal residual.
@@ -70,40 +75,62 @@ def squared_norms(
 
 
 def _whole_matrices(
-    layer: LayerCurvature, weights: Float[Tensor, "b b"], parts: bool, piece: int
+    layer: LayerCurvature,
+    weights: Float[Tensor, "b b"],
+    parts: bool,
+    piece: int,
+    rounded: bool,
+    workspace: Workspace,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum over b, b' of weights_bb' <., .> for S^T S, S^T S + R and R, if R is dense."""
     factor, residual = layer.factor, layer.residual
     batch, _, units = factor.shape
     linear, total, rest = weights.new_zeros(3)
-    size = max(1, min(piece // (batch * units), -(-units // 2)))
+    size = units
+    if batch * units**2 > piece:  # at least in two, for the sake of the symmetry
+        size = max(1, min(piece // (batch * units), -(-units // 2)))
     dense = residual if residual is not None and residual.ndim == 3 else None
+    kind = torch.bfloat16 if rounded and rounding_pays(factor) else factor.dtype
     for low in range(0, units, size):
         high = low + size
-        # Rows low to high of symmetric matrices: what is right of the square block on the
-        # diagonal stands for what is below it, too.
-        block = factor[:, :, low:high].mT @ factor[:, :, low:]
-        if dense is not None and not parts:
-            block += dense[:, low:high, low:]
-        block[:, :, size:] *= 2**0.5
-        if dense is not None and parts:
-            linear += _pair_sum(block, weights)
-            bent = dense[:, low:high, low:].clone(memory_format=torch.contiguous_format)
-            bent[:, :, size:] *= 2**0.5
-            rest += _pair_sum(bent, weights)
+        left, right = factor[:, :, low:high].mT, factor[:, :, low:]
+        shape = (batch, left.shape[1], units - low)
+        block = workspace.take("block", shape, factor.dtype)
+        torch.bmm(left, right, out=block)
+        copy = workspace.take("copy", shape, kind)
+        if dense is not None:
+            bent = dense[:, low:high, low:]
+            if parts:
+                rest += _pair_sum(bent, weights, copy)
+                linear += _pair_sum(block, weights, copy)
             block += bent
-        total += _pair_sum(block, weights)
+        total += _pair_sum(block, weights, copy)
     if dense is None:
         return total, total, rest
     return (linear, total, rest) if parts else (linear + math.nan, total, rest + math.nan)
 
 
-def _pair_sum(matrices: Float[Tensor, "b c n"], weights: Float[Tensor, "b b"]) -> Float[Tensor, ""]:
-    """Sum over b, b' of weights_bb' <A_b, A_b'>."""
+def _pair_sum(
+    matrices: Float[Tensor, "b c n"],
+    weights: Float[Tensor, "b b"],
+    into: Float[Tensor, "b c n"],
+) -> Float[Tensor, ""]:
+    """Sum over b, b' of weights_bb' <A_b, A_b'>, A_b being rows of a symmetric matrix.
+
+    Args:
+        matrices: rows of symmetric matrices; what is right of their square block on the
+            diagonal stands for what is below it, too.
+        weights: for each pair.
+        into: memory for a copy; of a narrower type, the copy is rounded.
+    """
+    rows, columns = matrices.shape[1:]
+    if columns > rows or into.dtype != matrices.dtype:
+        matrices = into.copy_(matrices)
+        matrices[:, :, rows:] *= 2**0.5
     flat = matrices.flatten(1)
-    if flat.shape[1] < len(weights):
+    if flat.shape[1] < len(weights) and flat.dtype == weights.dtype:
         return _inner(weights @ flat, flat)
-    return _inner(flat @ flat.mT, weights)
+    return _inner((flat @ flat.mT).to(weights), weights)
 
 
 def _inner(left: Float[Tensor, "b p"], right: Float[Tensor, "b p"]) -> Float[Tensor, ""]:
@@ -111,19 +138,22 @@ def _inner(left: Float[Tensor, "b p"], right: Float[Tensor, "b p"]) -> Float[Ten
 
 
 def _factor_pairs(
-    factor: Float[Tensor, "b r n"], weights: Float[Tensor, "b b"], piece: int
+    factor: Float[Tensor, "b r n"], weights: Float[Tensor, "b b"], piece: int, rounded: bool
 ) -> Float[Tensor, ""]:
     """Sum over b, b' of weights_bb' |S_b S_b'^T|^2, row pair by row pair."""
-    rows = factor.transpose(0, 1).contiguous()
+    rows = narrowed(factor.transpose(0, 1), rounded).contiguous()
     batch = len(weights)
     sums, size = weights.new_zeros(()), max(1, piece // batch)
     for low in range(0, batch, size):
         part = weights[low : low + size]
         total, product = torch.zeros_like(part), torch.empty_like(part)
+        made = product if rows.dtype == part.dtype else product.to(rows.dtype)
         for i, right in enumerate(rows):
             # (b, i) with (b', j) is (b', j) with (b, i): half of the pairs will do.
             for j in range(i, len(rows)):
-                torch.mm(rows[j, low : low + size], right.mT, out=product)
+                torch.mm(rows[j, low : low + size], right.mT, out=made)
+                if made is not product:
+                    product.copy_(made)
                 total.addcmul_(product, product, value=1.0 if i == j else 2.0)
         sums += _inner(total, part)
     return sums

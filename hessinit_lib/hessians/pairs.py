@@ -22,7 +22,7 @@ from hessinit_lib.hessians.losses import LossCurvature
 from hessinit_lib.hessians.mixtures import Estimate, combine
 from hessinit_lib.hessians.network import Stage
 from hessinit_lib.hessians.options import Options
-from hessinit_lib.hessians.precision import fast_products
+from hessinit_lib.hessians.precision import fast_products, narrowed
 from hessinit_lib.hessians.report import BlockNorms
 
 # Samples below which a pair's error is not known well enough: intervals held in 0.93 to 0.97
@@ -119,8 +119,9 @@ def pair_estimates(
     pairs = []
     for index in range(0, len(mixtures), 2):
         left, right = mixtures[index], mixtures[index + 1]
-        with fast_products(kernel.dtype, tolerance, kernel.numel() * left.shape[1]):
-            squares = (left @ right.mT).mul_(kernel).square_()
+        with fast_products(kernel.dtype, tolerance, kernel.numel() * left.shape[1]) as rounded:
+            product = narrowed(left, rounded) @ narrowed(right, rounded).mT
+        squares = product.to(kernel).mul_(kernel).square_()
         rows, columns, both = torch.stack(
             (squares.sum(1), squares.sum(0), squares.diagonal())
         ).double()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from hessinit_lib.hessians.capture import CapturedLayer
 from hessinit_lib.hessians.gram import LayerGram, Piece
 from hessinit_lib.hessians.segments import Segment, edge_shape, segments
-from hessinit_lib.hessians.workspace import Workspace
+from hessinit_lib.hessians.workspace import Workspace, kept_workspace
 
 # Entries of factors to gather in a segment before it ends: calls cost time, too.
 _SEGMENT = 1 << 23
@@ -44,6 +45,7 @@ def layer_grams(
     columns: Float[Tensor, "r b c"],
     *,
     by_rows: bool = False,
+    apart: bool = False,
     rounded: bool = False,
     limit: int | None = None,
 ) -> Iterator[LayerGram]:
@@ -54,6 +56,7 @@ def layer_grams(
         layers: those that the logits depend on.
         columns: the factors at the logits.
         by_rows: see `LayerGram`.
+        apart: see `LayerGram`.
         rounded: whether large products may be rounded to bfloat16.
         limit: bytes to use, an eighth of them for matrices that wait for what comes next;
             None for no bound.
@@ -65,7 +68,9 @@ def layer_grams(
 
     def make(most: int | None) -> dict[str, LayerGram]:
         return {
-            layer.name: LayerGram(layer, batch, rank, by_rows=by_rows, rounded=rounded, most=most)
+            layer.name: LayerGram(
+                *(layer, batch, rank), by_rows=by_rows, apart=apart, rounded=rounded, most=most
+            )
             for layer in layers
         }
 
@@ -75,19 +80,19 @@ def layer_grams(
         steps = [Step(part, [_whole(part, grams)]) for part in parts]
     else:
         steps = _steps_within(limit, logits, layers, rank, make)
-    workspace = Workspace(logits)
-    starts, ends = list(columns.contiguous()), []
-    for segment, groups in steps:
-        for group in groups:
-            last = group is groups[-1]
-            if limit is not None:
-                workspace = Workspace(logits)  # the largest of all are too much together
-            filled, ends = _carry(logits, segment, starts, group, last, workspace)
-            for gram, pieces in filled.items():
-                gram.add(pieces, workspace)
-                if pieces[-1][0] is gram.pieces[-1]:
-                    yield gram
-        starts = ends
+    with kept_workspace(logits) if limit is None else nullcontext() as kept:
+        starts, ends = list(columns.contiguous()), []
+        for segment, groups in steps:
+            for group in groups:
+                # Under a limit, the largest buffers of all groups are too much together.
+                workspace = kept or Workspace(logits)
+                last = group is groups[-1]
+                filled, ends = _carry(logits, segment, starts, group, last, workspace)
+                for gram, pieces in filled.items():
+                    gram.add(pieces, workspace)
+                    if pieces[-1][0] is gram.pieces[-1]:
+                        yield gram
+            starts = ends
 
 
 def _whole(segment: Segment, grams: dict[str, LayerGram]) -> Group:

@@ -245,7 +245,14 @@ def _slope(loss_fn: LossFn, outputs: Tensor, targets: Tensor) -> Tensor:
     if isinstance(targets, Tensor) and targets.is_floating_point():
         targets = targets.to(outputs.dtype)
     with torch.enable_grad():
-        loss = loss_fn(outputs, targets)
+        try:
+            loss = loss_fn(outputs, targets)
+        except (RuntimeError, IndexError, ValueError) as error:
+            shapes = [tuple(getattr(value, "shape", ())) for value in (outputs, targets)]
+            raise ValueError(
+                f"the loss refused outputs of shape {shapes[0]} and targets of shape "
+                f"{shapes[1]}: {error}"
+            ) from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             shown = (
                 f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__

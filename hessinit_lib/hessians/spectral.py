@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hessinit_lib.hessians.backward import LayerCurvature
-from hessinit_lib.hessians.lanczos import Operator, random_start, spectral_norms
+from hessinit_lib.hessians.lanczos import Operators, random_start, spectral_norms
 from hessinit_lib.hessians.precision import fast_products
 
 # Samples that a first guess is made from.
@@ -31,8 +31,8 @@ def gauss_newton_spectral_norms(
     batch, rank, _ = layers[0][0].factor.shape
     operators = [_linearization(layer, kernel, tolerance) for layer, kernel in layers]
 
-    def apply(u: Tensor) -> Tensor:
-        return torch.stack([operator(row) for operator, row in zip(operators, u, strict=True)])
+    def apply(u: Tensor, places: list[int]) -> Tensor:
+        return torch.stack([operators[k](row) for k, row in zip(places, u, strict=True)])
 
     start = random_start(1, batch * rank, layers[0][1]).expand(len(layers), -1)
     return spectral_norms(apply, start, tolerance)
@@ -104,28 +104,45 @@ def _start(layer: LayerCurvature, z: Float[Tensor, "b k"], count: int) -> Float[
     return noise + guess * (guess * noise).sum(1, keepdim=True).sign()
 
 
-def _block_and_parts(layer: LayerCurvature, z: Float[Tensor, "b k"]) -> Operator:
+def _block_and_parts(layer: LayerCurvature, z: Float[Tensor, "b k"]) -> Operators:
     """Give V -> (1/B) sum_b A_b V z_b z_b^T on up to three matrices V of shape (n, k).
 
-    For the first A_b = S_b^T S_b + R_b, for the second S_b^T S_b, for the third R_b:
-    together, because reading S and R is what takes the time.
+    For number 0 A_b = S_b^T S_b + R_b, for 1 S_b^T S_b, for 2 R_b: together, because reading
+    S and R is what takes the time.
     """
     factor, residual = layer.factor, layer.residual
     assert residual is not None
     batch, _, units = factor.shape
     weighted = z / batch
 
-    def apply(v: Tensor) -> Tensor:
+    def apply(v: Tensor, numbers: list[int]) -> Tensor:
         count = len(v)
+        curved = _slice_of([place for place, number in enumerate(numbers) if number != 2])
+        bent = _slice_of([place for place, number in enumerate(numbers) if number != 1])
         # Per sample rows, (B, p, n): rows times matrices read R and S in their own order.
-        carried = torch.mm(z, v.view(count * units, -1).mT).view(batch, count, units)
-        met = carried[:, ::2]
-        bent = met * residual[:, None] if residual.ndim == 2 else torch.bmm(met, residual)
-        inner = torch.bmm(torch.bmm(carried[:, :2], factor.mT), factor)
-        if count == 1:
-            rows = inner + bent
-        else:
-            rows = torch.stack((inner[:, 0] + bent[:, 0], inner[:, 1], bent[:, 1]), 1)
-        return torch.mm(rows.view(batch, -1).mT, weighted).view(count, -1)
+        with fast_products(v.dtype, 0.0, v.numel() * batch):
+            carried = torch.mm(z, v.view(count * units, -1).mT).view(batch, count, units)
+        rows = torch.zeros_like(carried)
+        if curved:
+            rows[:, curved] = torch.bmm(torch.bmm(carried[:, curved], factor.mT), factor)
+        if bent:
+            met = carried[:, bent]
+            rows[:, bent] += met * residual[:, None] if diagonal else torch.bmm(met, residual)
+        with fast_products(v.dtype, 0.0, v.numel() * batch):
+            return torch.mm(rows.view(batch, -1).mT, weighted).view(count, -1)
 
+    diagonal = residual.ndim == 2
     return apply
+
+
+def _slice_of(places: list[int]) -> slice | None:
+    """Give the slice that takes one to three rising places out of three; None for none.
+
+    Example:
+        >>> _slice_of([0, 2]), _slice_of([1])
+        (slice(0, 3, 2), slice(1, 2, 1))
+    """
+    if not places:
+        return None
+    step = places[1] - places[0] if len(places) > 1 else 1
+    return slice(places[0], places[-1] + 1, step)

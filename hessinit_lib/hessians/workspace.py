@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+# Bytes of buffers that outlive a call, for the next one.
+_KEPT = 1 << 26
 
 
 class Workspace:
     """Buffers by name, which grow to the largest size that was asked for.
 
-    A large tensor that is freshly allocated costs about as much time, for its memory pages
-    to be mapped, as a pass over it with a matrix product.
+    A large tensor that is freshly allocated costs more time, for its memory pages to be
+    mapped, than a pass over it with a matrix product.
 
     Args:
         like: a tensor on the device of the buffers.
@@ -28,7 +32,7 @@ class Workspace:
     """
 
     def __init__(self, like: Tensor) -> None:
-        self._like = like
+        self._device = like.device
         self._buffers: dict[str, Tensor] = {}
 
     def take(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -39,5 +43,35 @@ class Workspace:
         size = math.prod(shape) * dtype.itemsize
         if name not in self._buffers or len(self._buffers[name]) < size:
             self._buffers.pop(name, None)  # freed before the larger one is made
-            self._buffers[name] = self._like.new_empty(size, dtype=torch.uint8)
+            self._buffers[name] = torch.empty(size, dtype=torch.uint8, device=self._device)
         return self._buffers[name][:size].view(dtype).view(*shape)
+
+    def shrink(self, size: int) -> None:
+        """Free buffers, the largest first, until at most so many bytes are left."""
+        left = sum(map(len, self._buffers.values()))
+        for name in sorted(self._buffers, key=lambda name: -len(self._buffers[name])):
+            if left > size:
+                left -= len(self._buffers.pop(name))
+
+
+_pool: dict[torch.device, Workspace] = {}
+
+
+@contextlib.contextmanager
+def kept_workspace(like: Tensor) -> Iterator[Workspace]:
+    """Lend the workspace of the last call, and keep up to 64 MiB of it for the next one.
+
+    Who calls again and again, as a tracker does, does not pay for the memory each time. On a
+    GPU, where torch itself does so, and for a second thread the workspace is a new one.
+
+    Args:
+        like: a tensor on the device of the buffers.
+    """
+    device = like.device
+    workspace = _pool.pop(device, None) or Workspace(like)
+    try:
+        yield workspace
+    finally:
+        if device.type == "cpu":
+            workspace.shrink(_KEPT)
+            _pool[device] = workspace
