@@ -1,0 +1,53 @@
+"""Memory that one call leaves to the next."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+
+from hessinit_lib.hessians import workspace
+from hessinit_lib.hessians.workspace import kept_workspace
+
+LIKE = torch.zeros(1)
+
+
+def test_the_next_call_finds_the_memory_of_the_last() -> None:
+    with kept_workspace(LIKE) as first:
+        place = first.take("rows", (100,), torch.float32).data_ptr()
+    with kept_workspace(LIKE) as second:
+        assert second.take("rows", (50,), torch.float64).data_ptr() == place
+
+
+def test_little_is_kept() -> None:
+    with kept_workspace(LIKE) as lent:
+        lent.take("large", (workspace._KEPT,), torch.uint8)
+        small = lent.take("small", (8,), torch.uint8).data_ptr()
+    with kept_workspace(LIKE) as lent:
+        assert sum(map(len, lent._buffers.values())) <= workspace._KEPT
+        assert lent.take("small", (8,), torch.uint8).data_ptr() == small
+
+
+def test_two_calls_at_a_time_share_nothing() -> None:
+    places = []
+
+    def other() -> None:
+        with kept_workspace(LIKE) as lent:
+            places.append(lent.take("rows", (100,), torch.float32).data_ptr())
+
+    with kept_workspace(LIKE) as lent:
+        places.append(lent.take("rows", (100,), torch.float32).data_ptr())
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(set(places)) == 2
+
+
+def test_what_was_lent_comes_back_after_an_error() -> None:
+    try:
+        with kept_workspace(LIKE) as lent:
+            raise RuntimeError
+    except RuntimeError:
+        pass
+    with kept_workspace(LIKE) as again:
+        assert again is lent
