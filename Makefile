@@ -14,7 +14,7 @@ book: $(READY) ## the quick runs and the book, at _build/html/index.html (PROFIL
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 test: $(READY) ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 pdf: $(READY) ## the whole book as one file, _build/book.pdf (after `make book`; needs Chromium)
 	@$(BIN)/python tools/pdf.py
