@@ -55,7 +55,7 @@ def _mnist_tracking(runs: Sequence[Record]) -> list[dict[str, Any]]:
         key = f"values.{name}.tracked.layers.layer_{{}}.frobenius.0"
         networks.append(
             {
-                "label": f"ReLU, 3 layers of width 30, first layer {first:.2g}",
+                "label": f"ReLU, {len(WIDTHS) - 1} × {WIDTHS[1]}, first layer {first:.2g}",
                 "width": WIDTHS[1],
                 "depth": len(WIDTHS) - 1,
                 "activation": "relu",
@@ -83,7 +83,7 @@ def _norm_propagation(runs: Sequence[Record]) -> list[dict[str, Any]]:
             norms = look_up(runs, f"values.schemes.{scheme}.{name}.measured")
             networks.append(
                 {
-                    "label": f"{scheme.replace('_', ' ')}, {depth} layers of width {width}",
+                    "label": f"{_in_words(scheme)}, {depth} × {width}",
                     "width": width,
                     "depth": depth,
                     "activation": activation,
@@ -94,6 +94,11 @@ def _norm_propagation(runs: Sequence[Record]) -> list[dict[str, Any]]:
                 }
             )
     return networks
+
+
+def _in_words(scheme: str) -> str:
+    names = {"glorot": "Glorot", "he": "He", "lecun": "LeCun", "relu": "ReLU"}
+    return ", ".join(names.get(part, part) for part in scheme.split("_"))
 
 
 _READERS: dict[str, Callable[[Sequence[Record]], list[dict[str, Any]]]] = {
