@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ TINY = {
     "learning_rates": [0.01, 0.1],
     "factors": [1.0, 100.0],
 }
+PROBE = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8)
 
 
 def run(folder: Path, **given: Any) -> list[Record]:
@@ -56,7 +58,7 @@ def test_values_are_those_of_the_pieces(found: list[Record]) -> None:
     order = torch.randperm(len(images), generator=generator(0, "batches"))
     values = found[0].values
     x, y = standardized(images[order[:4]]), labels[order[:4]]
-    expected = diagnose(make("squeezenet", 0), F.cross_entropy, x, y, curvature="none")
+    expected = diagnose(make("squeezenet", 0, (x, y)), F.cross_entropy, x, y, curvature="none")
     kept = values["networks"]["squeezenet"]
     assert kept["loss"] == pytest.approx(expected.loss, rel=1e-5)
     assert kept["gain"] == pytest.approx([layer.gain for layer in expected.layers], rel=1e-3)
@@ -67,13 +69,22 @@ def test_values_are_those_of_the_pieces(found: list[Record]) -> None:
 
 
 def test_broken_and_mended_differ_in_their_weights_alone() -> None:
-    broken, mended = make("vgg11_broken", 3), make("vgg11_mended", 3)
+    broken, mended = make("vgg11_broken", 3, PROBE), make("vgg11_mended", 3, PROBE)
     for ours, theirs in zip(broken.modules(), mended.modules(), strict=True):
         if isinstance(ours, nn.Conv2d | nn.Linear):
             fan_in = ours.weight[0].numel()
             assert ours.weight.std().item() * (3 * fan_in) ** 0.5 == pytest.approx(1, rel=0.05)
             assert theirs.weight.std().item() * (fan_in / 2) ** 0.5 == pytest.approx(1, rel=0.05)
             assert not theirs.bias.any()
+
+
+def test_our_start_mends_what_is_broken() -> None:
+    broken, ours = make("vgg11_broken", 3, PROBE), make("vgg11_hessian", 3, PROBE)
+    assert [type(m) for m in broken.modules()] == [type(m) for m in ours.modules()]
+    assert diagnose(broken, F.cross_entropy, *PROBE, curvature="none").verdict == "vanishing"
+    found = diagnose(ours, F.cross_entropy, *PROBE, curvature="none")
+    assert found.faults == ()
+    assert found.loss == pytest.approx(math.log(10), rel=0.2)
 
 
 def test_gpt_looks_only_back_and_starts_as_it_says() -> None:

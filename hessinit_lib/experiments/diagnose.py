@@ -1,8 +1,9 @@
 """Three networks of torchvision and a small GPT at their start: which are well initialized?
 
 And one of them broken on purpose: VGG-11 with PyTorch's own weights in place of He's, which
-is then mended by what the diagnosis says; all train for some steps. Last, how large a fault
-must be to be named: one layer of a plain network is scaled by factors of all sizes.
+is then mended by what the diagnosis says, and by `hessian_`; all train for some steps. Last,
+how large a fault must be to be named: one layer of a plain network is scaled by factors of
+all sizes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tqdm.auto import tqdm
 from hessinit_lib.data import load
 from hessinit_lib.diagnosis import Diagnosis, diagnose
 from hessinit_lib.hessians.quiet import without_noise
+from hessinit_lib.init import hessian_
 from hessinit_lib.networks.gpt import Gpt
 from hessinit_lib.parameters import Parameters, as_tuple
 from hessinit_lib.randomness import generator
@@ -35,7 +37,7 @@ SIDE = 6  # pixels a side of the images that it reads
 PLAIN = {"relu": (nn.ReLU, 2.0), "tanh": (nn.Tanh, 1.0)}  # activation, its critical variance
 DEPTH, WIDTH = 8, 128  # of the plain networks
 
-Name = Literal["resnet18", "squeezenet", "gpt", "vgg11_broken", "vgg11_mended"]
+Name = Literal["resnet18", "squeezenet", "gpt", "vgg11_broken", "vgg11_mended", "vgg11_hessian"]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Batch = tuple[Tensor, Tensor]
@@ -68,7 +70,7 @@ class DiagnoseParameters(Parameters):
         },
         "quick": {
             "seeds": (0,),
-            "networks": ("squeezenet", "gpt", "vgg11_broken", "vgg11_mended"),
+            "networks": ("squeezenet", "gpt", "vgg11_broken", "vgg11_mended", "vgg11_hessian"),
             "rates_of": ("gpt",),
             "batch_size": 8,
             "steps": 5,
@@ -81,7 +83,7 @@ class DiagnoseParameters(Parameters):
     networks: Annotated[tuple[Name, ...], Field(min_length=1)] = get_args(Name)
     rates_of: tuple[Name, ...] = ("squeezenet", "gpt")
     batch_size: Count = 16
-    trained: tuple[Name, ...] = ("vgg11_broken", "vgg11_mended")
+    trained: tuple[Name, ...] = ("vgg11_broken", "vgg11_mended", "vgg11_hessian")
     steps: Count = 80
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.003, 0.03)
     factors: tuple[Positive, ...] = tuple(rounded(10 ** (k / 4), 3) for k in range(-12, 9))
@@ -107,7 +109,7 @@ def run(parameters: DiagnoseParameters) -> list[Record]:
         probe = standardized(images[chosen]), labels[chosen]
 
         def look(name: Name) -> dict[str, Any]:
-            model = make(name, seed).to(device)
+            model = make(name, seed, probe)
             loss_fn, batch = (token_loss, tokens(images[chosen]))
             if name != "gpt":
                 loss_fn, batch = (F.cross_entropy, probe)
@@ -119,9 +121,7 @@ def run(parameters: DiagnoseParameters) -> list[Record]:
             "networks": {name: look(name) for name in parameters.networks},
             "losses": {
                 name: [
-                    train(
-                        parameters, rate, make(name, seed).to(device), (images, labels), order, bar
-                    )
+                    train(parameters, rate, make(name, seed, probe), (images, labels), order, bar)
                     for rate in parameters.learning_rates
                 ]
                 for name in parameters.trained
@@ -136,8 +136,8 @@ def run(parameters: DiagnoseParameters) -> list[Record]:
     return run_seeds(parameters, data.info, run_one, ticks + len(PLAIN) * len(parameters.factors))
 
 
-def make(name: Name, seed: int) -> nn.Module:
-    """Make a network, in training mode.
+def make(name: Name, seed: int, probe: Batch) -> nn.Module:
+    """Make a network, in training mode, on the device of the probe.
 
     torchvision's networks draw their weights from the global stream: it is seeded for that,
     and put back.
@@ -145,24 +145,30 @@ def make(name: Name, seed: int) -> nn.Module:
     Args:
         name: see `Name`. VGG-11 is the one without normalization, with one layer above the
             last pooling, which of 32 x 32 pixels leaves one: "vgg11_broken" with PyTorch's
-            own weights, "vgg11_mended" with He's.
+            own weights, "vgg11_mended" with He's, "vgg11_hessian" with those of `hessian_`.
         seed: of the weights.
+        probe: images, shape (B, 3, 32, 32), and labels, for `hessian_`.
     """
     weights = generator(seed, f"{name} weights")
+    device = probe[0].device
     if name == "gpt":
-        return Gpt(LEVELS, SIDE**2 - 1, width=32, heads=4, depth=3, generator=weights)
+        gpt = Gpt(LEVELS, SIDE**2 - 1, width=32, heads=4, depth=3, generator=weights)
+        return gpt.to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights.initial_seed())
         if name == "resnet18":
-            return resnet18(num_classes=CLASSES)
+            return resnet18(num_classes=CLASSES).to(device)
         if name == "squeezenet":
-            return squeezenet1_1(num_classes=CLASSES)
+            return squeezenet1_1(num_classes=CLASSES).to(device)
         model = nn.Sequential(make_layers(cfgs["A"]), nn.Flatten(), nn.Linear(512, CLASSES))
     if name == "vgg11_mended":
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=weights)
                 nn.init.zeros_(layer.get_parameter("bias"))
+    model.to(device)
+    if name == "vgg11_hessian":
+        hessian_(model, F.cross_entropy, *probe, generator=weights)
     return model
 
 

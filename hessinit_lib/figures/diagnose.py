@@ -18,6 +18,7 @@ TITLES = {
     "gpt": "small GPT",
     "vgg11_broken": "VGG-11, PyTorch's weights",
     "vgg11_mended": "VGG-11, He's weights",
+    "vgg11_hessian": "VGG-11, hessian_",
 }
 QUANTITIES = {
     "gain": "gain of the weights",
@@ -71,7 +72,7 @@ def losses(records: Sequence[Record]) -> Figure:
             # What overshoots leaves the panel: it would hide all that comes later.
             ax.set(title=f"learning rate {rate:g}", xlabel="training step", ylim=(1.5, 4))
         axes[0, 0].set_ylabel("cross-entropy of the batch [nat]")
-        figure.legend(loc="outside upper center", ncols=2)
+        figure.legend(loc="outside upper center", ncols=3)
         note_data(figure, records)
         plt.close(figure)  # else a notebook would show it a second time
     return figure
