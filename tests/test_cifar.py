@@ -18,6 +18,7 @@ from hessinit_lib.experiments.cifar_networks import CifarNetworksParameters, sum
 from hessinit_lib.experiments.cifar_stability import CifarStabilityParameters
 from hessinit_lib.experiments.gradient_steps import step_gain
 from hessinit_lib.experiments.probing import layer_norms
+from hessinit_lib.experiments.signals import signals
 from hessinit_lib.figures import cifar_networks as figures
 from hessinit_lib.figures.cifar_stability import stable_rates
 from hessinit_lib.figures.regimes import regimes
@@ -39,9 +40,15 @@ def test_probing_leaves_the_network_as_it_is(name: str) -> None:
     inputs, labels = torch.rand(6, 3, 32, 32, generator=seeded()), torch.arange(6)
     names = list(weight_layers(model))
     found = layer_norms(model, inputs, labels, names[:2])
+    seen = signals(model, inputs, names)
+    assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert model.training
+    first = model.get_submodule(names[0].removesuffix(".weight"))(inputs)
+    assert seen["activation"][0] == pytest.approx(first.square().mean().sqrt().item(), rel=1e-3)
+    # He's own deviation, but for the few weights of small layers.
+    assert seen["deviation"] == pytest.approx([1] * len(names), abs=0.15)
     F.cross_entropy(model(inputs), labels).backward()
     expected = [model.get_parameter(n).grad.norm().item() for n in names[:2]]
     assert found["gradient"] == pytest.approx(expected, rel=1e-4)

@@ -8,17 +8,19 @@ The norms of all layers' Hessians are followed on a fixed probe batch.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field, field_validator
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_lib.data import load
 from hessinit_lib.errors import ParameterError
 from hessinit_lib.experiments.probing import layer_norms
+from hessinit_lib.experiments.signals import signals
 from hessinit_lib.networks import NETWORKS, build
 from hessinit_lib.networks.starts import SCHEMES, weight_layers
 from hessinit_lib.parameters import Parameters, as_tuple
@@ -26,7 +28,7 @@ from hessinit_lib.randomness import generator
 from hessinit_lib.records import Record
 from hessinit_lib.rounding import rounded
 from hessinit_lib.runs import run_seeds
-from hessinit_lib.training import Images, Observe, Progress, Recipe, evaluate, train
+from hessinit_lib.training import Images, Progress, Recipe, evaluate, train
 
 WINDOW = 10  # steps over which a loss curve is averaged
 # Depthwise convolutions are slower in bfloat16 than in float32 on the processors tried.
@@ -177,10 +179,12 @@ def try_start(
         bar: updated once a step.
 
     Returns:
-        Outcomes, a list over the rates each; norms of the run with the lowest final loss.
+        Outcomes, a list over the rates each; `at_start`, see `signals`; norms of the run with
+        the lowest final loss.
     """
     device = training.padded.device
     precision = "float32" if network in FLOAT32 else "bfloat16"
+    at_start: dict[str, Any] = {}
     outcomes: list[dict[str, Any]] = []
     tracks: list[dict[int, dict[str, Any]]] = []
     for rate in parameters.rates(network):
@@ -194,7 +198,9 @@ def try_start(
             augment=False,  # less than an epoch: no image comes twice
             precision=precision,
         )
-        observe = make_observer(parameters, network, model, training, seed)
+        probe = probe_of(parameters, network, model, training, seed)
+        at_start = signals(model, probe.inputs, probe.names)  # the same at each rate
+        observe = partial(probe.observe, model)
         stream = generator(seed, "batches")
         progress = train(
             model, training, recipe, stream, observe=observe, every=parameters.every, bar=bar
@@ -214,26 +220,44 @@ def try_start(
             "learning_rate": parameters.rates(network)[best],
             **{n: rounded(value) for n, value in outcomes[best].items() if n != "curve"},
         },
+        "at_start": at_start,
         "tracked": _transposed(tracks[best]),
     }
 
 
-def make_observer(
+class Probe(NamedTuple):
+    """What norms are computed on.
+
+    Attributes:
+        inputs: images of a fixed batch.
+        labels: their classes.
+        names: weights of the layers that are looked at.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    names: list[str]
+
+    def observe(self, model: nn.Module) -> dict[str, Any]:
+        """Compute the layers' norms."""
+        return {"layers": self.names, **layer_norms(model, self.inputs, self.labels, self.names)}
+
+
+def probe_of(
     parameters: CifarNetworksParameters,
     network: str,
     model: nn.Module,
     training: Images,
     seed: int,
-) -> Observe:
-    """Make the function that computes the layers' norms on the probe batch."""
+) -> Probe:
+    """Choose the images of the probe and the layers."""
     chosen = torch.randperm(len(training), generator=generator(seed, "probe"))
     chosen = chosen[: parameters.probe_size]
     names = list(weight_layers(model))
     if network in ESTIMATED:
         chosen = chosen[:ESTIMATED_PROBE]
         names = [names[round(k)] for k in np.linspace(0, len(names) - 1, ESTIMATED_LAYERS)]
-    inputs, labels = training.batch(chosen), training.labels[chosen.to(training.labels.device)]
-    return lambda: {"layers": names, **layer_norms(model, inputs, labels, names)}
+    return Probe(training.batch(chosen), training.labels[chosen.to(training.labels.device)], names)
 
 
 def summarize(progress: Progress, level: float) -> dict[str, Any]:
