@@ -91,9 +91,12 @@ def committed_records(parameters: Parameters) -> list[Record]:
 
     Returns:
         The records under `results/paper`; none where the project's folder is not at hand
-        (on Colab, say).
+        (on Colab, say). While records of other parameters are replaced one by one, only
+        those of the present parameters: the two do not go into one figure.
     """
     folder = records.record_path(parameters.results, "paper", parameters.EXPERIMENT, 0).parent
     if not any(folder.glob("seed-*.json")):
         return []
-    return records.read_all(parameters.results, "paper", parameters.EXPERIMENT)
+    found = records.read_all(parameters.results, "paper", parameters.EXPERIMENT)
+    present = type(parameters).check(profile="paper").bearing()
+    return [record for record in found if record.parameters == present] or found

@@ -182,6 +182,10 @@ def test_committed_records(run: Runner) -> None:
     run(profile="paper")
     found = committed_records(parameters)
     assert [(record.profile, record.seed) for record in found] == [("paper", 0), ("paper", 1)]
+    run(profile="paper", steps=3, seeds=[1])
+    assert [record.seed for record in committed_records(parameters)] == [0]  # 1 is another's
+    run(profile="paper", steps=3)
+    assert [record.seed for record in committed_records(parameters)] == [0, 1]  # there is no else
     (folder / "seed-0.json").write_text("{")
     with pytest.raises(RecordError, match="seed-0"):
         committed_records(parameters)
