@@ -3,7 +3,10 @@
 
 document.addEventListener("DOMContentLoaded", () => {
   // What scrolls can be scrolled with the keyboard.
-  for (const container of document.querySelectorAll(".pst-scrollable-table-container")) {
+  const scrolls = (output) => output.scrollWidth > output.clientWidth;
+  const outputs = [...document.querySelectorAll(".cell_output .text_html")].filter(scrolls);
+  const tables = document.querySelectorAll(".pst-scrollable-table-container");
+  for (const container of [...tables, ...outputs]) {
     container.tabIndex = 0;
     container.setAttribute("role", "group");
     container.setAttribute("aria-label", "Table, scrolls sideways");
