@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import compare, floor, memory, ours, peers
+from benchmarks.recording import Recording
 from benchmarks.rows import ROWS, Row
 from benchmarks.ways import Average, Way
-from hessinit_lib import records
-from hessinit_lib.provenance import current_commit, describe_device, library_versions
-from hessinit_lib.stamps import code_stamp
+from hessinit_lib.provenance import describe_device
 
 THREADS = 2
 BUSY = 0.5  # load average from which on other work disturbs: two threads wait for each other
@@ -127,32 +124,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if load > BUSY:
         print(f"warning: the machine is busy (load {load:.1f}); timings may be far off")
     for name in chosen.rows:
-        start = time.perf_counter()
-        commit, row = current_commit(), ROWS[name]
+        recording = Recording(name, "hessinit_lib.hessians", chosen.results, profile)
+        row = ROWS[name]
         values = measure(name, row, ways, budget)
-        record = records.Record(
-            experiment=f"benchmark_{name}",
-            profile=profile,
-            seed=0,
-            parameters={
-                "row": [*ROWS].index(name),
-                "batch": row.batch,
-                "threads": THREADS,
-                "budget_s": budget,
-            },
-            dataset=row.problem().dataset,
-            device=describe_device(torch.device("cpu")),
-            versions={**library_versions(), **libraries},
-            commit=commit,
-            code=code_stamp("hessinit_lib.hessians"),
-            finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            duration_s=round(time.perf_counter() - start, 3),
-            values=values,
-        )
-        path = records.record_path(chosen.results, profile, record.experiment, 0)
-        records.write(record, path)
+        parameters = {
+            "row": [*ROWS].index(name),
+            "batch": row.batch,
+            "threads": THREADS,
+            "budget_s": budget,
+        }
         show(values)
-        print(f"  {record.duration_s:.0f} s, {path}", flush=True)
+        recording.write(values, parameters, row.problem().dataset, libraries)
 
 
 if __name__ == "__main__":

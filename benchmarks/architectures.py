@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,10 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks.ours import seconds
-from hessinit_lib import layer_hessians, records
+from benchmarks.recording import Recording
+from hessinit_lib import layer_hessians
 from hessinit_lib.data import load
 from hessinit_lib.hessians.quiet import without_noise
-from hessinit_lib.provenance import current_commit, describe_device, library_versions
-from hessinit_lib.stamps import code_stamp
 
 THREADS, BATCH, LEVELS = 2, 8, 16
 
@@ -148,25 +146,10 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     data = load("cifar10", sample=True)
     images, labels = (tensor[:BATCH] for tensor in data.tensors("train"))
-    start, commit = time.perf_counter(), current_commit()
+    recording = Recording("architectures", "hessinit_lib.hessians", chosen.results)
     values = {name: measure(name, images, labels, chosen.tolerance) for name in chosen.names}
-    record = records.Record(
-        experiment="benchmark_architectures",
-        profile="paper",
-        seed=0,
-        parameters={"batch": BATCH, "threads": THREADS, "tolerance": chosen.tolerance},
-        dataset=data.info,
-        device=describe_device(torch.device("cpu")),
-        versions=library_versions(),
-        commit=commit,
-        code=code_stamp("hessinit_lib.hessians"),
-        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        duration_s=round(time.perf_counter() - start, 3),
-        values=values,
-    )
-    path = records.record_path(chosen.results, "paper", record.experiment, 0)
-    records.write(record, path)
-    print(f"{record.duration_s:.0f} s, {path}")
+    parameters = {"batch": BATCH, "threads": THREADS, "tolerance": chosen.tolerance}
+    recording.write(values, parameters, data.info)
 
 
 if __name__ == "__main__":

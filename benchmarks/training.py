@@ -10,9 +10,7 @@ usage: python -m benchmarks.training [--rounds N]
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.ours import seconds
-from hessinit_lib import HessianTracker, records
+from benchmarks.recording import Recording
+from hessinit_lib import HessianTracker
 from hessinit_lib.data import ImageData, load
 from hessinit_lib.networks import NETWORKS, build
-from hessinit_lib.provenance import current_commit, describe_device, library_versions
-from hessinit_lib.stamps import code_stamp
 from hessinit_lib.training import Images, Precision, Recipe, train
 
 THREADS, WORKERS, BATCH, RATE, MOMENTUM = 1, 2, 128, 0.05, 0.9
@@ -142,31 +139,17 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     chosen = parser.parse_args()
     torch.set_num_threads(THREADS)
-    start, commit = time.perf_counter(), current_commit()
+    recording = Recording("training", "hessinit_lib.training", chosen.results)
     values = measure(chosen.rounds)
-    record = records.Record(
-        experiment="benchmark_training",
-        profile="paper",
-        seed=0,
-        parameters={
-            "threads": THREADS,
-            "workers": WORKERS,
-            "batch": BATCH,
-            "every": EVERY,
-            "rounds": chosen.rounds,
-        },
-        dataset=load("cifar10", sample=True).info,
-        device=describe_device(torch.device("cpu")),
-        versions=library_versions(),
-        commit=commit,
-        code=code_stamp("hessinit_lib.training"),
-        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        duration_s=round(time.perf_counter() - start, 3),
-        values=values,
-    )
-    path = records.record_path(chosen.results, "paper", record.experiment, 0)
-    records.write(record, path)
-    print(f"{values}\n{record.duration_s:.0f} s, {path}")
+    print(values)
+    parameters = {
+        "threads": THREADS,
+        "workers": WORKERS,
+        "batch": BATCH,
+        "every": EVERY,
+        "rounds": chosen.rounds,
+    }
+    recording.write(values, parameters, load("cifar10", sample=True).info)
 
 
 if __name__ == "__main__":

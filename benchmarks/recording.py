@@ -1,0 +1,68 @@
+"""Timings become records, with all that is known of how they were made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from hessinit_lib import records
+from hessinit_lib.provenance import current_commit, describe_device, library_versions
+from hessinit_lib.records import DatasetInfo
+from hessinit_lib.stamps import code_stamp
+
+
+class Recording:
+    """A benchmark under way; made when it starts.
+
+    Args:
+        name: of the benchmark.
+        module: whose code is timed.
+        results: folder of the records.
+        profile: of the record.
+    """
+
+    def __init__(
+        self, name: str, module: str, results: Path, profile: Literal["quick", "paper"] = "paper"
+    ) -> None:
+        self._name, self._module, self._results = f"benchmark_{name}", module, results
+        self._profile: Literal["quick", "paper"] = profile
+        self._start, self._commit = time.perf_counter(), current_commit()
+
+    def write(
+        self,
+        values: dict[str, Any],
+        parameters: dict[str, Any],
+        dataset: DatasetInfo,
+        libraries: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write the record, and say where it is.
+
+        Args:
+            values: what was measured.
+            parameters: with which it was.
+            dataset: on which data.
+            libraries: versions of other libraries that took part.
+        """
+        duration = time.perf_counter() - self._start
+        record = records.Record(
+            experiment=self._name,
+            profile=self._profile,
+            seed=0,
+            parameters=parameters,
+            dataset=dataset,
+            device=describe_device(torch.device("cpu")),
+            versions={**library_versions(), **(libraries or {})},
+            commit=self._commit,
+            code=code_stamp(self._module),
+            finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            duration_s=round(duration, 3),
+            values=values,
+        )
+        path = records.record_path(self._results, self._profile, self._name, 0)
+        records.write(record, path)
+        print(f"  {duration:.0f} s, {path}", flush=True)
