@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from test_records import make_record
 
 from hessinit_lib import records
-from hessinit_lib.claims import CLAIMS, NOT_REPRODUCED, NOT_TESTED, PARTLY, REPRODUCED, Claim
+from hessinit_lib.claims import CLAIMS, Claim, images, starts
+from hessinit_lib.claims.findings import NOT_REPRODUCED, NOT_TESTED, PARTLY, REPRODUCED, Finding
+from hessinit_lib.claims.images import useful
 from hessinit_lib.evaluation.contest import Contest
 from hessinit_lib.evaluation.prediction import Estimate
 
@@ -59,6 +63,56 @@ def test_authors_findings_turn_with_the_records(tmp_path: Path) -> None:
     assert explodes.finding(tmp_path).verdict == REPRODUCED
 
 
+def test_the_start_that_is_judged_was_chosen_on_other_networks() -> None:
+    losses = {"a": (0.5, 0.1, 0.4), "b": (0.5, 0.6, 0.4)}  # of He and of two others
+    rivals = ("equal_frobenius", "he_level")
+    found = []
+    for seed in range(3):
+        values: dict[str, Any] = {}
+        for network, (he, *others) in losses.items():
+            ends = dict.fromkeys(starts.CONTROLLED, 0.9) | dict(zip(rivals, others, strict=True))
+            values[network] = {
+                start: {"final": [loss + 0.001 * seed], "diverged": [False]}
+                for start, loss in {"he": he, **ends}.items()
+            }
+        found.append(make_record(experiment="init_targets", seed=seed, values=values))
+    # On network a, equal_frobenius is best by far; network b speaks for he_level.
+    judged = starts.control_helps(found)
+    assert "a: he_level, +0.10" in judged.figure
+    assert "b: equal_frobenius, -0.10" in judged.figure
+    assert judged.verdict == PARTLY
+
+
+def test_a_claim_needs_the_records_of_all_its_experiments(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results/paper/init_targets", tmp_path / "paper/init_targets")
+    one = claim("Controlling the Hessian norm helps to initialize weights rigorously: image")
+    assert one.finding(tmp_path).verdict != NOT_TESTED
+    assert replace(one, beside=("mnist_depth",)).finding(tmp_path).verdict == NOT_TESTED
+
+
+@pytest.mark.parametrize(
+    ("own", "transferred", "expected"),
+    [
+        (REPRODUCED, 0.6, REPRODUCED),
+        (REPRODUCED, 0.4, PARTLY),
+        (PARTLY, 0.6, PARTLY),
+        (PARTLY, 0.4, NOT_REPRODUCED),
+    ],
+)
+def test_clothes_ask_for_what_was_learnt_on_digits(
+    own: str, transferred: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = Estimate(0.7, transferred, 0.8)
+    monkeypatch.setattr(images, "diagnostic", lambda _: Finding(own, "own"))
+    monkeypatch.setattr(images, "_tables", lambda _: {0.1: pd.DataFrame()})
+    monkeypatch.setattr(
+        images.mnist_depth, "transfer", lambda *_: Contest("a", "b", score, Estimate(0.0, 0.0, 0.0))
+    )
+    judged = images.on_clothes([], [])
+    assert judged.verdict == expected
+    assert judged.figure == f"own; learnt on MNIST (rate 0.1): 0.70 [{transferred:.2f}, 0.80]"
+
+
 @pytest.mark.parametrize(
     ("score", "ahead", "verdict"),
     [
@@ -70,8 +124,6 @@ def test_authors_findings_turn_with_the_records(tmp_path: Path) -> None:
 def test_a_diagnostic_must_beat_its_rivals(
     score: tuple[float, float], ahead: tuple[float, float], verdict: str
 ) -> None:
-    from hessinit_lib.claims import _useful
-
     estimates = [Estimate(sum(bounds) / 2, *bounds) for bounds in (score, ahead)]
     good = Contest("a", "b", estimates[0], Estimate(0.2, 0.1, 0.3))
-    assert _useful({"easy": good, "hard": Contest("a", "b", *estimates)}).verdict == verdict
+    assert useful({"easy": good, "hard": Contest("a", "b", *estimates)}).verdict == verdict

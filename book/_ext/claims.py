@@ -6,7 +6,7 @@ Syntax::
     :name: claims-table
     ```
 
-Claims and rules stand in `hessinit_lib/claims.py`; the figures and the verdicts are computed when
+Claims and rules stand in `hessinit_lib/claims`; the figures and the verdicts are computed when
 the page is built. The page is read again by every build: any record may turn a verdict.
 """
 
@@ -52,7 +52,8 @@ class ClaimsDirective(SphinxDirective):
             try:
                 finding = claim.finding(results)
                 if finding.verdict != NOT_TESTED:
-                    read_followed(self.env, f"paper/{claim.experiment}")
+                    for name in (claim.experiment, *claim.beside):
+                        read_followed(self.env, f"paper/{name}")
             except RecordError as error:
                 complain(self.env, self.get_location(), f"{{claims}} {claim.experiment}", error)
                 finding = Finding(NOT_TESTED)
