@@ -17,6 +17,7 @@ from torch import nn
 
 from hessinit_lib.data import load
 from hessinit_lib.evaluation import mnist_depth as evaluation
+from hessinit_lib.evaluation import mnist_schemes
 from hessinit_lib.evaluation.prediction import (
     balanced_accuracy,
     best_interval,
@@ -32,6 +33,7 @@ from hessinit_lib.experiments.mnist_depth_starts import make_network
 from hessinit_lib.experiments.mnist_depth_training import make_task, steps_below
 from hessinit_lib.experiments.stacked import Stack, dense_network
 from hessinit_lib.figures import mnist_depth as figures
+from hessinit_lib.figures import mnist_schemes as schemes
 from hessinit_lib.figures.regimes import regimes
 from hessinit_lib.init.hessian import LEVEL
 from hessinit_lib.networks.starts import draw_weights
@@ -187,11 +189,54 @@ def test_record_and_figures(found: list[Record]) -> None:
     assert table.groupby("setting").seed.nunique().eq(2).all()
     assert [len(row) for row in table.frobenius] == table.depth.tolist()
     assert found[0].values != found[1].values
-    for figure in (figures.outcomes(found), figures.comparison(found), regimes(found)):
-        assert figure.axes
+    drawn = (figures.outcomes, figures.comparison, regimes, schemes.scheme_losses, schemes.dropout)
+    for draw in drawn:
+        assert draw(found).axes
+    assert schemes.scheme_table(found).shape == (6, 6)
+    assert schemes.lead_over_he(found).shape == (6, 5)
+    assert schemes.dropout_table(found).shape == (4, 4)
     assert figures.share_that_trains(found).shape == (starts, 6)
     assert len(figures.contests(found)) == 2 * 9
     assert not plt.get_fignums()
+
+
+def test_intervals_are_learnt_on_one_data_set_and_tested_on_another(found: list[Record]) -> None:
+    table = evaluation.networks(found, rate=0.1)
+    learn, test = table.copy(), table.loc[table["depth"] == 2].copy()
+    test["trains"] = learn["trains"] = table.final_loss < table.final_loss.median()
+    known = evaluation.transfer(learn, test, "Hessian", "gradient")
+    assert known.score.value > 0.6
+    # What is learnt of shapes that the other does not have is of no account.
+    learn.loc[learn["depth"] == 3, "trains"] = True
+    assert evaluation.transfer(learn, test, "Hessian", "gradient") == known
+    # Nor is what the outcome is there.
+    test["trains"] = ~test["trains"]
+    turned = evaluation.transfer(learn, test, "Hessian", "gradient")
+    assert turned.score.value == pytest.approx(1 - known.score.value)
+
+
+def test_starts_are_judged_at_their_best_rate(found: list[Record]) -> None:
+    table = mnist_schemes.schemes(found, ["he", "hessian"])
+    grid = found[1].values["grid"]["relu"]["depth_3"]
+    i = grid["starts"].split(", ").index("he")
+    losses = {t["learning_rate"]: t["final_loss"][i] for t in grid["trained"]}
+    (row,) = table.query("seed == 1 and function == 'relu' and depth == 3 and start == 'he'").iloc
+    assert (row.final_loss, row.rate) == min((loss, rate) for rate, loss in losses.items())
+    assert len(table) == 2 * 3 * 2 * 2
+
+    gains = mnist_schemes.lead(table, "hessian", "he", ["function", "depth"]).gain
+    both = table.query("function == 'relu' and depth == 3").pivot(
+        index="seed", columns="start", values="final_loss"
+    )
+    assert gains["relu", 3].mean == pytest.approx((both.he - both.hessian).mean())
+    table.loc[(table.start == "he") & (table.depth == 3), "final_loss"] = math.inf
+    lost = mnist_schemes.lead(table, "hessian", "he", ["function", "depth"]).gain
+    assert math.isnan(lost["relu", 3].mean)
+
+    dropped = mnist_schemes.with_dropout(found)
+    assert len(dropped) == 2 * 2 * 2 * len(RULES)
+    assert set(dropped["drop"]) == {0.2, 0.5}
+    assert dropped.accuracy.between(0, 1).all()
 
 
 def test_same_parameters_give_the_same_values(found: list[Record], tmp_path: Path) -> None:
@@ -216,6 +261,12 @@ def test_best_interval_is_the_best(rows: list[tuple[int, bool]]) -> None:
     for a in range(7):
         for b in range(a, 7):
             assert found >= balanced_accuracy((a <= x) & (x <= b), truth) - 1e-12
+
+
+def test_nothing_to_learn_from_is_guessing() -> None:
+    none, x, truth = np.zeros(2, bool), np.arange(2.0), np.array([True, False])
+    predicted, _ = predict_apart(x, truth, [(none, ~none)])
+    assert balanced_accuracy(predicted, truth) == 0.5
 
 
 def test_spearman_against_pandas() -> None:

@@ -20,9 +20,9 @@ def networks(records: Sequence[Record]) -> pd.DataFrame:
     Left out are networks whose norms are estimated, of some layers only.
 
     Returns:
-        Columns seed, network, scheme, setting (network and scheme, numbered), trains, and the
-        decimal logarithms hessian_largest, hessian_mean, hessian_least, gradient_largest,
-        gradient_mean, gradient_least over the layers at step 0.
+        Columns seed, network, scheme, setting (network and scheme, numbered), trains, and
+        decimal logarithms of what is known at step 0, over the layers: hessian_largest,
+        hessian_mean, hessian_least, gradient_largest, gradient_mean, gradient_least.
     """
     rows = []
     for record in records:
@@ -33,7 +33,7 @@ def networks(records: Sequence[Record]) -> pd.DataFrame:
                 row = {"seed": record.seed, "network": network, "scheme": scheme}
                 row["trains"] = found["best"]["final_loss"] < LEVEL
                 for name, key in (("hessian", "frobenius"), ("gradient", "gradient")):
-                    logs = np.log10(np.clip(found["tracked"][key][0], 1e-45, 1e38))
+                    logs = _log(found["tracked"][key][0])
                     row[f"{name}_largest"] = logs.max()
                     row[f"{name}_mean"] = logs.mean()
                     row[f"{name}_least"] = logs.min()
@@ -43,11 +43,16 @@ def networks(records: Sequence[Record]) -> pd.DataFrame:
     return table
 
 
-def contest(table: pd.DataFrame) -> Contest:
-    """Compare Hessian with gradient norms: learnt on all networks but one, tested on that."""
+def contest(table: pd.DataFrame, rival: str) -> Contest:
+    """Compare Hessian norms with a rival: learnt on all networks but one, tested on that.
+
+    Args:
+        table: of `networks`.
+        rival: "gradient" or "variance".
+    """
     sides = [
         {column: table[column].to_numpy() for column in table if str(column).startswith(name)}
-        for name in ("hessian_", "gradient_")
+        for name in ("hessian_", f"{rival}_")
     ]
     folds = [
         ((table.network != name).to_numpy(), (table.network == name).to_numpy())
@@ -55,3 +60,8 @@ def contest(table: pd.DataFrame) -> Contest:
     ]
     truth, clusters = table.trains.to_numpy(dtype=bool), table.setting.to_numpy()
     return compare(sides[0], sides[1], truth, clusters, folds)
+
+
+def _log(values: Sequence[float]) -> np.ndarray:
+    """Take decimal logarithms; zeros and overflown numbers go to the ends of float32's range."""
+    return np.log10(np.clip(np.nan_to_num(values, nan=1e38), 1e-45, 1e38))

@@ -195,9 +195,29 @@ def contest(table: pd.DataFrame, family: str, other: str, split: str) -> Contest
         other: another.
         split: key of `SPLITS`.
     """
+    return _compare(table, family, other, folds(table, split))
+
+
+def transfer(learn: pd.DataFrame, test: pd.DataFrame, family: str, other: str) -> Contest:
+    """Compare two families of predictors learnt on one data set and tested on another.
+
+    Args:
+        learn: of `networks`, from the one; shapes that the other does not have are left out.
+        test: of `networks`, from the other.
+        family: of `PREDICTORS`.
+        other: another.
+    """
+    learn = learn.loc[learn["shape"].isin(test["shape"])]
+    both = pd.concat([learn, test], keys=["learn", "test"], names=["data"]).reset_index("data")
+    both["setting"] = both.groupby(["data", "shape", "start"]).ngroup()
+    tested = (both["data"] == "test").to_numpy()
+    return _compare(both, family, other, [(~tested, tested)])
+
+
+def _compare(table: pd.DataFrame, family: str, other: str, rows: Folds) -> Contest:
     sides = [
         {key: p.of(table) for key, p in PREDICTORS.items() if p.family == name}
         for name in (family, other)
     ]
     truth, clusters = table.trains.to_numpy(), table.setting.to_numpy()
-    return compare(sides[0], sides[1], truth, clusters, folds(table, split))
+    return compare(sides[0], sides[1], truth, clusters, rows)

@@ -132,12 +132,15 @@ def best_interval(x: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> 
         truth: the outcome, shape (n,).
 
     Returns:
-        Low and high; an infinite bound where nothing lies outside.
+        Low and high; an infinite bound where nothing lies outside, so that nothing to learn
+        from gives all numbers.
 
     Example:
         >>> best_interval(np.array([1.0, 2.0, 3.0, 4.0]), np.array([False, True, True, False]))
         (1.5, 3.5)
     """
+    if not len(x):
+        return -math.inf, math.inf
     positives, negatives = max(truth.sum(), 1), max((~truth).sum(), 1)
     values, inverse = np.unique(x, return_inverse=True)
     scores = np.bincount(inverse, np.where(truth, 1 / positives, -1 / negatives))
