@@ -1,4 +1,4 @@
-"""Figures of the experiment `mnist_depth`; its regimes are drawn by `regimes`."""
+"""Figures of the experiment `mnist_depth`; some are drawn by other modules."""
 
 from __future__ import annotations
 
@@ -11,8 +11,29 @@ from matplotlib.figure import Figure
 
 from hessinit_lib.evaluation.mnist_depth import PREDICTORS, SPLITS, contest, networks, scores
 from hessinit_lib.evaluation.prediction import Estimate, best_interval
+from hessinit_lib.figures.mnist_schemes import (
+    dropout,
+    dropout_table,
+    lead_over_he,
+    scheme_losses,
+    scheme_table,
+)
+from hessinit_lib.figures.regimes import regimes
 from hessinit_lib.figures.style import COLORS, MARKERS, note_data, style
 from hessinit_lib.records import Record
+
+__all__ = [
+    "comparison",
+    "contests",
+    "dropout",
+    "dropout_table",
+    "lead_over_he",
+    "outcomes",
+    "regimes",
+    "scheme_losses",
+    "scheme_table",
+    "share_that_trains",
+]
 
 FAMILY_COLORS: dict[str, str] = dict(
     zip(("Hessian", "gain", "gradient", "variance"), (*COLORS[:2], *COLORS[3:5]), strict=True)
