@@ -88,8 +88,8 @@ def final_losses(records: Sequence[Record]) -> Figure:
 def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
     """Tabulate the schemes on one network: medians over seeds, the range in brackets.
 
-    All at the rate whose median final loss is lowest. Steps that were not enough count as the
-    budget; "-" where no seed got there.
+    All at the rate whose median final loss is lowest, but for the share of runs at all rates that
+    diverged. Steps that were not enough count as the budget; "-" where no seed got there.
     """
     parameters = records[0].parameters
     budget = parameters["steps"]
@@ -99,6 +99,7 @@ def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
         steps = np.minimum(at_best_rate(records, network, scheme, "steps"), budget)
         final = at_best_rate(records, network, scheme, "final")
         lost = at_best_rate(records, network, scheme, "diverged").mean()
+        everywhere = np.mean(look_up(records, f"values.{network}.{scheme}.diverged"))
         cost = np.median(look_up(records, f"values.{network}.{scheme}.cost"))
         rows[LABELS[scheme]] = {
             "best rate": f"{rates[best_rate(records, network, scheme)]:g}",
@@ -107,6 +108,7 @@ def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
             else f"{np.median(steps):.0f} [{steps.min():.0f}, {steps.max():.0f}]",
             "final loss [nat]": f"{np.median(final):.3f} [{final.min():.3f}, {final.max():.3f}]",
             "diverged": f"{lost:.0%}",
+            "at all rates": f"{everywhere:.0%}",
             "cost [training steps]": f"{cost:.2g}",
         }
     return pd.DataFrame(rows).T.rename_axis("scheme")
