@@ -187,6 +187,12 @@ def test_figures(found: list[Record]) -> None:
     assert {*figures.HALVES, figures.OURS} < set(SCHEMES)
 
 
+def test_a_seed_that_is_lost_is_shown_as_such(found: list[Record]) -> None:
+    records = rows_of(found, he=[3, 4, math.nan], hessian=[2, 2, 2])
+    table = figures.standings(records, "vgg")
+    assert table.loc["He", "final loss [nat]"] == "0.400 [0.300, diverged]"
+
+
 def test_verdict_is_paired_by_seeds(found: list[Record]) -> None:
     def shifted(by: list[float]) -> list[Record]:
         rows = []

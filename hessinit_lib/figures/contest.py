@@ -96,8 +96,8 @@ def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
     rates = parameters["adam_rates" if network == "gpt" else "rates"]
     rows = {}
     for scheme in records[0].values[network]:
-        steps = np.minimum(at_best_rate(records, network, scheme, "steps"), budget)
-        final = at_best_rate(records, network, scheme, "final")
+        steps = _counted(records, network, scheme, "steps")
+        final = _counted(records, network, scheme, "final")
         lost = at_best_rate(records, network, scheme, "diverged").mean()
         everywhere = np.mean(look_up(records, f"values.{network}.{scheme}.diverged"))
         cost = np.median(look_up(records, f"values.{network}.{scheme}.cost"))
@@ -106,7 +106,9 @@ def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
             "steps to the loss": "-"
             if (steps == budget).all()
             else f"{np.median(steps):.0f} [{steps.min():.0f}, {steps.max():.0f}]",
-            "final loss [nat]": f"{np.median(final):.3f} [{final.min():.3f}, {final.max():.3f}]",
+            "final loss [nat]": "{} [{}, {}]".format(
+                *map(_loss, (median(final), final.min(), final.max()))
+            ),
             "diverged": f"{lost:.0%}",
             "at all rates": f"{everywhere:.0%}",
             "cost [training steps]": f"{cost:.2g}",
@@ -188,6 +190,10 @@ def _counted(records: Sequence[Record], network: str, scheme: str, what: str) ->
     """Give a scheme's losses or steps by seed; steps that were not enough are the budget."""
     values = np.nan_to_num(at_best_rate(records, network, scheme, what), nan=np.inf)
     return np.minimum(values, records[0].parameters["steps"] if what == "steps" else np.inf)
+
+
+def _loss(value: float) -> str:
+    return f"{value:.3f}" if np.isfinite(value) else "diverged"
 
 
 def _signed(difference: Interval, digits: int) -> str:
