@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from hessinit_lib.errors import DataError, ParameterError
+from hessinit_lib.evaluation.init_targets import at_best_rate
 from hessinit_lib.experiments import contest
 from hessinit_lib.experiments.contest import ContestParameters, entrants
 from hessinit_lib.experiments.contest_networks import Gpt, resnet, vgg
@@ -20,9 +22,10 @@ from hessinit_lib.experiments.contest_text import draw_text, read_text
 from hessinit_lib.figures import contest as figures
 from hessinit_lib.init.branches import residual_branches
 from hessinit_lib.init.trace import trace
-from hessinit_lib.records import Record
+from hessinit_lib.records import Record, look_up, read_all
 from tests.networks import seeded
 
+ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["torch", "fixup", "level", "directions", "hessian"]
 
 
@@ -187,6 +190,39 @@ def test_figures(found: list[Record]) -> None:
     assert {*figures.HALVES, figures.OURS} < set(SCHEMES)
 
 
+def test_the_text_says_what_full_scale_records_show() -> None:
+    """Each statement of the notebook that is no number: it must not outlive its records."""
+    shown = read_all(ROOT / "results", "paper", "contest")
+    budget = shown[0].parameters["steps"]
+
+    def steps(network: str, scheme: str) -> np.ndarray:
+        return at_best_rate(shown, network, scheme, "steps")
+
+    for network, row in shown[0].values.items():
+        ours = steps(network, "hessian")
+        assert not at_best_rate(shown, network, "hessian", "diverged").any()
+        assert np.median(look_up(shown, f"values.{network}.hessian.cost")) < 20
+        rivals = [name for name in row if name not in (*figures.HALVES, figures.OURS)]
+        there = sum(int((steps(network, name) <= budget).sum()) for name in rivals)
+        assert (ours <= budget).all()
+        if network in ("relu_30", "relu_100", "tanh_100"):
+            assert there == 0
+        if network == "vgg":
+            assert there <= 2
+    verdicts = figures.verdicts(shown, "steps")["verdict"]
+    tied = {figures.NETWORKS[name] for name in ("resnet", "gpt")}
+    assert set(verdicts[verdicts == "tied"].index) == tied
+    assert set(verdicts) == {"first", "tied"}
+    losses = figures.verdicts(shown)["verdict"]
+    assert set(losses.drop(figures.NETWORKS["gpt"])) == {"first"}
+    for what in ("final", "steps"):
+        added = figures.halves(shown, what)["the level adds"]
+        sure = {name: abs(float(x.split(" ± ")[0])) > float(x.split(" ± ")[1])
+                for name, x in added.items()}  # fmt: skip
+        with_tanh = {figures.NETWORKS[name] for name in ("tanh_30", "tanh_100")}
+        assert {name for name, is_sure in sure.items() if is_sure} == with_tanh
+
+
 def test_a_seed_that_is_lost_is_shown_as_such(found: list[Record]) -> None:
     records = rows_of(found, he=[3, 4, math.nan], hessian=[2, 2, 2])
     table = figures.standings(records, "vgg")
@@ -233,6 +269,24 @@ def rows_of(found: list[Record], **steps: list[float]) -> list[Record]:
         )
         for seed in range(3)
     ]
+
+
+def test_a_scheme_without_a_label_is_shown_under_its_own_name(found: list[Record]) -> None:
+    records = rows_of(found, mine=[3, 3.5, 3], hessian=[4, 5, 4.5])
+    figure = figures.final_losses(records)
+    drawn = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    plt.close(figure)
+    assert drawn == ["mine", figures.LABELS["hessian"]]
+    assert "mine" in figures.standings(records, "vgg").index
+    (row,) = figures.verdicts(records).to_dict("records")
+    assert row["best other"] == "mine, 0.300"
+
+
+@pytest.mark.parametrize("chosen", [["he", "mine"], ["hessian"], ["hessian", "level"]])
+def test_without_a_match_there_is_no_verdict(found: list[Record], chosen: list[str]) -> None:
+    records = rows_of(found, **{name: [3, 4, 5] for name in chosen})
+    assert figures.verdicts(records).empty
+    plt.close(figures.final_losses(records))
 
 
 def test_a_half_of_ours_is_no_rival(found: list[Record]) -> None:

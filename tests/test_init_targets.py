@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hessinit_lib import layer_hessians
 from hessinit_lib.errors import ParameterError
 from hessinit_lib.evaluation import init_targets as evaluation
+from hessinit_lib.evaluation.intervals import Interval
 from hessinit_lib.experiments import init_targets
 from hessinit_lib.experiments.init_norms import gauss_newton_norms
 from hessinit_lib.experiments.init_race import (
@@ -280,6 +281,23 @@ def test_the_text_takes_its_numbers_at_the_best_rate(experiment: str) -> None:
         assert int(rate) == best, f"{network}, {start}"
 
 
+def test_what_the_text_says_of_equal_norms() -> None:
+    shown = read_all(ROOT / "results", "paper", "init_targets")
+    names = ["equal_frobenius", "equal_spectral", "equal_centered", "equal_later", "equal_rows"]
+    for network in shown[0].values:
+        he = evaluation.at_best_rate(shown, network, "he", "final")
+        found = [
+            Interval.of((evaluation.at_best_rate(shown, network, name, "final") - he).tolist())
+            for name in names
+        ]
+        assert all(difference.mean > 0 for difference in found)
+        if network.startswith("tanh"):
+            assert all(difference.low > 0 for difference in found)
+    assert not evaluation.at_best_rate(shown, "relu_30", "level", "diverged").any()
+    best = evaluation.best_rate(shown, "relu_30", "most_gain")
+    assert best == 0  # "even at the smallest rate"
+
+
 def test_figures_are_drawn_from_the_best_rate(found: list[Record]) -> None:
     assert evaluation.best_rate(found, "relu_3", "he") == 0
     finals = evaluation.at_best_rate(found, "relu_3", "he", "final")
@@ -291,3 +309,16 @@ def test_figures_are_drawn_from_the_best_rate(found: list[Record]) -> None:
     table = figures.summary(found, "tanh_3")
     assert list(table.index) == list(figures.LABELS.values())
     assert set(figures.LABELS) == set(STARTS)
+
+
+def test_a_start_without_a_label_is_shown_under_its_own_name(found: list[Record]) -> None:
+    mine = {
+        network: {"mine": starts["he"], "level": starts["level"]}
+        for network, starts in found[0].values.items()
+    }
+    records = [found[0].model_copy(update={"values": mine})]
+    figure = figures.final_losses(records)
+    drawn = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    plt.close(figure)
+    assert drawn == ["mine", figures.LABELS["level"]]
+    assert "mine" in figures.summary(records, "tanh_3").index
