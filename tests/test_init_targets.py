@@ -313,12 +313,12 @@ def test_figures_are_drawn_from_the_best_rate(found: list[Record]) -> None:
 
 def test_a_start_without_a_label_is_shown_under_its_own_name(found: list[Record]) -> None:
     mine = {
-        network: {"mine": starts["he"], "level": starts["level"]}
+        network: {"he": starts["he"], "mine": starts["he"], "level": starts["level"]}
         for network, starts in found[0].values.items()
     }
     records = [found[0].model_copy(update={"values": mine})]
     figure = figures.final_losses(records)
     drawn = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     plt.close(figure)
-    assert drawn == ["mine", figures.LABELS["level"]]
+    assert drawn == ["He", "mine", figures.LABELS["level"]]
     assert "mine" in figures.summary(records, "tanh_3").index

@@ -48,7 +48,10 @@ def final_losses(records: Sequence[Record]) -> Figure:
     Dots are seeds, bars medians; a cross stands for a scheme that diverged in some seed.
     """
     networks = list(records[0].values)
-    schemes = [name for name in LABELS if any(name in records[0].values[n] for n in networks)]
+    present = dict.fromkeys(name for network in networks for name in records[0].values[network])
+    # A scheme that a reader adds has no label yet: it is drawn first, under its own name.
+    schemes = [*(name for name in present if name not in LABELS),
+               *(name for name in LABELS if name in present)]  # fmt: skip
     columns = min(4, len(networks))
     rows = -(-len(networks) // columns)
     with style():
@@ -72,7 +75,7 @@ def final_losses(records: Sequence[Record]) -> Figure:
             ax.set(title=NETWORKS[network], xlabel="final loss [nat]")
         for ax in axes.flat[len(networks) :]:
             ax.set_visible(False)
-        axes[0, 0].set_yticks(range(len(schemes)), [LABELS[scheme] for scheme in schemes])
+        axes[0, 0].set_yticks(range(len(schemes)), [_label(scheme) for scheme in schemes])
         axes[0, 0].invert_yaxis()
         marks = [
             Line2D([], [], color=COLORS[0], marker="o", linestyle="none", label="a seed"),
@@ -101,7 +104,7 @@ def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
         lost = at_best_rate(records, network, scheme, "diverged").mean()
         everywhere = np.mean(look_up(records, f"values.{network}.{scheme}.diverged"))
         cost = np.median(look_up(records, f"values.{network}.{scheme}.cost"))
-        rows[LABELS[scheme]] = {
+        rows[_label(scheme)] = {
             "best rate": f"{rates[best_rate(records, network, scheme)]:g}",
             "steps to the loss": "-"
             if (steps == budget).all()
@@ -121,7 +124,7 @@ def verdicts(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
 
     The difference (ours less theirs) with a 95 % interval by Student's t: "tied" where the
     interval holds 0, "nobody" where no scheme got to the loss with any seed. The two halves
-    of ours are no rivals.
+    of ours are no rivals. A network where ours or a rival is missing has no row.
 
     Args:
         records: of the contest.
@@ -134,8 +137,10 @@ def verdicts(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
         found = {
             name: _counted(records, network, name, what) for name in records[0].values[network]
         }
-        ours = found.pop(OURS)
-        rivals = {name: values for name, values in found.items() if name not in HALVES}
+        rivals = {name: row for name, row in found.items() if name not in (OURS, *HALVES)}
+        if OURS not in found or not rivals:  # a reader may choose the schemes
+            continue
+        ours = found[OURS]
         best = min(rivals, key=lambda name: (median(rivals[name]), rivals[name].mean()))
         several, difference = len(ours) > 1, Interval.of((ours - rivals[best]).tolist())
         verdict = "first" if difference.mean < 0 else "behind"
@@ -146,7 +151,7 @@ def verdicts(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
             verdict = "nobody"
         rows[NETWORKS[network]] = {
             "ours": f"{median(ours):.{digits}f}",
-            "best other": f"{LABELS[best]}, {median(rivals[best]):.{digits}f}" if there else "none",
+            "best other": f"{_label(best)}, {median(rivals[best]):.{digits}f}" if there else "none",
             "difference": _signed(difference, digits),
             "verdict": verdict if several else "one seed",
         }
@@ -184,6 +189,10 @@ def halves(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
 
 
 _DIGITS = {"final": 3, "steps": 0}
+
+
+def _label(scheme: str) -> str:
+    return LABELS.get(scheme, scheme)
 
 
 def _counted(records: Sequence[Record], network: str, scheme: str, what: str) -> np.ndarray:
