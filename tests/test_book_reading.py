@@ -185,6 +185,16 @@ def test_confirmed_records_say_by_what(project: Project) -> None:
         "the largest difference among the first: 0.04%." in said
     )
 
+    # Once the code moves on, both are old: the page says so, and the build goes on.
+    past = confirmation.model_copy(update={"code": "1" * 64, "codes": ["0" * 64, now]})
+    confirmations.write(past, folder)
+    project.record(1, experiment=NAME, code="1" * 64).replace(folder / "seed-1.json")
+    status, printed = project.build()
+    assert status == 0, printed
+    assert "made by an earlier version" in project.text("index")
+    assert "Confirmed" not in project.text("index")
+    project.record(1, experiment=NAME, code=now).replace(folder / "seed-1.json")
+
     same = confirmation.model_copy(update={"repetition": None, "source": "fedcba9876543210"})
     confirmations.write(same, folder)
     status, printed = project.build()  # the page follows the confirmation
