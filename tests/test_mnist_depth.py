@@ -185,7 +185,9 @@ def test_gradient_and_curvature_agree_with_the_dense_hessian() -> None:
 def test_record_and_figures(found: list[Record]) -> None:
     table = evaluation.networks(found, rate=0.1)
     starts = len(found[0].values["grid"]["relu"]["depth_2"]["starts"].split(", "))
-    assert len(table) == 2 * 3 * 2 * starts
+    assert len(table) == 2 * 3 * 2 * (starts - 1)
+    assert len(evaluation.networks(found, rate=0.1, ours=True)) == 2 * 3 * 2 * starts
+    assert evaluation.OURS not in set(table.start)
     assert table.groupby("setting").seed.nunique().eq(2).all()
     assert [len(row) for row in table.frobenius] == table.depth.tolist()
     assert found[0].values != found[1].values

@@ -20,6 +20,7 @@ from hessinit_lib.evaluation.prediction import (
 )
 from hessinit_lib.records import Record
 
+OURS = "hessian"  # the name of the start by `hessian_`
 LEARN_SHARE = 0.4  # of the seeds: two of five
 
 Column = Float[np.ndarray, " n"]
@@ -108,12 +109,14 @@ SPLITS = {
 """On what a learnt interval is tested: what it was not learnt on."""
 
 
-def networks(records: Sequence[Record], rate: float) -> pd.DataFrame:
+def networks(records: Sequence[Record], rate: float, *, ours: bool = False) -> pd.DataFrame:
     """Lay the records out, one row a trained network.
 
     Args:
         records: of `mnist_depth`.
         rate: one of the learning rates.
+        ours: whether the start by `hessian_` is among them. It is set by a curvature, which
+            must not be when curvatures are judged.
 
     Returns:
         Columns seed, shape, start, setting (shape and start, numbered), depth, function (the
@@ -127,6 +130,8 @@ def networks(records: Sequence[Record], rate: float) -> pd.DataFrame:
                 (trained,) = (t for t in found["trained"] if t["learning_rate"] == rate)
                 at_start = found["at_start"]
                 for i, start in enumerate(found["starts"].split(", ")):
+                    if start == OURS and not ours:
+                        continue
                     rows.append(
                         {
                             "seed": record.seed,

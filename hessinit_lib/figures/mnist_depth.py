@@ -118,7 +118,7 @@ def comparison(records: Sequence[Record]) -> Figure:
 
 def share_that_trains(records: Sequence[Record]) -> pd.DataFrame:
     """Tabulate in how many of the seeds each start trains, one row a start."""
-    table = networks(records, rate_of(records))
+    table = networks(records, rate_of(records), ours=True)
     shares = table.pivot_table(index="start", columns="shape", values="trains", aggfunc="mean")
     order = [start for start in table.start.unique() if start in shares.index]
     return shares.loc[order, table["shape"].unique()].map("{:.0%}".format)
