@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hessinit_lib.experiments import contest, contest_schemes
+from hessinit_lib.figures import contest as contest_figures
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "book" / "rerun.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -42,11 +45,26 @@ def test_results_are_read_with_pandas(
     assert "std_1e-2" in capsys.readouterr().out
 
 
+def test_a_scheme_of_ones_own_takes_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's function and line, as if they stood in the file that it names."""
+    written = dict(vars(contest_schemes))
+    exec(compile(PYTHON[1], "rerun.md", "exec"), written)
+    (name, function), *others = re.findall(r'line `"(\w+)": (\w+),`', PAGE)
+    assert not others
+    monkeypatch.setitem(contest_schemes.SCHEMES, name, written[function])
+    (command,) = re.findall(r"-p schemes '(.*)'", PAGE)
+    (record,) = contest.run(
+        contest.ContestParameters.check(profile="smoke", schemes=command, results_dir=str(tmp_path))
+    )
+    assert list(record.values["resnet"]) == ["he", "hessian", name]
+    assert name in contest_figures.standings([record], "resnet").index
+
+
 def test_the_walk_through_makes_an_experiment(tmp_path: Path) -> None:
     """The files and cells of the page, as they stand there, in a copy of the library."""
     quiet = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "hessinit_lib", tmp_path / "hessinit_lib", ignore=quiet)
-    experiment, figures, *cells = PYTHON[1:]
+    experiment, figures, *cells = PYTHON[2:]
     (tmp_path / "hessinit_lib/experiments/first_loss.py").write_text(experiment)
     (tmp_path / "hessinit_lib/figures/first_loss.py").write_text(figures)
     program = "\n".join(cells).replace('"quick"', '"smoke"').replace("%config", "# ")
