@@ -21,7 +21,7 @@ from hessinit_lib.experiments.diagnose import DiagnoseParameters, make, standard
 from hessinit_lib.figures import diagnose as figures
 from hessinit_lib.networks.gpt import Gpt
 from hessinit_lib.randomness import generator
-from hessinit_lib.records import Record
+from hessinit_lib.records import Record, read_all
 
 TINY = {
     "networks": ["squeezenet"],
@@ -76,6 +76,22 @@ def test_broken_and_mended_differ_in_their_weights_alone() -> None:
             assert ours.weight.std().item() * (3 * fan_in) ** 0.5 == pytest.approx(1, rel=0.05)
             assert theirs.weight.std().item() * (fan_in / 2) ** 0.5 == pytest.approx(1, rel=0.05)
             assert not theirs.bias.any()
+
+
+def test_the_text_says_what_full_scale_records_show() -> None:
+    shown = read_all(Path(__file__).resolve().parent.parent / "results", "paper", "diagnose")
+    losses = figures.final_losses(shown)
+    guess = round(math.log(10), 2)
+    at_most = "most over seeds"
+    ours, he = (figures.TITLES[name] for name in ("vgg11_hessian", "vgg11_mended"))
+    assert losses.loc[(ours, 0.03), at_most] < guess - 0.05
+    assert losses.loc[(he, 0.03), at_most] >= guess - 0.05
+    assert losses.loc[(ours, 0.003), "least over seeds"] < losses.loc[(he, 0.003), at_most]
+    for rate in (0.003, 0.03):
+        assert losses.loc[(ours, rate), "largest"] < losses.loc[(he, rate), "largest"]
+    for record in shown:
+        faulty = [name for name, row in record.values["networks"].items() if row["faults"]]
+        assert faulty == ["vgg11_broken"]
 
 
 def test_our_start_mends_what_is_broken() -> None:
