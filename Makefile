@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 
 book: $(READY) ## the quick runs and the book, at _build/html/index.html (PROFILE=smoke: faster)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make book: this is Python %d.%d; Snakemake 9 needs 3.11 or newer: make book PYTHON=python3.12" % sys.version_info[:2])'
-	@$(BIN)/python tools/build.py --config profile=$(PROFILE)
+	@$(BIN)/python tools/build.py --config profile=$(PROFILE) --quiet rules
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 test: $(READY) ## the tests
@@ -20,7 +20,7 @@ pdf: $(READY) ## the whole book as one file, _build/book.pdf (after `make book`;
 	@$(BIN)/python tools/pdf.py
 
 paper: $(READY) ## the full-scale records, results/paper (needs the full data)
-	@$(BIN)/python tools/build.py records --config profile=paper
+	@$(BIN)/python tools/build.py records --config profile=paper --quiet rules
 
 verify: $(READY) ## the committed records: whole, current, the same again (SAMPLE=n BUDGET=seconds)
 	@$(BIN)/python -m hessinit_lib.verify $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(BUDGET),--budget $(BUDGET))
