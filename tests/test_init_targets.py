@@ -322,3 +322,6 @@ def test_a_start_without_a_label_is_shown_under_its_own_name(found: list[Record]
     plt.close(figure)
     assert drawn == ["He", "mine", figures.LABELS["level"]]
     assert "mine" in figures.summary(records, "tanh_3").index
+    for starts in mine.values():
+        del starts["he"]
+    assert set(figures.summary(records, "tanh_3")["less He's"]) == {"-"}

@@ -96,7 +96,8 @@ def summary(records: Sequence[Record], network: str) -> pd.DataFrame:
     level = records[0].parameters["level"]
     rates = records[0].parameters["rates"]
     rows = {}
-    he = at_best_rate(records, network, "he", "final")
+    with_he = "he" in records[0].values[network]  # a reader may choose the starts
+    he = at_best_rate(records, network, "he", "final") if with_he else None
     for start in records[0].values[network]:
         final = at_best_rate(records, network, start, "final")
         key = f"values.{network}.{start}"
@@ -105,7 +106,7 @@ def summary(records: Sequence[Record], network: str) -> pd.DataFrame:
         rows[_label(start)] = {
             "best rate": rates[best_rate(records, network, start)],
             "final loss [nat]": f"{median(final):.3f}",
-            "less He's": _difference(final, he),
+            "less He's": "-" if he is None else _difference(final, he),
             f"steps to loss {level}": f"{steps:.0f}" if np.isfinite(steps) else "-",
             "diverged": f"{at_best_rate(records, network, start, 'diverged').mean():.0%}",
             "norms first, middle, last": ", ".join(f"{norm:.2g}" for norm in norms),
