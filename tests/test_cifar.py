@@ -94,7 +94,12 @@ def test_networks(tmp_path: Path) -> None:
     for figure in (*drawn, figures.norms_in_training(found)):
         assert figure.axes[0].lines
     assert len(figures.summary(found)) == 4
-    assert len(evaluation.networks(found)) == 4
+    table = evaluation.networks(found)
+    assert len(table) == 4
+    # He's weights are He's; torch's have a sixth of their variance.
+    off = table.groupby("scheme").variance_weights.max()
+    assert off["he"] < 0.1 < off["torch"] == pytest.approx(math.log10(6) / 2, abs=0.1)
+    assert [*figures.contests(found).index] == ["gradient", "variance"]
     assert not plt.get_fignums()
 
 

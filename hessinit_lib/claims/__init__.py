@@ -86,7 +86,7 @@ CLAIMS = (
         "preprint",
         "The Hessian norm is a useful diagnostic: CIFAR-10, with simplified GoogleNet and ResNet.",
         "cifar_networks",
-        _USEFUL.format(others="networks", rivals="gradient norms"),
+        _USEFUL.format(others="networks", rivals="both gradient norms and variances"),
         images.on_convolutions,
     ),
     Claim(
@@ -136,8 +136,8 @@ CLAIMS = (
         "conference",
         "The Hessian norm is a useful diagnostic: simplified EfficientNet.",
         "",
-        "EfficientNet-B0 is trained, but so briefly, and with norms of three layers only, that "
-        "nothing is learnt on it.",
+        "EfficientNet-B0 is trained here, from two starts, with norms of three "
+        "layers: too little to learn from.",
     ),
     Claim(
         "notebook",

@@ -83,5 +83,4 @@ def beyond_variances(found: Sequence[Record]) -> Finding:
 def on_convolutions(found: Sequence[Record]) -> Finding:
     """Set the norm against its rivals on convolutional networks, learnt on other networks."""
     table = cifar_networks.networks(found)
-    rivals = {"gradient norms": "gradient"}
-    return useful({name: cifar_networks.contest(table, family) for name, family in rivals.items()})
+    return useful({name: cifar_networks.contest(table, family) for name, family in _RIVALS.items()})

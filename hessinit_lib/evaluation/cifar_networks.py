@@ -37,6 +37,10 @@ def networks(records: Sequence[Record]) -> pd.DataFrame:
                     row[f"{name}_largest"] = logs.max()
                     row[f"{name}_mean"] = logs.mean()
                     row[f"{name}_least"] = logs.min()
+                outputs = _log(found["at_start"]["activation"])
+                row["variance_weights"] = np.abs(_log(found["at_start"]["deviation"])).max()
+                row["variance_last"] = outputs[-1]
+                row["variance_spread"] = np.ptp(outputs)
                 rows.append(row)
     table = pd.DataFrame(rows)
     table["setting"] = table.groupby(["network", "scheme"]).ngroup()

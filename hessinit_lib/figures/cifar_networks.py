@@ -11,6 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hessinit_lib.evaluation.cifar_networks import contest, networks
+from hessinit_lib.evaluation.prediction import Estimate
 from hessinit_lib.figures.style import COLORS, LINES, band, note_data, style
 from hessinit_lib.networks import TITLES
 from hessinit_lib.networks.starts import LABELS
@@ -85,6 +87,25 @@ def summary(records: Sequence[Record], level: float = 2.2) -> pd.DataFrame:
                 "diverged": str(int((~np.isfinite(final)).sum())),
             }
     return pd.DataFrame(rows).T.rename_axis(["network", "scheme"])
+
+
+def contests(records: Sequence[Record]) -> pd.DataFrame:
+    """Tabulate how far the best Hessian norm is ahead of other numbers, with intervals."""
+    table = networks(records)
+    rows = {}
+    for rival in ("gradient", "variance"):
+        found = contest(table, rival)
+        rows[rival] = {
+            "Hessian norm": found.first.removeprefix("hessian_"),
+            "the other": found.second.removeprefix(f"{rival}_"),
+            "Hessian's balanced accuracy": _written(found.score),
+            "ahead by": _written(found.ahead),
+        }
+    return pd.DataFrame(rows).T.rename_axis("against")
+
+
+def _written(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def _best_curve(record: Record, network: str, scheme: str) -> list[float]:
