@@ -10,10 +10,7 @@ __all__ = ["FashionDepthParameters", "run"]
 
 
 class FashionDepthParameters(MnistDepthParameters):
-    """Parameters of the experiment: those of `mnist_depth`, without networks with dropout.
-
-    Attributes: see there.
-    """
+    """Parameters of the experiment: those of `mnist_depth`, without networks with dropout."""
 
     EXPERIMENT: ClassVar[str] = "fashion_depth"
     DATASET: ClassVar[str] = "fashion_mnist"
