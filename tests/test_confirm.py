@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -202,15 +201,8 @@ def test_what_cannot_be_confirmed(project: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.fixture
-def checkout(package: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def checkout(package: Path, own_git: None) -> Path:
     """A git repository of one commit, tagged "made", around the copy of the package."""
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)  # set where tests run from a hook
-    for name in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{name}_NAME", "A. Name")
-        monkeypatch.setenv(f"GIT_{name}_EMAIL", "name@example.org")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     git(package.parent, "init", "-q")
     git(package.parent, "add", ".")
     git(package.parent, "commit", "-q", "-m", "Made")

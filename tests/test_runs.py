@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -195,15 +194,8 @@ def test_committed_records(run: Runner) -> None:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def checkout(tmp_path: Path, own_git: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A git repository in place of the project's."""
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)  # set where tests run from a hook
-    for name in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{name}_NAME", "A. Name")
-        monkeypatch.setenv(f"GIT_{name}_EMAIL", "name@example.org")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     root = tmp_path / "checkout"
     (root / "hessinit_lib").mkdir(parents=True)
     (root / "hessinit_lib" / "a.py").write_text("a = 1\n")
