@@ -57,6 +57,7 @@ def step_gain(model: nn.Module, inputs: Tensor, labels: Tensor, rate: float) -> 
 
     Example:
         >>> model = nn.Linear(2, 2)
+        >>> _ = nn.init.eye_(model.weight), nn.init.zeros_(model.bias)
         >>> gain = step_gain(model, torch.ones(4, 2), torch.tensor([0, 1, 0, 0]), rate=0.01)
         >>> abs(gain["predicted"] / gain["realized"] - 1) < 0.01
         True
