@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torchvision
-
 from hessinit_lib.data.full import SETS, absent
 
 PROBE_S = 15.0
@@ -61,7 +59,7 @@ def fetch(key: str, folder: Path, *, may_make_folder: bool) -> None:
 
 def _first_address(key: str) -> str:
     reader = SETS[key].reader
-    if issubclass(reader, torchvision.datasets.MNIST):
+    if hasattr(reader, "mirrors"):  # MNIST and its like
         return reader.mirrors[0] + reader.resources[0][0]
     return reader.url
 

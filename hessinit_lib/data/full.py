@@ -7,10 +7,10 @@ import pickle
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from jaxtyping import Int64, UInt8
 from numpy.exceptions import VisibleDeprecationWarning
 from platformdirs import user_cache_dir
@@ -29,17 +29,25 @@ class ImageSet:
 
     Attributes:
         name: the data set, as users call it.
-        reader: torchvision's class, which reads it and downloads it.
+        torchvision: name of torchvision's class for it.
         classes: name of each class.
         files: files of the full set, relative to the data folder.
         sha256: `ImageData.sha256` of the full set.
     """
 
     name: str
-    reader: type[torchvision.datasets.MNIST] | type[torchvision.datasets.CIFAR10]
+    torchvision: str
     classes: tuple[str, ...]
     files: tuple[str, ...]
     sha256: str
+
+    @property
+    def reader(self) -> Any:
+        """Torchvision's class, which reads the set and downloads it."""
+        # Imported where full sets are wanted: it takes a second, and the samples do without.
+        from torchvision import datasets
+
+        return getattr(datasets, self.torchvision)
 
 
 IDX = (
@@ -55,14 +63,14 @@ IDX = (
 SETS = {
     "mnist": ImageSet(
         name="MNIST",
-        reader=torchvision.datasets.MNIST,
+        torchvision="MNIST",
         classes=("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
         files=tuple(f"MNIST/raw/{name}" for name in IDX),
         sha256="1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b",
     ),
     "fashionmnist": ImageSet(
         name="FashionMNIST",
-        reader=torchvision.datasets.FashionMNIST,
+        torchvision="FashionMNIST",
         classes=(
             "T-shirt/top",
             "trouser",
@@ -80,7 +88,7 @@ SETS = {
     ),
     "cifar10": ImageSet(
         name="CIFAR-10",
-        reader=torchvision.datasets.CIFAR10,
+        torchvision="CIFAR10",
         classes=(
             "airplane",
             "automobile",
@@ -223,7 +231,7 @@ def _read_split(key: str, folder: Path, *, train: bool) -> Split:
     with warnings.catch_warnings():
         # Old pickles of arrays make some versions of NumPy warn; users can do nothing about it.
         warnings.simplefilter("ignore", VisibleDeprecationWarning)
-        cifar = torchvision.datasets.CIFAR10(folder, train=train, download=False)
+        cifar = SETS[key].reader(folder, train=train, download=False)
     # torchvision turns the stored n c h w into n h w c; turn it back.
     images = np.ascontiguousarray(cifar.data.transpose(0, 3, 1, 2))
     return torch.from_numpy(images), torch.tensor(cifar.targets, dtype=torch.int64)

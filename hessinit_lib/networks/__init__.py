@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torchvision
 from torch import nn
 
 from hessinit_lib.networks.googlenet import googlenet
@@ -15,6 +14,13 @@ from hessinit_lib.networks.starts import build
 
 __all__ = ["NETWORKS", "TITLES", "build"]
 
+
+def _efficientnet() -> nn.Module:
+    from torchvision.models import efficientnet_b0  # a second, which the others do without
+
+    return efficientnet_b0(num_classes=10)
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "cnn4": partial(plain_cnn, 4),
     "cnn8": partial(plain_cnn, 8),
@@ -23,7 +29,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet20": partial(resnet, 20, norm=False),
     "resnet20_norm": partial(resnet, 20),
     # Made for 224 x 224 pixels: of 32 x 32 the last stages see one.
-    "efficientnet": partial(torchvision.models.efficientnet_b0, num_classes=10),
+    "efficientnet": _efficientnet,
 }
 """Networks by name; call one to make it."""
 
