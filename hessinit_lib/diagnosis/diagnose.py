@@ -16,11 +16,11 @@ from hessinit_lib.diagnosis.noise import biased_noise
 from hessinit_lib.diagnosis.report import Diagnosis, Fault, LayerDiagnosis
 from hessinit_lib.diagnosis.rules import Finding, Sizes, judge
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
+from hessinit_lib.hessians.arguments import check_batch, check_kinds
 from hessinit_lib.hessians.calling import FROZEN, plain
 from hessinit_lib.hessians.estimate import estimated_hessians, model_hessian
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.losses import LossFn
-from hessinit_lib.hessians.network import check_batch
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.quiet import without_noise
 from hessinit_lib.hessians.report import HessianReport
@@ -90,12 +90,7 @@ def diagnose(
     if curvature not in CURVATURES:
         raise ValueError(f"curvature={curvature!r}: expected one of {', '.join(CURVATURES)}")
     Options(tolerance=tolerance)  # checked before work starts
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
-    if not callable(loss_fn):
-        raise ValueError(f"loss_fn: got {type(loss_fn).__name__}, expected a function")
-    if not isinstance(targets, Tensor):
-        raise ValueError(f"targets: got {type(targets).__name__}, expected a tensor")
+    check_kinds(model, loss_fn, targets)
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(f"generator: got {generator!r}, expected a torch.Generator")
     single, fed, prefix = single_input(plain(model), inputs)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hessinit_lib.hessians.arguments import check_batch
 from hessinit_lib.hessians.calling import plain
 from hessinit_lib.hessians.deflated import DeflatedNorms
 from hessinit_lib.hessians.losses import LossFn
-from hessinit_lib.hessians.network import check_batch
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.precision import without_autocast
 from hessinit_lib.hessians.products import BlockProducts, Blocks, bytes_a_sample

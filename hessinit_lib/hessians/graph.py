@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.arguments import check_batch
 from hessinit_lib.hessians.block_norms import Sums, block_sums, with_spectral_norms
 from hessinit_lib.hessians.capture import CapturedLayer, capture
 from hessinit_lib.hessians.exactness import check_exact
@@ -17,10 +18,9 @@ from hessinit_lib.hessians.independence import check_independence
 from hessinit_lib.hessians.losses import LossFn, loss_curvature
 from hessinit_lib.hessians.magnitude import in_range, power_of_two
 from hessinit_lib.hessians.mixtures import estimated_norms
-from hessinit_lib.hessians.network import check_batch
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.passes import layer_grams
-from hessinit_lib.hessians.precision import ROUNDING, rounding_pays
+from hessinit_lib.hessians.precision import may_round
 from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
 
 # Bytes of matrices and factors whose largest eigenvalues are computed together.
@@ -158,7 +158,7 @@ def _exact_norms(
         layers,
         columns,
         apart=True,
-        rounded=options.tolerance >= ROUNDING and rounding_pays(logits),
+        rounded=may_round(logits, options.tolerance),
         limit=limit,
     ):
         if gram.apart:

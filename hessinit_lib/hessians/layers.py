@@ -7,12 +7,13 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.arguments import check_batch, check_kinds
 from hessinit_lib.hessians.calling import plain
 from hessinit_lib.hessians.chain import chain_hessians
 from hessinit_lib.hessians.estimate import estimated_hessians
 from hessinit_lib.hessians.graph import graph_hessians
 from hessinit_lib.hessians.losses import LossFn
-from hessinit_lib.hessians.network import check_batch, is_chain
+from hessinit_lib.hessians.network import is_chain
 from hessinit_lib.hessians.options import NORMS, Options
 from hessinit_lib.hessians.precision import without_autocast
 from hessinit_lib.hessians.report import HessianReport
@@ -105,6 +106,7 @@ def layer_hessians(
         generator=generator,
         max_memory=max_memory,
     )
+    check_kinds(model, loss_fn, targets)
     check_batch(inputs, targets)
     model = plain(model)
     why = 'method="estimate"'

@@ -21,7 +21,7 @@ from torch import Tensor
 from hessinit_lib.hessians.capture import CapturedLayer
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.passes import layer_grams
-from hessinit_lib.hessians.precision import ROUNDING, rounding_pays
+from hessinit_lib.hessians.precision import may_round
 from hessinit_lib.hessians.report import BlockNorms
 from hessinit_lib.hessians.uncertainty import widening
 
@@ -128,7 +128,7 @@ def estimated_norms(
             layers,
             mixed,
             by_rows=True,
-            rounded=options.tolerance >= ROUNDING and rounding_pays(logits),
+            rounded=may_round(logits, options.tolerance),
             limit=options.max_memory,
         ):
             products = gram.products()

@@ -128,18 +128,6 @@ def forward(model: nn.Module, inputs: Tensor) -> tuple[list[Stage], Float[Tensor
     return stages, z
 
 
-def check_batch(inputs: Tensor, targets: Tensor) -> None:
-    """Make sure that there are samples and as many targets.
-
-    Raises:
-        ValueError: the batch is empty or the sizes differ.
-    """
-    if len(inputs) != len(targets):
-        raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: expected as many")
-    if len(inputs) == 0:
-        raise ValueError("an empty batch has no mean loss: expected at least one sample")
-
-
 def refuse_active_noise(model: nn.Module) -> None:
     """Refuse modules that draw random numbers in this mode.
 

@@ -52,8 +52,7 @@ def fast_products(dtype: torch.dtype, tolerance: float, multiplications: int) ->
     if dtype != torch.float32 or not (rounded or by_onednn):
         yield False
         return
-    on_cpu = cpu_has_matrix_units() if rounded else by_onednn
-    with _float32_products(tf32=rounded, onednn=on_cpu or by_onednn):
+    with _float32_products(tf32=rounded, onednn=by_onednn or (rounded and cpu_has_matrix_units())):
         yield rounded
 
 
@@ -69,6 +68,11 @@ def narrowed(factor: Float[Tensor, "*shape"], rounded: bool) -> Float[Tensor, "*
         rounded: whether `fast_products` allows it.
     """
     return factor.bfloat16() if rounded and rounding_pays(factor) else factor
+
+
+def may_round(like: Tensor, tolerance: float) -> bool:
+    """Tell whether a tolerance allows rounding to bfloat16, and products gain from it."""
+    return tolerance >= ROUNDING and rounding_pays(like)
 
 
 def rounding_pays(like: Tensor) -> bool:

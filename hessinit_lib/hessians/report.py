@@ -134,6 +134,8 @@ class HessianReport(Mapping[str, LayerHessian]):
         self.why_estimated = why_estimated
 
     def __getitem__(self, name: str) -> LayerHessian:
+        if name not in self._layers:
+            raise KeyError(f"{name!r}: expected one of {', '.join(self._layers)}")
         return self._layers[name]
 
     def __iter__(self) -> Iterator[str]:

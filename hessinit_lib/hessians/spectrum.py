@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.arguments import check_batch, check_kinds
 from hessinit_lib.hessians.calling import plain
 from hessinit_lib.hessians.gram_spectrum import gram_eigenvalues
 from hessinit_lib.hessians.losses import LossFn
-from hessinit_lib.hessians.network import check_batch
 from hessinit_lib.hessians.options import METHODS
 from hessinit_lib.hessians.precision import without_autocast
 from hessinit_lib.hessians.products import BlockProducts
@@ -127,6 +127,7 @@ def spectrum(
         >>> found.size, found.exact, round(found.spectral, 3)
         (8, True, 4.0)
     """
+    check_kinds(model, loss_fn, targets)
     check_batch(inputs, targets)
     for key, value, known in (("matrix", matrix, MATRICES), ("method", method, METHODS)):
         if value not in known:
