@@ -1,4 +1,4 @@
-r"""Directions of the weights: orthogonal maps, mirrored where a ReLU follows."""
+r"""Directions of the weights: orthogonal maps, mirrored around activations that are not odd."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ def draw_directions(found: Trace, *, generator: torch.Generator | None = None) -
     r"""Draw every layer's weight such that signals keep their mean square, in place.
 
     Layers become orthogonal maps with rows of norm 1, or He's $\sqrt2$ behind a ReLU. Where
-    the layer that follows reads ReLUs, the outputs are mirrored, see
-    `hessinit_lib.init.mirrored`. Embeddings are drawn from $N(0, 1)$.
+    the layer that follows reads a ReLU or another activation that is not odd, the outputs
+    are mirrored (see `hessinit_lib.init.mirrored`) and the rows of the layer behind have
+    the norm $\sqrt2 / s$, where s is the slope that is left to them (see
+    `hessinit_lib.init.oddness`). Embeddings are drawn from $N(0, 1)$.
 
     Args:
-        found: a forward pass of the model: which layers are behind ReLUs, in which order.
+        found: a forward pass of the model: its layers, in which order, behind what.
         generator: source of randomness; the global one if None.
 
     Source: Saxe, McClelland and Ganguli, arXiv 1312.6120; Balduzzi and others, arXiv
@@ -38,15 +40,15 @@ def draw_directions(found: Trace, *, generator: torch.Generator | None = None) -
             continue
         blocks = layer.matrices()
         groups, fan_out, fan_in = blocks.shape[:3]
-        rectified = layer.name in found.rectified
-        before = bool(halves) and rectified and groups == 1 and fan_in % halves == 0
+        slope = found.slopes.get(layer.name)
+        before = bool(halves) and slope is not None and groups == 1 and fan_in % halves == 0
         following = found.layers[index + 1 : index + 2]
         after = groups == 1 and fan_out % 2 == 0
-        after = after and any(other.name in found.rectified for other in following)
+        after = after and any(other.name in found.slopes for other in following)
         for block in blocks:
             mirrored_(block, inputs=before, outputs=after, generator=generator)
             # Also where there are more rows than columns; a ReLU passes half of the mean square.
-            square = 2 if rectified else 1
+            square = 1 if slope is None else 2 / slope**2
             block.mul_(math.sqrt(square * fan_out / block.square().sum().item()))
         halves = fan_out if after else 0
 

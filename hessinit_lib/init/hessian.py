@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.bundle import Inputs, single_input
+from hessinit_lib.hessians.arguments import check_kinds
 from hessinit_lib.hessians.calling import plain
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.options import NORMS
@@ -29,6 +30,7 @@ LEVEL = 0.1
 _RULES = ("level", "equal")
 _PROBES = 2
 _ROUNDS = 5  # to set a level: one where the outputs are linear in the last layer
+_FADED = 100  # times the last layer's weights: pooling takes a few, an average of 49 pixels 7
 
 
 def hessian_(
@@ -47,8 +49,9 @@ def hessian_(
 ) -> ScalingReport:
     r"""Initialize a model by the curvature of its loss on a batch, in place.
 
-    First the directions of the weights are drawn: orthogonal maps, mirrored around ReLUs, with
-    zero biases. Then the layers are scaled to the target:
+    First the directions of the weights are drawn: orthogonal maps with zero biases, mirrored
+    around ReLU, GELU, SiLU, sigmoid and the like, of which only the odd part is left at the
+    start (`hessinit_lib.init.mirrored`). Then the layers are scaled to the target:
 
     - `"level"`, the default and what trained best of what was tried: let
       $\kappa = \frac1B \sum_b z_b^\top D^2 \ell_b(0) \, z_b$ be the curvature along the
@@ -93,7 +96,8 @@ def hessian_(
         NotImplementedError: a trainable weight of a kind of module that is not covered (a
             recurrent layer, say), or batch normalization in training mode.
         ValueError: a value out of range, outputs that are not finite, a layer whose Hessian
-            is zero, a target that cannot be met. The model is left as it was.
+            is zero, signals that fade on the way through the network, a target that cannot
+            be met. The model is left as it was.
 
     Source: arXiv 2004.09506 for the principle; derivation in the book, statement 10.
 
@@ -108,12 +112,7 @@ def hessian_(
         >>> [round(norm, 1) for norm in report.after.values()]
         [0.5, 0.5]
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
-    if not callable(loss_fn):
-        raise ValueError(f"loss_fn: got {type(loss_fn).__name__}, expected a function")
-    if not isinstance(targets, Tensor):
-        raise ValueError(f"targets: got {type(targets).__name__}, expected a tensor")
+    check_kinds(model, loss_fn, targets)
     model = plain(model)
     refuse_batch_statistics(model)
     layers = weight_layers(model)
@@ -154,6 +153,14 @@ class _Work:
             self._scale(factors)
             found = self._trace()
         last = last_layers(found)
+        needed = math.sqrt(level / self._share(found.outputs))
+        if directions == "draw" and needed > _FADED:
+            raise ValueError(
+                f"the signals fade on the way to {', '.join(sorted(last))}: expected a network "
+                f"that keeps them, but the level takes weights {needed:.0f} times as large there, "
+                "and its gradients would explode; this network's activations or gates want "
+                "their own gain, or normalization"
+            )
         changes = 0
         while abs(factor := math.sqrt(level / self._share(found.outputs)) - 1) > self.tolerance / 2:
             if changes == _ROUNDS:

@@ -10,6 +10,11 @@ $$\begin{pmatrix} V & -V \\ -V & V \end{pmatrix}
 No sample's signal is cut off, so at the start the Jacobian of the network is one and the same
 orthogonal map for all samples, and samples do not grow alike with depth, as they do behind
 independent weights. Training leaves the linear start at once.
+
+Nothing of this is special to ReLU: with any activation $\phi$ the next layer reads V times
+$\phi(a) - \phi(-a)$, and that is a whenever $\phi(a) = a \, g(a)$ with $g(a) + g(-a) = 1$, as
+for GELU, SiLU and Hardswish, and for softplus. The mean of a sigmoid's outputs, which makes deep
+sigmoid networks untrainable from independent weights, cancels too: $\tanh(a/2)$ is left.
 """
 
 from __future__ import annotations

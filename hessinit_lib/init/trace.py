@@ -15,6 +15,7 @@ from hessinit_lib.bundle import Inputs, single_input
 from hessinit_lib.hessians.calling import PureModel, plain
 from hessinit_lib.hessians.quiet import without_noise
 from hessinit_lib.init.layers import Layer, weight_layers
+from hessinit_lib.init.oddness import mirrored_slope
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,15 @@ class Trace:
 
     Attributes:
         layers: those that were called, in the order of their first calls.
-        rectified: names of the layers behind ReLUs: fed by a layer, with no number below 0.
+        slopes: by name, for the layers that read the outputs of others through an activation
+            that is not odd: see `hessinit_lib.init.oddness`. 1 behind a ReLU.
         nodes: where each layer's output is in the autograd graph, for each of its calls.
         weights: the leaves of the graph that stand for the weights, by name.
         outputs: of the model, with the graph, in float32 or float64.
     """
 
     layers: list[Layer]
-    rectified: frozenset[str]
+    slopes: dict[str, float]
     nodes: dict[str, list[Node]]
     weights: dict[str, Tensor]
     outputs: Tensor
@@ -51,14 +53,14 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> found = trace(model, torch.ones(5, 3))
-        >>> [layer.name for layer in found.layers], sorted(found.rectified)
-        (['0.weight', '2.weight'], ['2.weight'])
+        >>> [layer.name for layer in found.layers], found.slopes
+        (['0.weight', '2.weight'], {'2.weight': 1.0})
     """
     model = plain(model)
     refuse_batch_statistics(model)
     layers = weight_layers(model)
     order: dict[str, Layer] = {}
-    rectified: set[str] = set()
+    slopes: dict[str, float] = {}
     nodes: dict[str, list[Node]] = {layer.name: [] for layer in layers}
 
     with ExitStack() as stack:
@@ -68,8 +70,10 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
                 _: nn.Module, args: tuple, kwargs: dict, output: Tensor, layer: Layer = layer
             ) -> Tensor | None:
                 z = args[0] if args else kwargs["input"]
-                if order and layer.name not in order and z.is_floating_point() and z.min() >= 0:
-                    rectified.add(layer.name)
+                if order and layer.name not in order and z.is_floating_point():
+                    known = {node for calls in nodes.values() for node in calls}
+                    if (slope := mirrored_slope(z, known)) is not None:
+                        slopes[layer.name] = slope
                 order.setdefault(layer.name, layer)
                 output = output.clone()  # what comes next may work on it in place
                 assert output.grad_fn is not None
@@ -88,7 +92,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     if not isinstance(outputs, Tensor):
         raise ValueError(f"the model gave a {type(outputs).__name__}, expected one tensor")
     weights = {name: pure.state[prefix + name] for name in order}
-    return Trace(list(order.values()), frozenset(rectified), nodes, weights, outputs)
+    return Trace(list(order.values()), slopes, nodes, weights, outputs)
 
 
 def refuse_batch_statistics(model: nn.Module) -> None:
