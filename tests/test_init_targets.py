@@ -152,7 +152,7 @@ def test_summary_counts_steps_and_diverged_runs() -> None:
 
 
 @pytest.mark.parametrize("norm", ["frobenius", "spectral", "trace"])
-@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_norms_against_the_library(activation: str, norm: str) -> None:
     of = start(activation)
     report = layer_hessians(of.model, F.cross_entropy, of.inputs, of.labels)

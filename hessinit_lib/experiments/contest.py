@@ -41,9 +41,9 @@ from hessinit_lib.runs import run_seeds
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Rates = Annotated[tuple[Positive, ...], Field(min_length=1)]
-Network = Literal["relu_30", "relu_100", "tanh_30", "tanh_100", "resnet", "vgg", "gpt"]
+Network = Literal["relu_30", "relu_100", "gelu_30", "tanh_30", "tanh_100", "resnet", "vgg", "gpt"]
 
-LEVELS = {"relu": 0.7, "tanh": 0.7, "resnet": 2.0, "vgg": 2.0, "gpt": 2.5}
+LEVELS = {"relu": 0.7, "gelu": 0.7, "tanh": 0.7, "resnet": 2.0, "vgg": 2.0, "gpt": 2.5}
 """Losses [nat] to which steps are counted, by kind of network."""
 
 LINEAR = ("tanh", "gpt")
@@ -97,7 +97,10 @@ class ContestParameters(Parameters):
         },
         "paper": {
             "seeds": tuple(range(5)),
-            "networks": ("relu_30", "relu_100", "tanh_30", "tanh_100", "resnet", "vgg", "gpt"),
+            "networks": (
+                *("relu_30", "relu_100", "gelu_30", "tanh_30", "tanh_100"),
+                *("resnet", "vgg", "gpt"),
+            ),
             "width": 100,
             "blocks": 6,
             "stage": 4,
@@ -153,7 +156,7 @@ class Course:
     """One network of the contest for one seed.
 
     Attributes:
-        kind: "relu", "tanh", "resnet", "vgg" or "gpt".
+        kind: "relu", "gelu", "tanh", "resnet", "vgg" or "gpt".
         make: makes the network; its weights are not used.
         batches: gives a training step's inputs and targets.
         classes: number of classes.
@@ -284,7 +287,7 @@ def make_course(parameters: ContestParameters, network: str, seed: int, data: Da
     def images(step: int) -> tuple[Tensor, Tensor]:
         return inputs[order[step]], labels[order[step]]
 
-    if kind in ("relu", "tanh"):
+    if depth:  # a plain network
 
         def train_stacked(model: nn.Module) -> Tensor:
             assert isinstance(model, nn.Sequential)

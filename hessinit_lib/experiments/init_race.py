@@ -19,14 +19,18 @@ from hessinit_lib.init.layers import weight_layers
 WINDOW = 10  # steps over which a loss is averaged before it is compared with a level
 GUESSING = 1.5  # a final loss above this multiple of guessing counts as diverged
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+}
 
 
 def plain_network(activation: str, depth: int, width: int) -> nn.Sequential:
     """Make the network 784-width-...-width-10 of so many layers; its weights are not set.
 
     Args:
-        activation: "relu" or "tanh".
+        activation: "relu", "gelu" or "tanh".
         depth: number of layers, 2 or more.
         width: units of a hidden layer.
 

@@ -34,6 +34,7 @@ HALVES = ("level", "directions")  # what ours is put together from; no rivals of
 NETWORKS = {
     "relu_30": "ReLU, 30 layers",
     "relu_100": "ReLU, 100 layers",
+    "gelu_30": "GELU, 30 layers",
     "tanh_30": "tanh, 30 layers",
     "tanh_100": "tanh, 100 layers",
     "resnet": "ResNet, no normalization",
