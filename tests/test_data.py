@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,12 @@ SAMPLE_SHA256 = {
 
 def as_set(images: torch.Tensor) -> set[bytes]:
     return {image.numpy().tobytes() for image in images}
+
+
+def test_samples_do_not_wait_for_torchvision() -> None:
+    code = "import sys; from hessinit_lib.data import load; load('mnist', sample=True); "
+    code += "sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # ---- the sample -------------------------------------------------------------------------------

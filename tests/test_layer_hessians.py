@@ -221,6 +221,7 @@ def _refused() -> list[tuple[str, nn.Module, object, type[Exception], str]]:
         ("recurrent", nn.LSTM(4, 4), ce, NotImplementedError, "weight_ih_l0 belongs to a LSTM"),
         ("dropout", nn.Sequential(nn.Dropout(0.5), linear), ce, NotImplementedError, "eval"),
         ("tied", nn.Sequential(linear, nn.ReLU(), linear), ce, NotImplementedError, "tied"),
+        ("class", linear, nn.MSELoss, ValueError, r"the class MSELoss, expected MSELoss\(\)"),
         ("none", linear, nn.CrossEntropyLoss(reduction="none"), ValueError, "'none'"),
         ("nonconvex", linear, lambda z, y: -z.square().mean(), NotImplementedError, "not convex"),
         ("fan_in", nn.Linear(5, 4), ce, ValueError, r"\(3, 4\).*\(batch, 5\)"),
@@ -256,6 +257,12 @@ def test_refusals_name_the_cause(
 def test_wrong_batches(inputs: Tensor, targets: Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         layer_hessians(nn.Linear(4, 4), nn.CrossEntropyLoss(), inputs, targets)
+
+
+def test_a_layer_that_is_not_there() -> None:
+    report = layer_hessians(nn.Linear(4, 2), nn.MSELoss(), torch.zeros(3, 4), torch.zeros(3, 2))
+    with pytest.raises(KeyError, match="'0': expected one of weight"):
+        report["0"]
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])

@@ -42,14 +42,15 @@ def verdict(holds: Sequence[bool]) -> str:
     return PARTLY if any(holds) else NOT_REPRODUCED
 
 
-def over_seeds(values: Sequence[float], form: str = ".2g") -> str:
-    """Write a median with its range over seeds.
+def over_seeds(values: Sequence[float], form: str = "#.2g") -> str:
+    """Write a median with its range over seeds, if there is one in these digits.
 
     Example:
-        >>> over_seeds([1.0, 2.0, 4.0])
-        '2 (1 to 4)'
+        >>> over_seeds([0.99, 1.0, 4.0]), over_seeds([0.0, 0.0])
+        ('1.0 (0.99 to 4.0)', '0.0')
     """
-    return f"{np.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+    middle, low, high = (f"{v:{form}}" for v in (np.median(values), min(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def signed(estimate: Estimate) -> str:

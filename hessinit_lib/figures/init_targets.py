@@ -104,7 +104,7 @@ def summary(records: Sequence[Record], network: str) -> pd.DataFrame:
         norms = np.median(np.array(look_up(records, f"{key}.frobenius"), dtype=float), 0)
         steps = median(at_best_rate(records, network, start, "steps"))
         rows[_label(start)] = {
-            "best rate": rates[best_rate(records, network, start)],
+            "best rate": f"{rates[best_rate(records, network, start)]:g}",
             "final loss [nat]": f"{median(final):.3f}",
             "less He's": "-" if he is None else _difference(final, he),
             f"steps to loss {level}": f"{steps:.0f}" if np.isfinite(steps) else "-",
