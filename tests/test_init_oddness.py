@@ -61,6 +61,25 @@ def test_networks_start_linear(activation: Callable[[], nn.Module]) -> None:
         torch.testing.assert_close(model(-x) - zero, zero - model(x))
 
 
+@pytest.mark.parametrize("activation", [*LINEAR, nn.LogSigmoid])
+def test_all_layers_have_the_same_curvature_along_their_weights(
+    activation: Callable[[], nn.Module],
+) -> None:
+    model = chain(6, activation)
+    started(model)
+    x, y = batch()
+    weights = [weight for weight in model.parameters() if weight.ndim == 2]
+    gradients = torch.autograd.grad(F.cross_entropy(model(x), y), weights, create_graph=True)
+    along = []
+    for weight, gradient in zip(weights, gradients, strict=True):
+        (product,) = torch.autograd.grad(gradient, weight, weight, retain_graph=True)
+        along.append((weight * product).sum().item())
+    z = model(x).detach()
+    p = z.softmax(1)
+    expected = ((p * z**2).sum(1) - (p * z).sum(1) ** 2).mean().item()
+    assert along == pytest.approx([expected] * 6, rel=1e-8)
+
+
 @pytest.mark.parametrize("activation", [*LINEAR, *BOUNDED, nn.ELU])
 def test_no_layer_of_a_deep_network_fades_or_explodes(
     activation: Callable[[], nn.Module],
