@@ -304,3 +304,11 @@ def test_a_half_of_ours_is_no_rival(found: list[Record]) -> None:
     assert row["the level adds"].startswith("+0.133 ± ")
     (row,) = figures.halves(records, "steps").to_dict("records")
     assert row["usual weights"] == "He, 10"
+
+
+def test_what_is_added_to_a_half_that_diverged(found: list[Record]) -> None:
+    lost = [math.nan] * 3
+    records = rows_of(found, he=[11, 11, 11], level=lost, directions=[3, 4, 3], hessian=[4, 5, 4])
+    (row,) = figures.halves(records).to_dict("records")
+    assert (row["level alone"], row["directions add"]) == ("diverged", "-")
+    assert row["the level adds"].startswith("+0.100 ± ")

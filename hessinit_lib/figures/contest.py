@@ -111,7 +111,7 @@ def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
             if (steps == budget).all()
             else f"{np.median(steps):.0f} [{steps.min():.0f}, {steps.max():.0f}]",
             "final loss [nat]": "{} [{}, {}]".format(
-                *map(_loss, (median(final), final.min(), final.max()))
+                *(_written(loss, 3) for loss in (median(final), final.min(), final.max()))
             ),
             "diverged": f"{lost:.0%}",
             "at all rates": f"{everywhere:.0%}",
@@ -164,7 +164,7 @@ def halves(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
 
     Medians over seeds of the usual weights (He's, or LeCun's for tanh and the transformer), of
     each half of ours alone, and of both; then what is added to the other half, paired by
-    seeds, with a 95 % interval.
+    seeds, with a 95 % interval, or "-" where a run diverged.
 
     Args:
         records: of the contest.
@@ -179,12 +179,12 @@ def halves(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
             continue
         start, level, directions, both = (_counted(records, network, name, what) for name in names)
         rows[NETWORKS[network]] = {
-            "usual weights": f"{LABELS[usual]}, {median(start):.{digits}f}",
-            "level alone": f"{median(level):.{digits}f}",
-            "directions alone": f"{median(directions):.{digits}f}",
-            "both": f"{median(both):.{digits}f}",
-            "directions add": _signed(Interval.of((both - level).tolist()), digits),
-            "the level adds": _signed(Interval.of((both - directions).tolist()), digits),
+            "usual weights": f"{LABELS[usual]}, {_written(median(start), digits)}",
+            "level alone": _written(median(level), digits),
+            "directions alone": _written(median(directions), digits),
+            "both": _written(median(both), digits),
+            "directions add": _added(both, level, digits),
+            "the level adds": _added(both, directions, digits),
         }
     return pd.DataFrame(rows).T.rename_axis("network")
 
@@ -202,8 +202,14 @@ def _counted(records: Sequence[Record], network: str, scheme: str, what: str) ->
     return np.minimum(values, records[0].parameters["steps"] if what == "steps" else np.inf)
 
 
-def _loss(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else "diverged"
+def _written(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else "diverged"
+
+
+def _added(both: np.ndarray, other: np.ndarray, digits: int) -> str:
+    if not np.isfinite([both, other]).all():
+        return "-"
+    return _signed(Interval.of((both - other).tolist()), digits)
 
 
 def _signed(difference: Interval, digits: int) -> str:

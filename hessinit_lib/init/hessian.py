@@ -80,7 +80,8 @@ def hessian_(
         inputs: shape (B, ...); or several tensors in a tuple, or in a dict by keyword.
         targets: what the loss takes, B of them.
         target: see above.
-        directions: "draw", or "keep" to scale the weights as they are.
+        directions: "draw", or "keep" to scale the weights as they are. A level makes up for
+            signals that fade in these by a large last layer, and then gradients explode.
         level: of the rule "level".
         norm: "frobenius" or "spectral", for targets other than "level".
         tolerance: relative error allowed in the norms (the level).
