@@ -205,7 +205,7 @@ def test_the_text_says_what_full_scale_records_show() -> None:
         rivals = [name for name in row if name not in (*figures.HALVES, figures.OURS)]
         there = sum(int((steps(network, name) <= budget).sum()) for name in rivals)
         assert (ours <= budget).all()
-        if network in ("relu_30", "relu_100", "tanh_100"):
+        if network in ("relu_30", "relu_100", "gelu_30", "tanh_100"):
             assert there == 0
         if network == "vgg":
             assert there <= 2
@@ -219,8 +219,12 @@ def test_the_text_says_what_full_scale_records_show() -> None:
         added = figures.halves(shown, what)["the level adds"]
         sure = {name: abs(float(x.split(" ± ")[0])) > float(x.split(" ± ")[1])
                 for name, x in added.items()}  # fmt: skip
-        with_tanh = {figures.NETWORKS[name] for name in ("tanh_30", "tanh_100")}
-        assert {name for name, is_sure in sure.items() if is_sure} == with_tanh
+        smooth = ("tanh_30", "tanh_100", *(["gelu_30"] if what == "final" else []))
+        known = {figures.NETWORKS[name] for name in smooth}
+        assert {name for name, is_sure in sure.items() if is_sure} == known
+    gelu = figures.NETWORKS["gelu_30"]
+    assert figures.halves(shown).loc[gelu, "the level adds"].startswith("-")
+    assert at_best_rate(shown, "gelu_30", "level", "diverged").all()
 
 
 def test_a_seed_that_is_lost_is_shown_as_such(found: list[Record]) -> None:

@@ -65,8 +65,8 @@ def hessian_(
     - a number, or one for each layer by its weight's name: these norms $\|H_k\|$.
 
     Of what the default gains over usual weights, nearly all comes from the directions in the
-    book's ReLU networks, and about half from the level in its tanh networks (the page "A
-    contest of initializations").
+    book's ReLU and GELU networks, and about half from the level in its tanh networks (the
+    page "A contest of initializations").
 
     Norms are met in closed form where the network is positively homogeneous, and by Newton's
     method where it is not: then a layer's response costs one evaluation of all norms.
