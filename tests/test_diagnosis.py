@@ -20,6 +20,7 @@ from hessinit_lib.diagnosis import Diagnosis, diagnose
 from hessinit_lib.diagnosis.curvature import bend_of_all, bends_by_layer
 from hessinit_lib.diagnosis.signals import observe
 from hessinit_lib.errors import UserError
+from hessinit_lib.init import apply, hessian_
 
 NETWORKS = {**DEVELOPMENT, **HELD_OUT}
 X, Y = batch("vectors")
@@ -367,3 +368,37 @@ def test_plot_shows_the_numbers(name: str) -> None:
     gains = figure.axes[0].lines[0].get_xdata()
     assert sorted(gains) == sorted(layer.gain for layer in found.layers)
     assert plt.get_fignums() == []
+
+
+class OwnSigmoid(nn.Module):
+    """No scheme knows it for one."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return 1 / (1 + (-z).exp())
+
+
+def deep(activation: type[nn.Module]) -> nn.Sequential:
+    layers = [layer for _ in range(15) for layer in (nn.Linear(12, 12), activation())]
+    return nn.Sequential(*layers, nn.Linear(12, 3))
+
+
+def test_a_scheme_is_named_after_it_was_tried() -> None:
+    model, (x, y) = deep(nn.Sigmoid), (torch.randn(24, 12), torch.arange(24) % 3)
+    before = [weight.clone() for weight in model.parameters()]
+    found = diagnose(model, loss, x, y, curvature="none")
+    assert ([fault.kind for fault in found.faults], found.scheme) == (["depth"], "hessian_")
+    assert found.faults[0].remedy == "initialize the network by hessinit_lib.init.hessian_"
+    assert all(map(torch.equal, before, model.parameters()))
+    hessian_(model, loss, x, y)
+    assert diagnose(model, loss, x, y, curvature="none").verdict == "balanced"
+    # The usual scheme would have been no remedy.
+    apply(model, "lecun", generator=torch.Generator().manual_seed(0))
+    assert diagnose(model, loss, x, y, curvature="none").verdict == "vanishing"
+
+
+def test_no_scheme_is_named_where_none_mends() -> None:
+    x, y = torch.randn(24, 12), torch.arange(24) % 3
+    found = diagnose(deep(OwnSigmoid), loss, x, y, curvature="none")
+    assert [fault.kind for fault in found.faults] == ["depth"]
+    assert found.scheme == ""
+    assert found.faults[0].remedy.startswith("no start that was tried mends it")

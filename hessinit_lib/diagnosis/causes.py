@@ -50,7 +50,10 @@ _BY_PRECEDENCE: tuple[tuple[CauseKind, ...], ...] = (
 
 
 def causes(
-    found: Pass, findings: Mapping[str, Sequence[Finding]], noise: Mapping[str, float]
+    found: Pass,
+    findings: Mapping[str, Sequence[Finding]],
+    noise: Mapping[str, float],
+    scheme: str,
 ) -> list[Cause]:
     """Name what is wrong with a network, without what follows from it.
 
@@ -58,8 +61,8 @@ def causes(
         found: what a pass told.
         findings: what is out of bounds in each layer, by the name of its weight.
         noise: modules of noise that change the mean of their inputs, and by what factor.
+        scheme: the remedy to name, see `hessinit_lib.diagnosis.remedies`.
     """
-    scheme = fitting_scheme(found)
     named = [_noise(where, factor) for where, factor in noise.items()]
     for kinds in _BY_PRECEDENCE:
         here = [
@@ -125,7 +128,15 @@ def _through_depth(
             f"scale the ends of the branches by 1/sqrt({len(found.sums)}), or start them at zero"
         )
         return [Cause("residual", "", verdict, reason, remedy)]
-    return [Cause("depth", "", verdict, reason, f"draw all weights by {scheme!r}")]
+    return [Cause("depth", "", verdict, reason, _remedy_of_all(scheme))]
+
+
+def _remedy_of_all(scheme: str) -> str:
+    if scheme == "hessian_":
+        return "initialize the network by hessinit_lib.init.hessian_"
+    if not scheme:
+        return "no start that was tried mends it; put normalization or residual sums between"
+    return f"draw all weights by {scheme!r}"
 
 
 def _factor(ratio: float) -> float:

@@ -13,6 +13,7 @@ from hessinit_lib.bundle import Inputs, single_input
 from hessinit_lib.diagnosis.causes import Cause, causes, fitting_scheme
 from hessinit_lib.diagnosis.curvature import bend_of_all, bends_by_layer
 from hessinit_lib.diagnosis.noise import biased_noise
+from hessinit_lib.diagnosis.remedies import mending_scheme
 from hessinit_lib.diagnosis.report import Diagnosis, Fault, LayerDiagnosis
 from hessinit_lib.diagnosis.rules import Finding, Sizes, judge
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
@@ -103,7 +104,12 @@ def diagnose(
         sizes = Sizes.of(found)
         findings = {signal.name: judge(signal, sizes) for signal in found.signals}
         curved = _Curvature.of(case, found, tolerance, generator, curvature)
-        wrong = causes(found, findings, {} if math.isnan(found.loss) else biased_noise(single, fed))
+        noise = {} if math.isnan(found.loss) else biased_noise(single, fed)
+        scheme = fitting_scheme(found)
+        wrong = causes(found, findings, noise, scheme)
+        if any(cause.kind == "depth" for cause in wrong):
+            scheme = mending_scheme(*case.all(), scheme)
+            wrong = causes(found, findings, noise, scheme)
     notes = [*(note.replace(prefix, "") for note in curved.notes), *_mode_notes(single)]
     return Diagnosis(
         layers=tuple(_layer(s, findings[s.name], curved, prefix) for s in found.signals),
@@ -113,7 +119,7 @@ def diagnose(
         largest_eigenvalue=curved.eigenvalue,
         largest_stable_rate=2 / curved.eigenvalue if curved.eigenvalue else math.inf,
         suggested_rate=curved.suggested_rate,
-        scheme=fitting_scheme(found) if any(c.kind != "noise" for c in wrong) else "",
+        scheme=scheme if any(cause.kind != "noise" for cause in wrong) else "",
         notes=tuple(notes),
     )
 
