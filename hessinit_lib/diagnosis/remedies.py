@@ -31,7 +31,7 @@ def mending_scheme(
         fitting: the usual scheme, see `hessinit_lib.init.apply`.
 
     Returns:
-        The scheme that was given, or "hessian_", or "" if neither mends the network.
+        The scheme that was given, or `"hessian_"`, or "" if neither mends the network.
 
     Example:
         >>> layers = [layer for _ in range(30) for layer in (nn.Linear(8, 8), nn.GELU())]

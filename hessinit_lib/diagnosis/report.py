@@ -124,7 +124,7 @@ class Diagnosis(_Frozen):
         suggested_rate: the smaller of $1 / \lambda$ and the rate of the best step along the
             gradient, $\|g\|^2 / g^\top H g$, for plain gradient descent on this batch.
         scheme: name of the scheme that would mend it, see `hessinit_lib.init.apply`, or
-            "hessian_" for `hessinit_lib.init.hessian_`; "" where nothing is to be mended, or
+            `"hessian_"` for `hessinit_lib.init.hessian_`; "" where nothing is to be mended, or
             neither does. Of faults that belong to no single layer, each is tried on a copy.
         notes: what to know about how the numbers were found.
 
