@@ -15,7 +15,7 @@ from hessinit_lib.diagnosis.curvature import bend_of_all, bends_by_layer
 from hessinit_lib.diagnosis.noise import biased_noise
 from hessinit_lib.diagnosis.remedies import mending_scheme
 from hessinit_lib.diagnosis.report import Diagnosis, Fault, LayerDiagnosis
-from hessinit_lib.diagnosis.rules import Finding, Sizes, judge
+from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
 from hessinit_lib.hessians.arguments import check_batch, check_kinds
 from hessinit_lib.hessians.calling import FROZEN, plain
@@ -101,8 +101,7 @@ def diagnose(
     case = _Case(single, loss_fn, fed, targets)
     with without_noise(single):
         found = observe(*case.all())
-        sizes = Sizes.of(found)
-        findings = {signal.name: judge(signal, sizes) for signal in found.signals}
+        findings = judge_all(found)
         curved = _Curvature.of(case, found, tolerance, generator, curvature)
         noise = {} if math.isnan(found.loss) else biased_noise(single, fed)
         scheme = fitting_scheme(found)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.diagnosis.causes import causes
-from hessinit_lib.diagnosis.rules import Sizes, judge
+from hessinit_lib.diagnosis.rules import judge_all
 from hessinit_lib.diagnosis.signals import observe
 from hessinit_lib.hessians.losses import LossFn
 from hessinit_lib.init import apply, hessian_
@@ -53,8 +53,6 @@ def mending_scheme(
         except (RuntimeError, ValueError):  # a network that cannot be copied, or not treated
             continue
         found = observe(tried, loss_fn, inputs, targets)
-        sizes = Sizes.of(found)
-        findings = {signal.name: judge(signal, sizes) for signal in found.signals}
-        if not causes(found, findings, {}, fitting):
+        if not causes(found, judge_all(found), {}, fitting):
             return name
     return ""

@@ -98,6 +98,12 @@ def in_order(found: Pass) -> list[Signal]:
     return [signal for _, signal in sorted(called, key=lambda pair: pair[0])]
 
 
+def judge_all(found: Pass) -> dict[str, list[Finding]]:
+    """Find what is out of bounds in each layer of a network, by the name of its weight."""
+    sizes = Sizes.of(found)
+    return {signal.name: judge(signal, sizes) for signal in found.signals}
+
+
 def judge(signal: Signal, sizes: Sizes) -> list[Finding]:
     """Find what is out of bounds in a layer, causes first.
 
