@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -97,10 +97,7 @@ class ContestParameters(Parameters):
         },
         "paper": {
             "seeds": tuple(range(5)),
-            "networks": (
-                *("relu_30", "relu_100", "gelu_30", "tanh_30", "tanh_100"),
-                *("resnet", "vgg", "gpt"),
-            ),
+            "networks": get_args(Network),
             "width": 100,
             "blocks": 6,
             "stage": 4,

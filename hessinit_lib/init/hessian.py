@@ -163,14 +163,15 @@ class _Work:
                 "their own gain, or normalization"
             )
         changes = 0
-        while abs(factor := math.sqrt(level / self._share(found.outputs)) - 1) > self.tolerance / 2:
+        while abs(needed - 1) > self.tolerance / 2:
             if changes == _ROUNDS:
                 raise ValueError(
                     f"the level does not follow the scale of {', '.join(sorted(last))}: "
                     "expected outputs that do, with no normalization, softmax or sigmoid behind it"
                 )
-            self._scale(dict.fromkeys(last, 1 + factor), biases=True)
+            self._scale(dict.fromkeys(last, needed), biases=True)
             found = self._trace()
+            needed = math.sqrt(level / self._share(found.outputs))
             changes += 1
         return ScalingReport(
             f"outputs add {level:g} of the loss",
