@@ -30,8 +30,7 @@ def _tables(found: Sequence[Record]) -> dict[float, pd.DataFrame]:
 def useful(contests: dict[str, Contest]) -> Finding:
     """Judge a diagnostic against its rivals, by name: it must be good and ahead in all."""
     texts = [
-        f"balanced accuracy {c.score.value:.2f} [{c.score.low:.2f}, {c.score.high:.2f}], "
-        f"ahead of {rival} by {signed(c.ahead)}"
+        f"balanced accuracy {c.score}, ahead of {rival} by {signed(c.ahead)}"
         for rival, c in contests.items()
     ]
     if any(c.score.low <= 0.5 for c in contests.values()):
@@ -58,10 +57,7 @@ def on_clothes(found: Sequence[Record], digits: Sequence[Record]) -> Finding:
         rate: mnist_depth.transfer(learnt[rate], table, "Hessian", "gradient").score
         for rate, table in _tables(found).items()
     }
-    texts = [
-        f"learnt on MNIST (rate {rate:g}): {s.value:.2f} [{s.low:.2f}, {s.high:.2f}]"
-        for rate, s in scores.items()
-    ]
+    texts = [f"learnt on MNIST (rate {rate:g}): {s}" for rate, s in scores.items()]
     holds = all(s.low > 0.5 for s in scores.values())
     lowered = PARTLY if own.verdict == REPRODUCED else NOT_REPRODUCED
     return Finding(own.verdict if holds else lowered, "; ".join([own.figure, *texts]))

@@ -27,6 +27,9 @@ class Estimate:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
 
 def resampled(
     clusters: Int[np.ndarray, " n"], repetitions: int = REPETITIONS, seed: int = 0

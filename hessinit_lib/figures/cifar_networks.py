@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hessinit_lib.evaluation.cifar_networks import contest, networks
-from hessinit_lib.evaluation.prediction import Estimate
 from hessinit_lib.figures.style import COLORS, LINES, band, note_data, style
 from hessinit_lib.networks import TITLES
 from hessinit_lib.networks.starts import LABELS
@@ -98,14 +97,10 @@ def contests(records: Sequence[Record]) -> pd.DataFrame:
         rows[rival] = {
             "Hessian norm": found.first.removeprefix("hessian_"),
             "the other": found.second.removeprefix(f"{rival}_"),
-            "Hessian's balanced accuracy": _written(found.score),
-            "ahead by": _written(found.ahead),
+            "Hessian's balanced accuracy": str(found.score),
+            "ahead by": str(found.ahead),
         }
     return pd.DataFrame(rows).T.rename_axis("against")
-
-
-def _written(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def _best_curve(record: Record, network: str, scheme: str) -> list[float]:

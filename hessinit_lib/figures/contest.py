@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from hessinit_lib.evaluation.init_targets import at_best_rate, best_rate, median
 from hessinit_lib.evaluation.intervals import Interval
+from hessinit_lib.figures.differences import signed
 from hessinit_lib.figures.style import COLORS, note_data, style
 from hessinit_lib.records import Record, look_up
 
@@ -153,7 +154,7 @@ def verdicts(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
         rows[NETWORKS[network]] = {
             "ours": f"{median(ours):.{digits}f}",
             "best other": f"{_label(best)}, {median(rivals[best]):.{digits}f}" if there else "none",
-            "difference": _signed(difference, digits),
+            "difference": signed(difference, digits),
             "verdict": verdict if several else "one seed",
         }
     return pd.DataFrame(rows).T.rename_axis("network")
@@ -209,10 +210,4 @@ def _written(value: float, digits: int) -> str:
 def _added(both: np.ndarray, other: np.ndarray, digits: int) -> str:
     if not np.isfinite([both, other]).all():
         return "-"
-    return _signed(Interval.of((both - other).tolist()), digits)
-
-
-def _signed(difference: Interval, digits: int) -> str:
-    if not np.isfinite(difference.reach):
-        return f"{difference.mean:+.{digits}f}"
-    return f"{difference.mean:+.{digits}f} ± {difference.reach:.{max(digits, 1)}f}"
+    return signed(Interval.of((both - other).tolist()), digits)

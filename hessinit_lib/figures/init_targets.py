@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from hessinit_lib.evaluation.init_targets import at_best_rate, best_rate, median
 from hessinit_lib.evaluation.intervals import Interval
+from hessinit_lib.figures.differences import signed
 from hessinit_lib.figures.style import COLORS, MARKERS, note_data, style
 from hessinit_lib.records import Record, look_up
 
@@ -121,7 +122,7 @@ def _difference(final: np.ndarray, he: np.ndarray) -> str:
     found = Interval.of((final - he).tolist())
     if not found.mean and not found.reach > 0:  # He's itself
         return "-"
-    return f"{found.mean:+.2f}" + (f" ± {found.reach:.2f}" if len(final) > 1 else "")
+    return signed(found, 2)
 
 
 def _label(start: str) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hessinit_lib.evaluation.mnist_depth import PREDICTORS, SPLITS, contest, networks, scores
-from hessinit_lib.evaluation.prediction import Estimate, best_interval
+from hessinit_lib.evaluation.prediction import best_interval
 from hessinit_lib.figures.mnist_schemes import (
     dropout,
     dropout_table,
@@ -135,11 +135,7 @@ def contests(records: Sequence[Record]) -> pd.DataFrame:
                 rows[f"{rate:g}", tested_on, other] = {
                     "Hessian norm": PREDICTORS[found.first].label,
                     "the other": PREDICTORS[found.second].label,
-                    "Hessian's balanced accuracy": _written(found.score),
-                    "ahead by": _written(found.ahead),
+                    "Hessian's balanced accuracy": str(found.score),
+                    "ahead by": str(found.ahead),
                 }
     return pd.DataFrame(rows).T.rename_axis(["rate", "tested on", "against"])
-
-
-def _written(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
