@@ -1,4 +1,4 @@
-"""Random networks, and their dense Hessians as the reference."""
+"""Networks of several tests, random and plain ones, and dense Hessians as the reference."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -117,3 +118,35 @@ def seeded(seed: int) -> torch.Generator:
 
 def labels(batch: int, classes: int = 3, seed: int = 0) -> Tensor:
     return torch.randint(classes, (batch,), generator=seeded(seed))
+
+
+def chain(
+    depth: int, width: int, activation: Callable[[], nn.Module], bias: bool = True
+) -> nn.Sequential:
+    """A plain network of 12 inputs and 3 classes."""
+    widths = [12, *[width] * (depth - 1), 3]
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(widths):
+        layers += [nn.Linear(fan_in, fan_out, bias=bias), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class OwnSigmoid(nn.Module):
+    """Nothing in the graph tells that it is one."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return 1 / (1 + (-z).exp())
+
+
+def curvature_along_weights(model: nn.Module, x: Tensor, y: Tensor) -> tuple[list[float], float]:
+    """Give W . H W of the cross-entropy for each weight matrix, and E z . D2l z of the outputs."""
+    weights = [weight for weight in model.parameters() if weight.ndim > 1]
+    z = model(x)
+    gradients = torch.autograd.grad(F.cross_entropy(z, y), weights, create_graph=True)
+    along = []
+    for weight, gradient in zip(weights, gradients, strict=True):
+        (product,) = torch.autograd.grad(gradient, weight, weight, retain_graph=True)
+        along.append((weight * product).sum().item())
+    p = z.detach().softmax(1)
+    mean = (p * z.detach()).sum(1)
+    return along, ((p * z.detach().square()).sum(1) - mean.square()).mean().item()

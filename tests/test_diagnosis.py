@@ -21,6 +21,7 @@ from hessinit_lib.diagnosis.curvature import bend_of_all, bends_by_layer
 from hessinit_lib.diagnosis.signals import observe
 from hessinit_lib.errors import UserError
 from hessinit_lib.init import apply, hessian_
+from tests.networks import OwnSigmoid, chain, seeded
 
 NETWORKS = {**DEVELOPMENT, **HELD_OUT}
 X, Y = batch("vectors")
@@ -370,20 +371,8 @@ def test_plot_shows_the_numbers(name: str) -> None:
     assert plt.get_fignums() == []
 
 
-class OwnSigmoid(nn.Module):
-    """No scheme knows it for one."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        return 1 / (1 + (-z).exp())
-
-
-def deep(activation: type[nn.Module]) -> nn.Sequential:
-    layers = [layer for _ in range(15) for layer in (nn.Linear(12, 12), activation())]
-    return nn.Sequential(*layers, nn.Linear(12, 3))
-
-
 def test_a_scheme_is_named_after_it_was_tried() -> None:
-    model, (x, y) = deep(nn.Sigmoid), (torch.randn(24, 12), torch.arange(24) % 3)
+    model, (x, y) = chain(16, 12, nn.Sigmoid), (torch.randn(24, 12), torch.arange(24) % 3)
     before = [weight.clone() for weight in model.parameters()]
     found = diagnose(model, loss, x, y, curvature="none")
     assert ([fault.kind for fault in found.faults], found.scheme) == (["depth"], "hessian_")
@@ -392,13 +381,13 @@ def test_a_scheme_is_named_after_it_was_tried() -> None:
     hessian_(model, loss, x, y)
     assert diagnose(model, loss, x, y, curvature="none").verdict == "balanced"
     # The usual scheme would have been no remedy.
-    apply(model, "lecun", generator=torch.Generator().manual_seed(0))
+    apply(model, "lecun", generator=seeded(0))
     assert diagnose(model, loss, x, y, curvature="none").verdict == "vanishing"
 
 
 def test_no_scheme_is_named_where_none_mends() -> None:
     x, y = torch.randn(24, 12), torch.arange(24) % 3
-    found = diagnose(deep(OwnSigmoid), loss, x, y, curvature="none")
+    found = diagnose(chain(16, 12, OwnSigmoid), loss, x, y, curvature="none")
     assert [fault.kind for fault in found.faults] == ["depth"]
     assert found.scheme == ""
     assert found.faults[0].remedy.startswith("no start that was tried mends it")

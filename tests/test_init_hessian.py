@@ -7,7 +7,6 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,17 +19,9 @@ from hessinit_lib.init import apply, hessian_
 from hessinit_lib.init.branches import last_layers, residual_branches
 from hessinit_lib.init.hessian import LEVEL
 from hessinit_lib.init.trace import trace
-from tests.networks import labels, seeded
+from tests.networks import chain, curvature_along_weights, labels, seeded
 
 CE = nn.CrossEntropyLoss()
-
-
-def chain(depth: int, width: int, activation: type[nn.Module], bias: bool = True) -> nn.Sequential:
-    widths = [12, *[width] * (depth - 1), 3]
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out, bias=bias), activation()]
-    return nn.Sequential(*layers[:-1])
 
 
 class Residual(nn.Module):
@@ -213,16 +204,7 @@ def test_curvature_along_the_weights_is_the_same_in_all_layers() -> None:
             model[index].weight.mul_(factor)
     x, y = vectors()
     x = x.double()
-    weights = list(model.parameters())
-    z = model(x)
-    gradients = torch.autograd.grad(CE(z, y), weights, create_graph=True)
-    along = []
-    for weight, gradient in zip(weights, gradients, strict=True):
-        (product,) = torch.autograd.grad(gradient, weight, weight, retain_graph=True)
-        along.append((weight * product).sum().item())
-    p = z.detach().softmax(1)
-    mean = (p * z.detach()).sum(1)
-    expected = ((p * z.detach().square()).sum(1) - mean.square()).mean().item()
+    along, expected = curvature_along_weights(model, x, y)
     assert along == pytest.approx([expected] * 4, rel=1e-9)
 
 

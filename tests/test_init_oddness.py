@@ -14,27 +14,18 @@ from hessinit_lib.hessians import layer_hessians
 from hessinit_lib.init import hessian_
 from hessinit_lib.init.oddness import mirrored_slope
 from hessinit_lib.init.trace import trace
+from tests.networks import OwnSigmoid, chain, curvature_along_weights, labels, seeded
 
 LINEAR = [nn.ReLU, partial(nn.LeakyReLU, 0.2), nn.GELU, nn.SiLU, nn.Hardswish, nn.Softplus]
 BOUNDED = [nn.Sigmoid, nn.Hardsigmoid, nn.ReLU6, nn.Mish, nn.LogSigmoid]
 
 
-def chain(depth: int, activation: Callable[[], nn.Module], width: int = 16) -> nn.Sequential:
-    """A plain network of 12 inputs and 3 classes, in float64."""
-    layers: list[nn.Module] = []
-    for k in range(depth - 1):
-        layers += [nn.Linear(width if k else 12, width), activation()]
-    return nn.Sequential(*layers, nn.Linear(width, 3)).double()
-
-
 def batch() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    inputs = torch.randn(24, 12, generator=generator, dtype=torch.float64)
-    return inputs, torch.randint(3, (24,), generator=generator)
+    return torch.randn(24, 12, generator=seeded(3), dtype=torch.float64), labels(24)
 
 
 def started(model: nn.Module) -> dict[str, float]:
-    report = hessian_(model, F.cross_entropy, *batch(), generator=torch.Generator().manual_seed(0))
+    report = hessian_(model, F.cross_entropy, *batch(), generator=seeded(0))
     return report.scales
 
 
@@ -52,7 +43,7 @@ def test_slopes_are_those_of_the_activation(activation: Callable[[], nn.Module])
 
 @pytest.mark.parametrize("activation", LINEAR)
 def test_networks_start_linear(activation: Callable[[], nn.Module]) -> None:
-    model = chain(6, activation)
+    model = chain(6, 16, activation).double()
     started(model)
     x, _ = batch()
     with torch.no_grad():
@@ -65,18 +56,10 @@ def test_networks_start_linear(activation: Callable[[], nn.Module]) -> None:
 def test_all_layers_have_the_same_curvature_along_their_weights(
     activation: Callable[[], nn.Module],
 ) -> None:
-    model = chain(6, activation)
+    model = chain(6, 16, activation).double()
     started(model)
     x, y = batch()
-    weights = [weight for weight in model.parameters() if weight.ndim == 2]
-    gradients = torch.autograd.grad(F.cross_entropy(model(x), y), weights, create_graph=True)
-    along = []
-    for weight, gradient in zip(weights, gradients, strict=True):
-        (product,) = torch.autograd.grad(gradient, weight, weight, retain_graph=True)
-        along.append((weight * product).sum().item())
-    z = model(x).detach()
-    p = z.softmax(1)
-    expected = ((p * z**2).sum(1) - (p * z).sum(1) ** 2).mean().item()
+    along, expected = curvature_along_weights(model, x, y)
     assert along == pytest.approx([expected] * 6, rel=1e-8)
 
 
@@ -84,7 +67,7 @@ def test_all_layers_have_the_same_curvature_along_their_weights(
 def test_no_layer_of_a_deep_network_fades_or_explodes(
     activation: Callable[[], nn.Module],
 ) -> None:
-    model = chain(20, activation)
+    model = chain(20, 16, activation).double()
     scales = started(model)
     assert max(scales.values()) < 10
     if activation is nn.Hardsigmoid:
@@ -115,18 +98,11 @@ def test_nothing_to_mirror(between: nn.Module) -> None:
     assert trace(model, batch()[0]).slopes == {"2.weight": 1.0}
 
 
-class OwnSigmoid(nn.Module):
-    """Nothing in the graph tells that it is one."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        return 1 / (1 + (-z).exp())
-
-
 def test_signals_that_fade_are_refused() -> None:
-    model = chain(12, OwnSigmoid)
+    model = chain(12, 16, OwnSigmoid).double()
     kept = [weight.clone() for weight in model.parameters()]
     with pytest.raises(ValueError, match=r"the signals fade on the way to 22\.weight: expected"):
         started(model)
     assert all(map(torch.equal, kept, model.parameters()))
     # With two layers there is no way to fade on.
-    started(chain(2, OwnSigmoid))
+    started(chain(2, 16, OwnSigmoid).double())
