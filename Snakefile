@@ -12,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 
 from hessinit_lib.errors import UserError
 from hessinit_lib.experiments import parameters_of
-from hessinit_lib.stamps import source_files
+from hessinit_lib.stamps import code_stamp, module_stamp
 
 
 configfile: "runs.yaml"
@@ -69,12 +69,6 @@ def digest(files):
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
-def code(*modules):
-    """List the library files behind some modules, seen from the project's root."""
-    files = {path for module in modules for path in source_files(module)}
-    return sorted(os.path.relpath(path) for path in files)
-
-
 # What vouches for records of earlier code: the book says so beside them.
 CONFIRMED = sorted(str(path) for path in Path("results/paper").glob("*/confirmed.json"))
 
@@ -96,10 +90,11 @@ rule book:
         landing="_build/landing.svg",
         chart="_build/how_fast.svg",
         explorer="_build/explorer.js",
-        code=code("hessinit_lib.records", "hessinit_lib.claims"),
     output:
         "_build/html/index.html",
     params:
+        code=module_stamp("hessinit_lib.claims"),
+        api=digest(sorted(Path("hessinit_lib").rglob("*.py"))),  # docstrings
         full=digest([*(file for experiment in RUNS for file in full_scale(experiment)), *CONFIRMED]),
         benchmarks=digest(BENCHMARKS),
     log:
@@ -120,12 +115,12 @@ rule records:
 rule seed:
     input:
         notebook="notebooks/{experiment}.ipynb",
-        code=lambda wildcards: code(f"hessinit_lib.experiments.{wildcards.experiment}"),
     output:
         # Not deleted before the job: the notebook itself knows whether the record still holds,
         # and a job that fails must not cost the record that was there.
         update("results/{profile}/{experiment}/seed-{seed}.json"),
     params:
+        code=lambda w: code_stamp(w.experiment),
         yaml=lambda w: parameters(w.profile, w.experiment, [int(w.seed)]),
     log:
         "_build/logs/{profile}/{experiment}/seed-{seed}.ipynb",
@@ -138,11 +133,12 @@ rule seed:
 rule page:
     input:
         notebook="notebooks/{experiment}.ipynb",
-        code=lambda w: code(f"hessinit_lib.experiments.{w.experiment}", f"hessinit_lib.figures.{w.experiment}"),
         records=lambda w: record_files(PROFILE, w.experiment),
     output:
         "_build/src/notebooks/{experiment}.ipynb",
     params:
+        code=lambda w: code_stamp(w.experiment),
+        figures=lambda w: module_stamp(f"hessinit_lib.figures.{w.experiment}"),
         yaml=lambda w: parameters(PROFILE, w.experiment, list(RUNS[w.experiment]["seeds"])),
         full=lambda w: digest(full_scale(w.experiment)),
     log:
@@ -156,11 +152,10 @@ rule page:
 
 
 rule landing:
-    input:
-        code=code("hessinit_lib.figures.landing"),
     output:
         "_build/landing.svg",
     params:
+        code=module_stamp("hessinit_lib.figures.landing"),
         full=digest(full_scale("mnist_tracking")),
         records=full_scale("mnist_tracking"),
     shell:
@@ -168,11 +163,10 @@ rule landing:
 
 
 rule explorer:
-    input:
-        code=code("hessinit_lib.figures.explorer"),
     output:
         "_build/explorer.js",
     params:
+        code=module_stamp("hessinit_lib.figures.explorer"),
         full=digest(MEASURED),
         records=MEASURED,
     shell:
@@ -181,10 +175,11 @@ rule explorer:
 
 rule how_fast:
     input:
-        code=["benchmarks/chart.py", *code("hessinit_lib.figures.style", "hessinit_lib.records")],
+        "benchmarks/chart.py",
     output:
         "_build/how_fast.svg",
     params:
+        code=module_stamp("hessinit_lib.figures.style"),
         full=digest(BENCHMARKS),
         records=BENCHMARKS,
     shell:

@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if load > BUSY:
         print(f"warning: the machine is busy (load {load:.1f}); timings may be far off")
     for name in chosen.rows:
-        recording = Recording(name, "hessinit_lib.hessians", chosen.results, profile)
+        recording = Recording(name, chosen.results, profile)
         row = ROWS[name]
         values = measure(name, row, ways, budget)
         parameters = {

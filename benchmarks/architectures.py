@@ -146,7 +146,7 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     data = load("cifar10", sample=True)
     images, labels = (tensor[:BATCH] for tensor in data.tensors("train"))
-    recording = Recording("architectures", "hessinit_lib.hessians", chosen.results)
+    recording = Recording("architectures", chosen.results)
     values = {name: measure(name, images, labels, chosen.tolerance) for name in chosen.names}
     parameters = {"batch": BATCH, "threads": THREADS, "tolerance": chosen.tolerance}
     recording.write(values, parameters, data.info)

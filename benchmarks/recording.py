@@ -21,15 +21,14 @@ class Recording:
 
     Args:
         name: of the benchmark.
-        module: whose code is timed.
         results: folder of the records.
         profile: of the record.
     """
 
     def __init__(
-        self, name: str, module: str, results: Path, profile: Literal["quick", "paper"] = "paper"
+        self, name: str, results: Path, profile: Literal["quick", "paper"] = "paper"
     ) -> None:
-        self._name, self._module, self._results = f"benchmark_{name}", module, results
+        self._name, self._results = f"benchmark_{name}", results
         self._profile: Literal["quick", "paper"] = profile
         self._start, self._commit = time.perf_counter(), current_commit()
 
@@ -58,7 +57,7 @@ class Recording:
             device=describe_device(torch.device("cpu")),
             versions={**library_versions(), **(libraries or {})},
             commit=self._commit,
-            code=code_stamp(self._module),
+            code=code_stamp(self._name),
             finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             duration_s=round(duration, 3),
             values=values,

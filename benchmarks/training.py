@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     chosen = parser.parse_args()
     torch.set_num_threads(THREADS)
-    recording = Recording("training", "hessinit_lib.training", chosen.results)
+    recording = Recording("training", chosen.results)
     values = measure(chosen.rounds)
     print(values)
     parameters = {

@@ -2,16 +2,16 @@
 
 `python -m hessinit_lib.verify --confirm EXPERIMENT` computes one record again by the present
 code and, if all its numbers come out the same by the rules of `repeatability.py`, writes the
-confirmation (`confirmations.py`). With `--same-code COMMIT` nothing is computed: the sources
-at that commit are those that made the records, and they differ from the present ones in
-nothing that computes (`stamps.py`).
+confirmation (`confirmations.py`). With `--same-code COMMIT` nothing is computed: the records are
+of the sources at that commit (which say so by their own rule), and these differ from the
+present ones in nothing that computes (`stamps.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from pathlib import Path
 from hessinit_lib import confirmations, records, stamps
 from hessinit_lib.comparison import Comparison, compare
 from hessinit_lib.confirmations import Confirmation, Repetition
+from hessinit_lib.definitions import PACKAGES
 from hessinit_lib.errors import RecordError
 from hessinit_lib.experiments import parameters_of
-from hessinit_lib.freshness import module_of
 from hessinit_lib.parameters import Parameters
 from hessinit_lib.provenance import current_commit
 from hessinit_lib.records import Record
@@ -100,33 +100,35 @@ def confirm_by_computing(
 
 
 def confirm_by_code(results: Path, experiment: str, commit: str) -> None:
-    """Confirm records made by sources that compute the same, letter by letter, as the present ones.
+    """Confirm records of sources that compute the same as the present ones.
 
     Args:
         results: folder of the records, in a checkout with its history.
         experiment: name of the experiment.
-        commit: any commit whose sources have the records' stamp.
+        commit: any commit whose sources made the records, or for which they were confirmed.
 
     Raises:
         RecordError: there are no records, all of them are of the present code, the commit is
-            not there, its sources did not make the records, or they compute otherwise.
+            not there, the records are not of its sources, or these compute otherwise.
     """
     codes = _earlier_codes(records.read_all(results, "paper", experiment))
-    module = f"hessinit_lib.experiments.{experiment}"
-    now = stamps.code_stamp(module)
-    with tempfile.TemporaryDirectory() as folder:
-        full = _sources_at(commit, Path(folder))
-        package = Path(folder) / stamps.PACKAGE.name
-        if set(codes) - {stamps.code_stamp(module, package), _stamp_of_bytes(module, package)}:
+    folder = records.record_path(results, "paper", experiment, 0).parent
+    earlier = confirmations.read(folder)
+    now = stamps.code_stamp(experiment)
+    with tempfile.TemporaryDirectory() as made:
+        full = _sources_at(commit, Path(made))
+        stated = _own_stamp(Path(made), experiment)
+        confirmed = earlier is not None and earlier.code == stated
+        if not set(codes) <= {stated, *(earlier.codes if earlier and confirmed else [])}:
             raise RecordError(
                 f"{experiment}: the sources at {commit} are not what made the records"
             )
-        if stamps.code_stamp(module, package) != now:
+        if stamps.code_stamp(experiment, Path(made)) != now:
             raise RecordError(
                 f"{experiment}: the code has changed since {commit}; compute a record again"
             )
-    folder = records.record_path(results, "paper", experiment, 0).parent
-    _write(folder, codes, now, source=full)
+    repetition = earlier.repetition if earlier and confirmed else None
+    _write(folder, codes, now, source=full, repetition=repetition)
 
 
 def _write(folder: Path, codes: list[str], code: str, **how: object) -> None:
@@ -146,38 +148,46 @@ def _write(folder: Path, codes: list[str], code: str, **how: object) -> None:
 def _earlier_codes(found: Sequence[Record]) -> list[str]:
     """List the stamps of the code that made records, but for the present one."""
     experiment = found[0].experiment
-    module = f"hessinit_lib.experiments.{experiment}"
-    if module_of(experiment) != module:
+    if stamps.module_of(experiment) is None or stamps.is_benchmark(experiment):
         raise RecordError(f"{experiment} is no experiment that can be run again")
-    codes = sorted({record.code for record in found} - {stamps.code_stamp(module)})
+    codes = sorted({record.code for record in found} - {stamps.code_stamp(experiment)})
     if not codes:
         raise RecordError(f"{experiment}: all records were made by the present code")
     return codes
 
 
 def _sources_at(commit: str, folder: Path) -> str:
-    """Unpack the package's sources at a commit into a folder; give the commit's full name."""
-    git = ["git", "-C", str(stamps.PACKAGE.parent)]
+    """Unpack the packages' sources at a commit into a folder; give the commit's full name."""
+    git = ["git", "-C", str(stamps.ROOT)]
     try:
         name = subprocess.run(
             [*git, "rev-parse", "--verify", f"{commit}^{{commit}}"], capture_output=True, check=True
         )
         packed = subprocess.run(
-            [*git, "archive", "--format=zip", commit, stamps.PACKAGE.name],
-            capture_output=True,
-            check=True,
+            [*git, "archive", "--format=zip", commit], capture_output=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         raise RecordError(f"no commit {commit} of these sources") from None
     with zipfile.ZipFile(BytesIO(packed.stdout)) as archive:
-        archive.extractall(folder, [name for name in archive.namelist() if name.endswith(".py")])
+        sources = [
+            name
+            for name in archive.namelist()
+            if name.endswith(".py") and name.partition("/")[0] in PACKAGES
+        ]
+        archive.extractall(folder, sources)
     return name.stdout.decode().strip()
 
 
-def _stamp_of_bytes(module: str, package: Path) -> str:
-    """Compute the stamp that records had before comments ceased to count: of all bytes."""
-    digest = hashlib.sha256()
-    for path in stamps.source_files(module, package):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0")
-        digest.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
-    return digest.hexdigest()
+def _own_stamp(root: Path, experiment: str) -> str:
+    """Compute the stamp of an experiment as sources of an earlier commit themselves would."""
+    asked = f"from hessinit_lib.stamps import code_stamp; print(code_stamp({experiment!r}))"
+    if not (root / "hessinit_lib" / "definitions.py").is_file():  # before stamps of definitions
+        asked = asked.replace(repr(experiment), repr(f"hessinit_lib.experiments.{experiment}"))
+    done = subprocess.run(
+        [sys.executable, "-c", asked], cwd=root, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RecordError(
+            f"{experiment}: its sources cannot tell their stamp: {done.stderr[-200:]}"
+        )
+    return done.stdout.strip()

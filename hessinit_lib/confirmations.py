@@ -67,9 +67,9 @@ class Confirmation(_Strict):
         code: the stamp of the code that confirmed them.
         commit: git commit that confirmed, with "-dirty" if the tree had changes; or None.
         finished: when, UTC, ISO 8601.
-        repetition: the record that was computed again; or None, if
-        source: the commit whose code made the records and differs from the present code in
-            nothing that computes.
+        repetition: the record that was computed again, if any was.
+        source: the commit whose code made the records, or repeated that one, and differs from
+            the present code in nothing that computes; None if the present code repeated it.
     """
 
     version: Literal[1] = 1
@@ -119,7 +119,7 @@ def read(folder: Path) -> Confirmation | None:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise RecordError(f"{path}: {where}: {first['msg']}") from None
-    if (confirmation.repetition is None) == (confirmation.source is None):
+    if confirmation.repetition is None and confirmation.source is None:
         raise RecordError(f"{path}: expected a repetition or a source of the same code")
     return confirmation
 

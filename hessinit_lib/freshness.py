@@ -19,7 +19,7 @@ from typing import Any
 from hessinit_lib import records
 from hessinit_lib.confirmations import Confirmation
 from hessinit_lib.records import Record
-from hessinit_lib.stamps import PACKAGE, code_stamp
+from hessinit_lib.stamps import code_stamp, module_of, module_stamp
 
 STAMP = "hessinit"  # the stamp's place in a notebook's metadata
 _INJECTED = "injected-parameters"  # papermill's tag of the cell that it adds
@@ -32,21 +32,6 @@ _WHAT_CHANGED = {
 }
 
 
-def module_of(experiment: str) -> str | None:
-    """Name the module whose code a record of this experiment is stamped with; None: unknown.
-
-    Example:
-        >>> module_of("mnist_tracking"), module_of("no_such")
-        ('hessinit_lib.experiments.mnist_tracking', None)
-    """
-    if experiment == "benchmark_training":
-        return "hessinit_lib.training"
-    if experiment.startswith("benchmark_"):  # timings of the library itself
-        return "hessinit_lib.hessians"
-    known = (PACKAGE / "experiments" / f"{experiment}.py").is_file()
-    return f"hessinit_lib.experiments.{experiment}" if known else None
-
-
 def is_current(record: Record, confirmation: Confirmation | None = None) -> bool:
     """Tell whether the code that is there made a record, or was seen to give the same.
 
@@ -56,10 +41,9 @@ def is_current(record: Record, confirmation: Confirmation | None = None) -> bool
         record: the record.
         confirmation: the one that lies beside it, if any.
     """
-    module = module_of(record.experiment)
-    if module is None:
+    if module_of(record.experiment) is None:
         return True
-    now = code_stamp(module)
+    now = code_stamp(record.experiment)
     confirmed = confirmation is not None and confirmation.covers(record, now)
     return record.code == now or confirmed
 
@@ -78,8 +62,8 @@ def page_stamp(source: Path) -> dict[str, str]:
     shown = records.record_path(source.parents[1] / "results", "paper", experiment, 0).parent
     return {
         "cells": _cells_digest(json.loads(source.read_bytes())),
-        "experiment": code_stamp(f"hessinit_lib.experiments.{experiment}"),
-        "figures": code_stamp(f"hessinit_lib.figures.{experiment}"),
+        "experiment": code_stamp(experiment),
+        "figures": module_stamp(f"hessinit_lib.figures.{experiment}"),
         "records": _files_digest(sorted(shown.glob("seed-*.json"))),
     }
 

@@ -37,7 +37,7 @@ class Parts:
             "parameters": parameters.bearing(),
             "dataset": dataset,
             "device": describe_device(device),
-            "code": code_stamp(f"hessinit_lib.experiments.{parameters.EXPERIMENT}"),
+            "code": code_stamp(parameters.EXPERIMENT),
         }
 
     def get(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

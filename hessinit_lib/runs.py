@@ -44,7 +44,7 @@ def run_seeds(
     """
     experiment = parameters.EXPERIMENT
     device = choose_device(parameters.device)
-    stamp = code_stamp(f"hessinit_lib.experiments.{experiment}")
+    stamp = code_stamp(experiment)
     common = {
         "experiment": experiment,
         "profile": parameters.profile,

@@ -1,139 +1,215 @@
-"""Which source files an experiment rests on, and a checksum of what they compute.
+"""Checksums of what an experiment computes: has the code changed since a record was made?
 
-A record carries the checksum, so that it can be told whether the code that made it is
-still the code that is there. It covers just the files that the experiment imports, and of
-them only what can change a result: comments, docstrings and blank lines do not count, nor do
-the files that keep the books of results without computing any.
+A stamp sums up definitions, not files: the function that runs an experiment, and all that it
+rests on, each by the checksum of its bare code with the checksums of the definitions that its
+names stand for (a Merkle tree; `definitions.py` reads them from the sources). So comments,
+docstrings, annotations, names of files, and where a definition stands, do not count; a changed
+constant, branch or function changes the stamps of just the experiments that reach it.
+
+What acts when a module is imported counts where any definition of that module does.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import io
-import tokenize
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent
+from hessinit_lib.definitions import PACKAGES, Key, Module, Sources, is_parameters
 
-# They decide which records hold and what these say about themselves, or name what users
-# import; they compute no value.
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder that the project's packages stand in."""
+
+# They keep the books of results (which hold, what they say about themselves), and compute none.
 BOOKKEEPING = (
-    "__init__.py",
-    "confirmations.py",
-    "parts.py",
-    "provenance.py",
-    "runs.py",
-    "stamps.py",
+    "hessinit_lib.comparison",
+    "hessinit_lib.confirm",
+    "hessinit_lib.confirmations",
+    "hessinit_lib.definitions",
+    "hessinit_lib.freshness",
+    "hessinit_lib.parameters",
+    "hessinit_lib.parts",
+    "hessinit_lib.provenance",
+    "hessinit_lib.records",
+    "hessinit_lib.repeatability",
+    "hessinit_lib.runs",
+    "hessinit_lib.stamps",
 )
 
-# Between two statements, tokens of these kinds only; at the end of a file, too.
-_BETWEEN = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
-
-def source_files(module: str, package: Path | None = None) -> list[Path]:
-    """List the files of this package that a module imports, itself included.
-
-    Imports at the top of the files are read from the sources without running them.
+def module_of(experiment: str, root: Path | None = None) -> str | None:
+    """Name the module whose code a record of this experiment is stamped with; None: unknown.
 
     Args:
-        module: dotted name, "hessinit_lib.experiments.mnist_tracking".
-        package: the package's folder, where it is another copy than the one that runs.
-
-    Returns:
-        Paths, sorted by their place in the package.
+        experiment: as in the record.
+        root: the folder of the packages, where it is another copy than the one that runs.
 
     Example:
-        >>> [path.name for path in source_files("hessinit_lib.errors")]
-        ['__init__.py', 'errors.py']
+        >>> module_of("mnist_tracking"), module_of("no_such")
+        ('hessinit_lib.experiments.mnist_tracking', None)
     """
-    package = package or PACKAGE
-    found: set[Path] = set()
-    _collect(module, package, found)
-    return sorted(found, key=lambda path: path.relative_to(package).as_posix())
+    if experiment == "benchmark_training":
+        return "hessinit_lib.training"
+    if is_benchmark(experiment):
+        return "hessinit_lib.hessians"
+    known = ((root or ROOT) / "hessinit_lib" / "experiments" / f"{experiment}.py").is_file()
+    return f"hessinit_lib.experiments.{experiment}" if known else None
 
 
-def code_stamp(module: str, package: Path | None = None) -> str:
-    """Compute the SHA-256 checksum of the names and the code of `source_files(module)`."""
-    package = package or PACKAGE
-    digest = hashlib.sha256()
-    for path in source_files(module, package):
-        name = path.relative_to(package).as_posix()
-        if name not in BOOKKEEPING:
-            text = bare_code(path.read_text(encoding="utf-8"))
-            digest.update(f"{name}\0{text}\0".encode())
-    return digest.hexdigest()
+def is_benchmark(experiment: str) -> bool:
+    """Tell whether the records of an experiment are timings, of the library itself."""
+    return experiment.startswith("benchmark_")
 
 
-@lru_cache(maxsize=1024)  # the records of one experiment ask for the same files
-def bare_code(source: str) -> str:
-    r"""Cut out of a source what Python passes over, the same under every version of Python.
+def code_stamp(experiment: str, root: Path | None = None) -> str:
+    """Compute the stamp of the code that records of an experiment are made with.
 
-    That is comments, statements that are nothing but a string (docstrings), blank lines and
-    spaces at line ends, outside of strings. The rest is kept letter by letter, not parsed and
-    written anew, since how Python writes a tree differs between its versions.
+    That is its `run` and what its parameters can do; of a benchmark, all of what it times.
+    The values of parameters are no part of it: a record names them.
 
-    Example:
-        >>> bare_code("'Say what.'\n\nx = '#'  # why\n")
-        "x = '#'"
+    Args:
+        experiment: as in the record.
+        root: the folder of the packages, where it is another copy than the one that runs.
+
+    Raises:
+        ModuleNotFoundError: there is no such experiment.
     """
-    lines = source.replace("\r\n", "\n").split("\n")
-    tokens = [*tokenize.generate_tokens(io.StringIO("\n".join(lines)).readline)]
-    cuts = [(t.start, t.end) for t in tokens if t.type == tokenize.COMMENT]
-    code = [t for t in tokens if t.type not in (tokenize.COMMENT, tokenize.NL)]
-    in_string: set[int] = set()  # lines that end inside of a string: they stay as they are
-    begun: list[int] = []
-    for before, token, after in zip([code[-1], *code], code, [*code[1:], code[-1]], strict=False):
-        kind = tokenize.tok_name[token.type]
-        plain = kind == "STRING" and token.string.lstrip("rRuU")[0] in "'\""
-        if plain and before.type in _BETWEEN and after.type == tokenize.NEWLINE:
-            cuts.append((token.start, token.end))  # a statement that is nothing but a string
-        elif kind == "STRING":
-            in_string.update(range(token.start[0], token.end[0]))
-        elif kind == "FSTRING_START":  # from Python 3.12 on, an f-string is many tokens
-            begun.append(token.start[0])
-        elif kind == "FSTRING_END":
-            in_string.update(range(begun.pop(), token.end[0]))
-    for (first, left), (last, right) in sorted(cuts, reverse=True):
-        rest = lines[first - 1][:left] + lines[last - 1][right:]
-        lines[first - 1 : last] = [rest] + [""] * (last - first)
-    numbered = enumerate(lines, start=1)
-    kept = (line if number in in_string else line.rstrip() for number, line in numbered)
-    return "\n".join(line for n, line in enumerate(kept, start=1) if line or n in in_string)
+    root = root or ROOT
+    module = module_of(experiment, root)
+    if module is None:
+        raise ModuleNotFoundError(f"no experiment {experiment!r} in {root}", name=experiment)
+    if is_benchmark(experiment):
+        return _module_stamp((module,), _sources(root, _state(root)))
+    return _experiment_stamp(module, _sources(root, _state(root)))
 
 
-def _collect(module: str, package: Path, found: set[Path]) -> None:
-    if module.split(".")[0] != package.name:
-        return
-    # Importing a.b.c runs a and a.b as well.
-    if "." in module:
-        _collect(module.rpartition(".")[0], package, found)
-    path = _path_of(module, package)
-    if path is None or path in found:
-        return
-    found.add(path)
-    for name in _imported(path.read_bytes()):
-        _collect(name, package, found)
+def module_stamp(*modules: str) -> str:
+    """Compute the stamp of all that some modules define."""
+    return _module_stamp(modules, _sources(ROOT, _state(ROOT)))
 
 
-@lru_cache(maxsize=1024)
-def _imported(source: bytes) -> tuple[str, ...]:
-    """Name what a source imports; of what it imports from a module, each name may be one, too."""
-    names: list[str] = []
-    # Top level only: what stands in a function or under TYPE_CHECKING is there for callers who
-    # want it (the lazy names of the package), not for the module's own work.
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(names)
+def _state(root: Path) -> int:
+    """Tell one state of the sources from another, so that stamps are computed once for each."""
+    files = [path for name in PACKAGES for path in (root / name).rglob("*.py")]
+    return hash(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
 
 
-def _path_of(module: str, package: Path) -> Path | None:
-    base = package.parent.joinpath(*module.split("."))
-    for path in (base / "__init__.py", base.with_suffix(".py")):
-        if path.is_file():
-            return path
-    return None
+@lru_cache(maxsize=4)
+def _sources(root: Path, _: int) -> Sources:
+    return Sources(root, BOOKKEEPING)
+
+
+@lru_cache(maxsize=256)
+def _experiment_stamp(module: str, sources: Sources) -> str:
+    found = _existing(sources, module)
+    entries = [key for key in sources.look_up(found, "run") if isinstance(key, Key)]
+    for number, statement in enumerate(found.statements):
+        if is_parameters(statement):
+            entries.append(Key(module, number))
+    return _digest(sources, entries)
+
+
+@lru_cache(maxsize=256)
+def _module_stamp(modules: tuple[str, ...], sources: Sources) -> str:
+    return _digest(sources, [Key(_existing(sources, name).name, None) for name in modules])
+
+
+def _existing(sources: Sources, name: str) -> Module:
+    module = sources.module(name)
+    if module is None:
+        raise ModuleNotFoundError(f"no module {name} in {sources.root}", name=name)
+    return module
+
+
+def _digest(sources: Sources, entries: list[Key]) -> str:
+    """Sum up definitions with all that they rest on."""
+    reached: dict[Key, tuple[Key, ...]] = {}
+    loose: set[Key] = set()
+    waiting = list(entries)
+    while waiting:
+        _reach(sources, waiting, reached)
+        acting = _acting(sources, {key.module for key in reached})
+        waiting = [key for key in acting if key not in reached]
+        loose |= acting
+    digests: dict[Key, str] = {}
+    for component in _components(reached):
+        digests.update(_component_digests(sources, component, digests))
+    total = hashlib.sha256()
+    for key in entries:
+        total.update(digests[key].encode())
+    for digest in sorted({digests[key] for key in loose}):
+        total.update(digest.encode())
+    return total.hexdigest()
+
+
+def _reach(sources: Sources, start: Iterable[Key], reached: dict[Key, tuple[Key, ...]]) -> None:
+    waiting = list(start)
+    while waiting:
+        key = waiting.pop()
+        if key not in reached:
+            reached[key] = sources.bare(key).references
+            waiting += reached[key]
+
+
+def _acting(sources: Sources, names: set[str]) -> set[Key]:
+    """List what acts when some modules are imported, and what registers itself then."""
+    found: set[Key] = set()
+    for module in sources.imports_of(names):
+        found.update(Key(module.name, number) for number in module.loose)
+        for number, statement in enumerate(module.statements):
+            if sources.registers(module, statement):
+                found.add(Key(module.name, number))
+    return found
+
+
+def _component_digests(
+    sources: Sources, component: list[Key], digests: dict[Key, str]
+) -> dict[Key, str]:
+    """Sum up definitions that rest on each other, or a single one."""
+    names: dict[Key, str] = dict.fromkeys(component, "one of these")
+    for _ in range(2):  # once more, so that it counts which of these is meant
+        found = {}
+        for key in component:
+            bare = sources.bare(key)
+            below = iter(bare.references)
+            words = [word if word is not None else next(below) for word in bare.words]
+            text = [w if isinstance(w, str) else digests.get(w) or names[w] for w in words]
+            found[key] = hashlib.sha256("\0".join(text).encode()).hexdigest()
+        names = found
+    if len(component) == 1:
+        return names
+    around = "".join(sorted(names.values()))
+    return {key: hashlib.sha256((own + around).encode()).hexdigest() for key, own in names.items()}
+
+
+def _components(graph: dict[Key, tuple[Key, ...]]) -> Iterator[list[Key]]:
+    """Give the strongly connected components, each after those that it leads to (Tarjan)."""
+    order: dict[Key, int] = {}
+    lowest: dict[Key, int] = {}
+    held: dict[Key, None] = {}
+    for root in graph:
+        if root in order:
+            continue
+        order[root] = lowest[root] = len(order)
+        held[root] = None
+        path = [(root, iter(graph[root]))]
+        while path:
+            key, below = path[-1]
+            for following in below:
+                if following not in order:
+                    order[following] = lowest[following] = len(order)
+                    held[following] = None
+                    path.append((following, iter(graph[following])))
+                    break
+                if following in held:
+                    lowest[key] = min(lowest[key], order[following])
+            else:
+                path.pop()
+                if path:
+                    lowest[path[-1][0]] = min(lowest[path[-1][0]], lowest[key])
+                if lowest[key] == order[key]:
+                    component = []
+                    while not component or component[-1] != key:
+                        component.append(held.popitem()[0])
+                    yield component

@@ -31,9 +31,10 @@ from hessinit_lib.comparison import Comparison, compare
 from hessinit_lib.confirm import confirm_by_code, confirm_by_computing, parameters_again, run_again
 from hessinit_lib.confirmations import Confirmation
 from hessinit_lib.errors import DataError, RecordError, UserError
-from hessinit_lib.freshness import is_current, module_of, page_problems
+from hessinit_lib.freshness import is_current, page_problems
 from hessinit_lib.parameters import project_root
 from hessinit_lib.records import Record
+from hessinit_lib.stamps import is_benchmark, module_of
 
 
 def record_problems(path: Path) -> list[str]:
@@ -157,7 +158,7 @@ def _confirmation(folder: Path) -> Confirmation | None:
 
 def _can_be_repeated(record: Record) -> bool:
     """Tell whether an experiment made the record; timings come out differently each time."""
-    return (module_of(record.experiment) or "").startswith("hessinit_lib.experiments.")
+    return module_of(record.experiment) is not None and not is_benchmark(record.experiment)
 
 
 def _read_if_whole(path: Path) -> Record | None:

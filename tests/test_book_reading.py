@@ -132,7 +132,7 @@ def test_a_stale_page_says_so(project: Project) -> None:
 def test_records_of_earlier_code_say_so(project: Project) -> None:
     use = f"# Page\n\n```{{provenance}} paper/{NAME}\n```\n"
     project.write("index.md", use)
-    for code, notices in ((code_stamp(f"hessinit_lib.experiments.{NAME}"), 0), ("0" * 64, 1)):
+    for code, notices in ((code_stamp(NAME), 0), ("0" * 64, 1)):
         made = project.record(0, experiment=NAME, code=code)
         place = project.root / "results" / "paper" / NAME / "seed-0.json"
         place.parent.mkdir(exist_ok=True)
@@ -144,7 +144,7 @@ def test_records_of_earlier_code_say_so(project: Project) -> None:
 
 
 def test_confirmed_records_say_by_what(project: Project) -> None:
-    now = code_stamp(f"hessinit_lib.experiments.{NAME}")
+    now = code_stamp(NAME)
     folder = project.root / "results" / "paper" / NAME
     folder.mkdir(parents=True)
     for seed, code in ((0, "0" * 64), (1, now)):

@@ -12,7 +12,6 @@ from verify_project import NAME, make_project, record_file, rewrite
 
 from hessinit_lib import confirm, confirmations, freshness, records, stamps, verify
 
-MODULE = f"hessinit_lib.experiments.{NAME}"
 EARLIER = "0" * 64
 
 
@@ -50,9 +49,15 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the package's sources in its place."""
     copy = tmp_path / "checkout" / "hessinit_lib"
     quiet = shutil.ignore_patterns("__pycache__", "sample")
-    shutil.copytree(stamps.PACKAGE, copy, ignore=quiet)
-    monkeypatch.setattr(stamps, "PACKAGE", copy)
+    shutil.copytree(stamps.ROOT / "hessinit_lib", copy, ignore=quiet)
+    monkeypatch.setattr(stamps, "ROOT", copy.parent)
     return copy
+
+
+def compute_otherwise(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert "\n    return " in text
+    file.write_text(text.replace("\n    return ", "\n    assert 1\n    return "), encoding="utf-8")
 
 
 def file(root: Path) -> Path:
@@ -89,7 +94,7 @@ def test_what_a_confirmation_says(confirmed: Path) -> None:
     found = confirmations.read(file(confirmed).parent)
     assert found is not None
     assert (found.experiment, found.codes) == (NAME, [EARLIER])
-    assert found.code == stamps.code_stamp(MODULE)
+    assert found.code == stamps.code_stamp(NAME)
     assert (found.source, found.version) == (None, 1)
     again = found.repetition
     assert again is not None
@@ -111,7 +116,7 @@ def test_the_shortest_record_is_computed_again(
         rewrite(path.with_name(f"seed-{seed}.json"), seed=seed, duration_s=duration)
     rewrite(path.with_name("seed-2.json"), code="1" * 64)  # of another generation
     monkeypatch.setattr(
-        confirm, "run_again", lambda r: r.model_copy(update={"code": stamps.code_stamp(MODULE)})
+        confirm, "run_again", lambda r: r.model_copy(update={"code": stamps.code_stamp(NAME)})
     )
     assert verify.confirm(project, NAME, seed=None, commit=None) == 0
     found = confirmations.read(path.parent)
@@ -141,7 +146,7 @@ def test_a_failed_attempt_leaves_no_older_confirmation_that_holds(
     confirmed: Path, package: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changed = package / "theory" / "word_pairs.py"
-    changed.write_text(changed.read_text(encoding="utf-8") + "another = 1\n")
+    compute_otherwise(changed)
     (stale,) = problems(confirmed, capsys)
     assert stale.endswith(STALE)
 
@@ -167,7 +172,7 @@ def test_confirmation_of_another_record(
     rewrite(record_file(confirmed), duration_s=9.0)
     (found,) = problems(confirmed, capsys)
     assert found.endswith("seed 0 is not the record that was computed again")
-    rewrite(record_file(confirmed), code=stamps.code_stamp(MODULE))
+    rewrite(record_file(confirmed), code=stamps.code_stamp(NAME))
     assert any(
         line.endswith("confirms records that are no longer there; delete it")
         for line in problems(confirmed, capsys)
@@ -190,7 +195,7 @@ def test_what_cannot_be_confirmed(project: Path, capsys: pytest.CaptureFixture[s
     assert "no record of seed 7" in refusal(NAME, seed=7)
     assert "no records in" in refusal("mnist_tracking")
     assert "no commit nowhere of these sources" in refusal(NAME, commit="nowhere")
-    rewrite(record_file(project), code=stamps.code_stamp(MODULE))
+    rewrite(record_file(project), code=stamps.code_stamp(NAME))
     assert "all records were made by the present code" in refusal(NAME)
     rewrite(record_file(project), code=EARLIER, parameters={"stepz": 1})
     assert "unknown parameter 'stepz'" in refusal(NAME)
@@ -214,32 +219,55 @@ def git(root: Path, *words: str) -> None:
     subprocess.run(["git", "-C", root, *words], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("of_bytes", [True, False])
-def test_the_same_code_confirms(of_bytes: bool, project: Path, checkout: Path) -> None:
+@pytest.mark.parametrize("theirs", [True, False])
+def test_the_same_code_confirms(theirs: bool, project: Path, checkout: Path) -> None:
     package = checkout / "hessinit_lib"
-    earlier = confirm._stamp_of_bytes(MODULE, package)
-    rewrite(record_file(project), code=earlier if of_bytes else EARLIER)
-    for name in ("theory/word_pairs.py", "stamps.py"):
+    earlier = rule_of_files(package)
+    rewrite(record_file(project), code=earlier if theirs else EARLIER)
+    for name in ("theory/word_pairs.py", "freshness.py"):
         text = (package / name).read_text(encoding="utf-8")
         (package / name).write_text(text + "# a remark\n", encoding="utf-8")
-    assert verify.confirm(project, NAME, seed=None, commit="made") == (0 if of_bytes else 1)
+    assert verify.confirm(project, NAME, seed=None, commit="made") == (0 if theirs else 1)
     found = confirmations.read(file(project).parent)
-    assert (found is not None) == of_bytes
+    assert (found is not None) == theirs
     if found is not None:
-        assert (found.codes, found.code) == ([earlier], stamps.code_stamp(MODULE))
+        assert (found.codes, found.code) == ([earlier], stamps.code_stamp(NAME))
         assert found.repetition is None
         assert found.source is not None
         assert len(found.source) == 40
         assert freshness.is_current(records.read(record_file(project)), found)
 
 
+def rule_of_files(package: Path) -> str:
+    """Let the commit "made" have a rule of its own for stamps, as before those of definitions."""
+    (package / "stamps.py").write_text("def code_stamp(module):\n    return 'of ' + module\n")
+    (package / "definitions.py").unlink()
+    git(package.parent, "add", ".")
+    git(package.parent, "commit", "-q", "-m", "Made otherwise")
+    git(package.parent, "tag", "--force", "made")
+    return f"of hessinit_lib.experiments.{NAME}"
+
+
+def test_a_confirmation_is_confirmed_in_turn(confirmed: Path, checkout: Path) -> None:
+    """What was computed again by one commit's code holds for code that computes the same."""
+    before = confirmations.read(file(confirmed).parent)
+    assert before is not None
+    assert before.code == stamps.code_stamp(NAME)
+    assert verify.confirm(confirmed, NAME, seed=None, commit="made") == 0
+    found = confirmations.read(file(confirmed).parent)
+    assert found is not None
+    assert (found.codes, found.code) == ([EARLIER], before.code)
+    assert found.repetition == before.repetition
+    assert found.source is not None
+
+
 def test_other_code_confirms_nothing(
     project: Path, checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     package = checkout / "hessinit_lib"
-    rewrite(record_file(project), code=stamps.code_stamp(MODULE))
+    rewrite(record_file(project), code=stamps.code_stamp(NAME))
     changed = package / "theory" / "word_pairs.py"
-    changed.write_text(changed.read_text(encoding="utf-8") + "another = 1\n", encoding="utf-8")
+    compute_otherwise(changed)
     assert verify.confirm(project, NAME, seed=None, commit="made") == 1
     assert "the code has changed since made" in capsys.readouterr().out
     assert not file(project).exists()

@@ -58,7 +58,7 @@ def test_notebook_runs(name: str, tmp_path: Path) -> None:
     assert record.parameters == expected.bearing()
     assert (record.experiment, record.profile, record.seed) == (name, "smoke", expected.seeds[0])
     assert record.dataset.kind == "sample"
-    assert record.code == code_stamp(f"hessinit_lib.experiments.{name}")
+    assert record.code == code_stamp(name)
     assert record.values
 
     cells = json.loads((tmp_path / "out.ipynb").read_bytes())["cells"]

@@ -156,7 +156,11 @@ def test_edits_count_where_they_matter(built: Path) -> None:
     (built / "runs.yaml").write_text(f"# a remark\n{RUNS}")
     code, said = build(built, "--dry-run")
     assert (code, "Nothing to be done" in said) == (0, True), said
-    edit(built / "hessinit_lib/hessians/lanczos.py", "# a remark\n")
+    edit(built / "hessinit_lib/hessians/lanczos.py", "# a remark\n\n\ndef unused():\n    pass\n")
+    code, said = build(built, "--dry-run")
+    assert (code, "Nothing to be done" in said) == (0, True), said
+    file = built / "hessinit_lib/hessians/lanczos.py"
+    file.write_text(file.read_text(encoding="utf-8").replace("_STEPS = 400", "_STEPS = 401"))
     code, said = build(built, "--dry-run")
     assert code == 0, said
     assert said.count("rule seed:") == 2

@@ -22,7 +22,7 @@ from hessinit_lib.randomness import generator
 from hessinit_lib.records import DatasetInfo
 from hessinit_lib.runs import committed_records, run_seeds
 
-EXPERIMENT = "hessinit_lib.experiments.mnist_tracking"
+EXPERIMENT = "mnist_tracking"
 DATASET = DatasetInfo(name="MNIST", kind="sample", train_size=20, test_size=5, sha256="ab")
 
 

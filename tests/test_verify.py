@@ -57,11 +57,11 @@ def test_library_changed(
 ) -> None:
     package = project / "hessinit_lib"
     quiet = shutil.ignore_patterns("__pycache__", "sample")
-    shutil.copytree(stamps.PACKAGE, package, ignore=quiet)
-    monkeypatch.setattr(stamps, "PACKAGE", package)
+    shutil.copytree(stamps.ROOT / "hessinit_lib", package, ignore=quiet)
+    monkeypatch.setattr(stamps, "ROOT", project)
     assert problems(project, capsys) == []
     changed = package / "theory" / "word_pairs.py"
-    changed.write_text(changed.read_text() + "another = 1\n")
+    changed.write_text(changed.read_text().replace("\n    return ", "\n    assert 1\n    return "))
     in_record, *on_page = problems(project, capsys)
     assert in_record.endswith("the code has changed since it was made; run or confirm it again")
     assert any("the experiment's code has changed since it ran" in line for line in on_page)

@@ -207,18 +207,20 @@ def _confirmed(
     if not all(is_current(record, confirmation) for record in found):
         return []  # the code has changed once more
     day, again = confirmation.finished[:10], confirmation.repetition
-    if again is None:
-        said = (
-            f"Made by earlier code. Since commit {_commit(confirmation.source)} only comments and "
-            f"what computes nothing have changed (compared {day})"
-        )
-    else:
-        said = (
-            f"Made by earlier code. Seed {again.seed} computed again by the present code on {day} "
+    said = "Made by earlier code"
+    if again is not None:
+        by = "the present code" if confirmation.source is None else "later code"
+        said += (
+            f". Seed {again.seed} computed again by {by} on {day} "
             f"({again.device}): the same, {in_words(again.compared, again.tolerance)}"
         )
         if again.where is not None:
             said += f"; the largest difference among the first: {100 * again.largest:.1g}%"
+    if confirmation.source is not None:
+        said += (
+            f". Since commit {_commit(confirmation.source)} only comments, places and what "
+            f"computes nothing have changed (compared {day})"
+        )
     return [("Confirmed", _text(f"{said}."))]
 
 
