@@ -23,10 +23,10 @@ paper: $(READY) ## the full-scale records, results/paper (needs the full data)
 	@$(BIN)/python tools/build.py records --config profile=paper --quiet rules
 
 verify: $(READY) ## the committed records: whole, current, the same again (SAMPLE=n BUDGET=seconds)
-	@$(BIN)/python -m hessinit_lib.verify $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(BUDGET),--budget $(BUDGET))
+	@$(BIN)/python -m hessinit_book.verify $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(BUDGET),--budget $(BUDGET))
 
 confirm: $(READY) ## records of earlier code hold: EXPERIMENT=name (SEED=n, or SAME_CODE=commit)
-	@$(BIN)/python -m hessinit_lib.verify --confirm $(EXPERIMENT) $(if $(SEED),--seed $(SEED)) $(if $(SAME_CODE),--same-code $(SAME_CODE))
+	@$(BIN)/python -m hessinit_book.verify --confirm $(EXPERIMENT) $(if $(SEED),--seed $(SEED)) $(if $(SAME_CODE),--same-code $(SAME_CODE))
 
 lint: $(READY) ## ruff, pyright, codespell, stripped notebooks
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'

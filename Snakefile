@@ -11,8 +11,8 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 from hessinit_lib.errors import UserError
-from hessinit_lib.experiments import parameters_of
-from hessinit_lib.stamps import code_stamp, module_stamp
+from hessinit_book.chapters import parameters_of
+from hessinit_book.records.stamps import code_stamp, module_stamp
 
 
 configfile: "runs.yaml"
@@ -93,7 +93,7 @@ rule book:
     output:
         "_build/html/index.html",
     params:
-        code=module_stamp("hessinit_lib.claims"),
+        code=module_stamp("hessinit_book.claims"),
         api=digest(sorted(Path("hessinit_lib").rglob("*.py"))),  # docstrings
         full=digest([*(file for experiment in RUNS for file in full_scale(experiment)), *CONFIRMED]),
         benchmarks=digest(BENCHMARKS),
@@ -138,7 +138,7 @@ rule page:
         "_build/src/notebooks/{experiment}.ipynb",
     params:
         code=lambda w: code_stamp(w.experiment),
-        figures=lambda w: module_stamp(f"hessinit_lib.figures.{w.experiment}"),
+        figures=lambda w: module_stamp(f"hessinit_book.chapters.{w.experiment}.figures"),
         yaml=lambda w: parameters(PROFILE, w.experiment, list(RUNS[w.experiment]["seeds"])),
         full=lambda w: digest(full_scale(w.experiment)),
     log:
@@ -148,29 +148,29 @@ rule page:
         # A failed notebook stays in the log, with its error; a good one becomes the page.
         # It carries a stamp of the code and records that it shows (`make verify` compares).
         "papermill {input.notebook} {log} -y {params.yaml:q} --no-progress-bar "
-        "&& python -m hessinit_lib.freshness {input.notebook} {log} {output}"
+        "&& python -m hessinit_book.records.freshness {input.notebook} {log} {output}"
 
 
 rule landing:
     output:
         "_build/landing.svg",
     params:
-        code=module_stamp("hessinit_lib.figures.landing"),
+        code=module_stamp("hessinit_book.chapters.mnist_tracking.landing"),
         full=digest(full_scale("mnist_tracking")),
         records=full_scale("mnist_tracking"),
     shell:
-        "python -m hessinit_lib.figures.landing {output} {params.records}"
+        "python -m hessinit_book.chapters.mnist_tracking.landing {output} {params.records}"
 
 
 rule explorer:
     output:
         "_build/explorer.js",
     params:
-        code=module_stamp("hessinit_lib.figures.explorer"),
+        code=module_stamp("hessinit_book.drawing.explorer"),
         full=digest(MEASURED),
         records=MEASURED,
     shell:
-        "python -m hessinit_lib.figures.explorer {output} {params.records}"
+        "python -m hessinit_book.drawing.explorer {output} {params.records}"
 
 
 rule how_fast:
@@ -179,7 +179,7 @@ rule how_fast:
     output:
         "_build/how_fast.svg",
     params:
-        code=module_stamp("hessinit_lib.figures.style"),
+        code=module_stamp("hessinit_book.drawing.style"),
         full=digest(BENCHMARKS),
         records=BENCHMARKS,
     shell:

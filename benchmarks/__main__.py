@@ -19,7 +19,7 @@ from benchmarks import compare, floor, memory, ours, peers
 from benchmarks.recording import Recording
 from benchmarks.rows import ROWS, Row
 from benchmarks.ways import Average, Way
-from hessinit_lib.provenance import describe_device
+from hessinit_book.records.machine import describe_device
 
 THREADS = 2
 BUSY = 0.5  # load average from which on other work disturbs: two threads wait for each other

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from benchmarks.ours import seconds
 from benchmarks.recording import Recording
+from hessinit_book.data import load
 from hessinit_lib import layer_hessians
-from hessinit_lib.data import load
 from hessinit_lib.hessians.quiet import without_noise
 
 THREADS, BATCH, LEVELS = 2, 8, 16

@@ -13,9 +13,9 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from hessinit_lib import records
-from hessinit_lib.figures.style import COLORS, MARKERS, style
-from hessinit_lib.records import Record
+from hessinit_book.drawing.style import COLORS, MARKERS, style
+from hessinit_book.records import records
+from hessinit_book.records.records import Record
 
 LIBRARIES = {
     "pyhessian": "PyHessian",

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hessinit_book.chapters.mnist_tracking.run import make_network
+from hessinit_book.data import load
+from hessinit_book.records.machine import describe_device, library_versions
 from hessinit_lib import layer_hessians
-from hessinit_lib.data import load
-from hessinit_lib.experiments.mnist_tracking import make_network
-from hessinit_lib.provenance import describe_device, library_versions
 
 CHUNK = 512  # rows of the dense Hessian at once
 TOLERANCE = 1e-5

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.rows import Problem
-from hessinit_lib.hessians.precision import fast_products
+from hessinit_lib.hessians.numerics.precision import fast_products
 
 SIZE = 1536  # of the matrices that tell the machine's rate
 

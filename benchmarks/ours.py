@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from benchmarks.rows import Problem
+from hessinit_book.randomness import generator
 from hessinit_lib import layer_hessians
 from hessinit_lib.hessians import HessianReport
-from hessinit_lib.randomness import generator
 
 Norms = dict[str, tuple[float, float]]
 """Frobenius and spectral norm of each layer's Hessian block, by the weight's name."""

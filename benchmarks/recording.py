@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import torch
 
-from hessinit_lib import records
-from hessinit_lib.provenance import current_commit, describe_device, library_versions
-from hessinit_lib.records import DatasetInfo
-from hessinit_lib.stamps import code_stamp
+from hessinit_book.records import records
+from hessinit_book.records.machine import current_commit, describe_device, library_versions
+from hessinit_book.records.records import DatasetInfo
+from hessinit_book.records.stamps import code_stamp
 
 
 class Recording:

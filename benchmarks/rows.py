@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hessinit_lib.data import load
-from hessinit_lib.randomness import generator
-from hessinit_lib.records import DatasetInfo
+from hessinit_book.data import load
+from hessinit_book.randomness import generator
+from hessinit_book.records.records import DatasetInfo
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """An epoch of training, ours against a plain loop, and what tracking adds to it.
 
-The network is the ResNet-20 of `hessinit_lib.networks`, with batch normalization; the images are
+The network is the ResNet-20 of `hessinit_book.networks`, with batch normalization; the images are
 the CIFAR-10 sample. The plain loop is the usual one: torchvision's transforms on one image at a
 time, a `DataLoader` with two workers, float32. Rounds are interleaved and the least time counts.
 
@@ -23,10 +23,10 @@ from torchvision import transforms
 
 from benchmarks.ours import seconds
 from benchmarks.recording import Recording
+from hessinit_book.data import ImageData, load
+from hessinit_book.networks import NETWORKS, build
+from hessinit_book.training.images import Images, Precision, Recipe, train
 from hessinit_lib import HessianTracker
-from hessinit_lib.data import ImageData, load
-from hessinit_lib.networks import NETWORKS, build
-from hessinit_lib.training import Images, Precision, Recipe, train
 
 THREADS, WORKERS, BATCH, RATE, MOMENTUM = 1, 2, 128, 0.05, 0.9
 EVERY = 50  # the tracker's default interval

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet, squeezenet1_1
 
-from hessinit_lib.networks.gpt import Gpt
-from hessinit_lib.randomness import generator
+from hessinit_book.networks.gpt import Gpt
+from hessinit_book.randomness import generator
 
 SAMPLES, CLASSES, TOKENS, LENGTH = 32, 10, 17, 12
 

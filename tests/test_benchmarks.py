@@ -19,7 +19,7 @@ from benchmarks import __main__ as program
 from benchmarks import chart, compare, floor, ours, peers
 from benchmarks.rows import ROWS, Problem, Row, mlp, resnet
 from benchmarks.ways import AllAtOnce, Average, Stepwise
-from hessinit_lib import records
+from hessinit_book.records import records
 
 sys.path.insert(0, str(EXT))
 import benchmark_table

@@ -19,9 +19,9 @@ sys.path.insert(0, str(EXT))
 import api
 import glossary
 
-from hessinit_lib import confirmations, freshness
-from hessinit_lib.confirmations import Confirmation, Repetition
-from hessinit_lib.stamps import code_stamp
+from hessinit_book.records import confirmations, freshness
+from hessinit_book.records.confirmations import Confirmation, Repetition
+from hessinit_book.records.stamps import code_stamp
 
 TERMS = {
     "layer hessian": ("term-layer-Hessian", "Second derivatives."),

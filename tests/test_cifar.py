@@ -10,21 +10,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hessinit_book.chapters.cifar_networks import figures
+from hessinit_book.chapters.cifar_networks import run as cifar_networks
+from hessinit_book.chapters.cifar_networks import scores as evaluation
+from hessinit_book.chapters.cifar_networks.run import CifarNetworksParameters, summarize
+from hessinit_book.chapters.cifar_stability import run as cifar_stability
+from hessinit_book.chapters.cifar_stability.figures import stable_rates
+from hessinit_book.chapters.cifar_stability.run import CifarStabilityParameters
+from hessinit_book.drawing.regimes import regimes
+from hessinit_book.networks import NETWORKS, build
+from hessinit_book.networks.starts import weight_layers
+from hessinit_book.training.gradient_steps import step_gain
+from hessinit_book.training.images import Progress
+from hessinit_book.training.probing import layer_norms
+from hessinit_book.training.signals import signals
 from hessinit_lib import layer_hessians
 from hessinit_lib.errors import ParameterError
-from hessinit_lib.evaluation import cifar_networks as evaluation
-from hessinit_lib.experiments import cifar_networks, cifar_stability
-from hessinit_lib.experiments.cifar_networks import CifarNetworksParameters, summarize
-from hessinit_lib.experiments.cifar_stability import CifarStabilityParameters
-from hessinit_lib.experiments.gradient_steps import step_gain
-from hessinit_lib.experiments.probing import layer_norms
-from hessinit_lib.experiments.signals import signals
-from hessinit_lib.figures import cifar_networks as figures
-from hessinit_lib.figures.cifar_stability import stable_rates
-from hessinit_lib.figures.regimes import regimes
-from hessinit_lib.networks import NETWORKS, build
-from hessinit_lib.networks.starts import weight_layers
-from hessinit_lib.training import Progress
 
 SMOKE = {"profile": "smoke", "device": "cpu"}
 

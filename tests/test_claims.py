@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from test_records import make_record
 
-from hessinit_lib import records
-from hessinit_lib.claims import CLAIMS, Claim, images, starts
-from hessinit_lib.claims.findings import NOT_REPRODUCED, NOT_TESTED, PARTLY, REPRODUCED, Finding
-from hessinit_lib.claims.images import useful
-from hessinit_lib.evaluation.contest import Contest
-from hessinit_lib.evaluation.prediction import Estimate
+from hessinit_book.claims import CLAIMS, Claim, images, starts
+from hessinit_book.claims.findings import NOT_REPRODUCED, NOT_TESTED, PARTLY, REPRODUCED, Finding
+from hessinit_book.claims.images import useful
+from hessinit_book.records import records
+from hessinit_book.statistics.families import Contest
+from hessinit_book.statistics.prediction import Estimate
 
 ROOT = Path(__file__).resolve().parent.parent
 

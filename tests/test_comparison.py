@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hessinit_lib import records, repeatability
-from hessinit_lib.comparison import Comparison, compare, in_words
-from hessinit_lib.records import DatasetInfo, Record
-from hessinit_lib.repeatability import Rule, rule_for
+from hessinit_book.records import records, repeatability
+from hessinit_book.records.comparison import Comparison, compare, in_words
+from hessinit_book.records.records import DatasetInfo, Record
+from hessinit_book.records.repeatability import Rule, rule_for
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = DatasetInfo(name="MNIST", kind="sample", train_size=20, test_size=5, sha256="ab")

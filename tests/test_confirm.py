@@ -8,11 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from verify_project import NAME, make_project, record_file, rewrite
+from verify_project import NAME, copy_sources, make_project, record_file, rewrite
 
-from hessinit_lib import confirm, confirmations, freshness, records, stamps, verify
+from hessinit_book import verify
+from hessinit_book.records import confirm, confirmations, freshness, records, stamps
 
 EARLIER = "0" * 64
+WORD_PAIRS = "hessinit_book/chapters/word_pair_saddle/word_pairs.py"
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +47,10 @@ def confirmed(repeated: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the package's sources in its place."""
-    copy = tmp_path / "checkout" / "hessinit_lib"
-    quiet = shutil.ignore_patterns("__pycache__", "sample")
-    shutil.copytree(stamps.ROOT / "hessinit_lib", copy, ignore=quiet)
-    monkeypatch.setattr(stamps, "ROOT", copy.parent)
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the packages' sources in their place."""
+    copy = copy_sources(tmp_path / "checkout")
+    monkeypatch.setattr(stamps, "ROOT", copy)
     return copy
 
 
@@ -143,9 +143,9 @@ def test_other_values_confirm_nothing(project: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_failed_attempt_leaves_no_older_confirmation_that_holds(
-    confirmed: Path, package: Path, capsys: pytest.CaptureFixture[str]
+    confirmed: Path, sources: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changed = package / "theory" / "word_pairs.py"
+    changed = sources / WORD_PAIRS
     compute_otherwise(changed)
     (stale,) = problems(confirmed, capsys)
     assert stale.endswith(STALE)
@@ -206,13 +206,13 @@ def test_what_cannot_be_confirmed(project: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.fixture
-def checkout(package: Path, own_git: None) -> Path:
-    """A git repository of one commit, tagged "made", around the copy of the package."""
-    git(package.parent, "init", "-q")
-    git(package.parent, "add", ".")
-    git(package.parent, "commit", "-q", "-m", "Made")
-    git(package.parent, "tag", "made")
-    return package.parent
+def checkout(sources: Path, own_git: None) -> Path:
+    """A git repository of one commit, tagged "made", around the copy of the sources."""
+    git(sources, "init", "-q")
+    git(sources, "add", ".")
+    git(sources, "commit", "-q", "-m", "Made")
+    git(sources, "tag", "made")
+    return sources
 
 
 def git(root: Path, *words: str) -> None:
@@ -221,12 +221,11 @@ def git(root: Path, *words: str) -> None:
 
 @pytest.mark.parametrize("theirs", [True, False])
 def test_the_same_code_confirms(theirs: bool, project: Path, checkout: Path) -> None:
-    package = checkout / "hessinit_lib"
-    earlier = rule_of_files(package)
+    earlier = rule_of_files(checkout)
     rewrite(record_file(project), code=earlier if theirs else EARLIER)
-    for name in ("theory/word_pairs.py", "freshness.py"):
-        text = (package / name).read_text(encoding="utf-8")
-        (package / name).write_text(text + "# a remark\n", encoding="utf-8")
+    for name in (WORD_PAIRS, "hessinit_book/records/freshness.py"):
+        text = (checkout / name).read_text(encoding="utf-8")
+        (checkout / name).write_text(text + "# a remark\n", encoding="utf-8")
     assert verify.confirm(project, NAME, seed=None, commit="made") == (0 if theirs else 1)
     found = confirmations.read(file(project).parent)
     assert (found is not None) == theirs
@@ -238,14 +237,13 @@ def test_the_same_code_confirms(theirs: bool, project: Path, checkout: Path) -> 
         assert freshness.is_current(records.read(record_file(project)), found)
 
 
-def rule_of_files(package: Path) -> str:
-    """Let the commit "made" have a rule of its own for stamps, as before those of definitions."""
-    (package / "stamps.py").write_text("def code_stamp(module):\n    return 'of ' + module\n")
-    (package / "definitions.py").unlink()
-    git(package.parent, "add", ".")
-    git(package.parent, "commit", "-q", "-m", "Made otherwise")
-    git(package.parent, "tag", "--force", "made")
-    return f"of hessinit_lib.experiments.{NAME}"
+def rule_of_files(checkout: Path) -> str:
+    """Let the commit "made" have a rule of its own for stamps."""
+    file = checkout / "hessinit_book" / "records" / "stamps.py"
+    file.write_text("def code_stamp(experiment):\n    return 'of ' + experiment\n")
+    git(checkout, "commit", "-q", "-a", "-m", "Made otherwise")
+    git(checkout, "tag", "--force", "made")
+    return f"of {NAME}"
 
 
 def test_a_confirmation_is_confirmed_in_turn(confirmed: Path, checkout: Path) -> None:
@@ -264,9 +262,8 @@ def test_a_confirmation_is_confirmed_in_turn(confirmed: Path, checkout: Path) ->
 def test_other_code_confirms_nothing(
     project: Path, checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    package = checkout / "hessinit_lib"
     rewrite(record_file(project), code=stamps.code_stamp(NAME))
-    changed = package / "theory" / "word_pairs.py"
+    changed = checkout / WORD_PAIRS
     compute_otherwise(changed)
     assert verify.confirm(project, NAME, seed=None, commit="made") == 1
     assert "the code has changed since made" in capsys.readouterr().out

@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import nn
 
+from hessinit_book.chapters.contest import figures
+from hessinit_book.chapters.contest import run as contest
+from hessinit_book.chapters.contest.networks import Gpt, resnet, vgg
+from hessinit_book.chapters.contest.run import ContestParameters, entrants
+from hessinit_book.chapters.contest.schemes import SCHEMES, Entry
+from hessinit_book.chapters.contest.text import draw_text, read_text
+from hessinit_book.records.records import Record, look_up, read_all
+from hessinit_book.statistics.best_rate import at_best_rate
 from hessinit_lib.errors import DataError, ParameterError
-from hessinit_lib.evaluation.init_targets import at_best_rate
-from hessinit_lib.experiments import contest
-from hessinit_lib.experiments.contest import ContestParameters, entrants
-from hessinit_lib.experiments.contest_networks import Gpt, resnet, vgg
-from hessinit_lib.experiments.contest_schemes import SCHEMES, Entry
-from hessinit_lib.experiments.contest_text import draw_text, read_text
-from hessinit_lib.figures import contest as figures
 from hessinit_lib.init.branches import residual_branches
 from hessinit_lib.init.trace import trace
-from hessinit_lib.records import Record, look_up, read_all
 from tests.networks import seeded
 
 ROOT = Path(__file__).resolve().parent.parent

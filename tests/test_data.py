@@ -13,8 +13,8 @@ import pytest
 import torch
 import torchvision
 
-from hessinit_lib import data
-from hessinit_lib.data import full, shipped
+from hessinit_book import data
+from hessinit_book.data import full, shipped
 from hessinit_lib.errors import DataError, ParameterError
 
 KEYS = ("mnist", "fashionmnist", "cifar10")
@@ -40,7 +40,7 @@ def as_set(images: torch.Tensor) -> set[bytes]:
 
 
 def test_samples_do_not_wait_for_torchvision() -> None:
-    code = "import sys; from hessinit_lib.data import load; load('mnist', sample=True); "
+    code = "import sys; from hessinit_book.data import load; load('mnist', sample=True); "
     code += "sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -20,8 +20,8 @@ import pytest
 import torch
 import torchvision
 
-from hessinit_lib import data
-from hessinit_lib.data import debian, download, full
+from hessinit_book import data
+from hessinit_book.data import debian, download, full
 from hessinit_lib.errors import DataError
 
 KEYS = ("mnist", "fashionmnist", "cifar10")

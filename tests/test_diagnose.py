@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hessinit_lib.data import load
+from hessinit_book.chapters.diagnose import figures
+from hessinit_book.chapters.diagnose import run as experiment
+from hessinit_book.chapters.diagnose.run import DiagnoseParameters, make, standardized, tokens
+from hessinit_book.data import load
+from hessinit_book.networks.gpt import Gpt
+from hessinit_book.randomness import generator
+from hessinit_book.records.records import Record, read_all
 from hessinit_lib.diagnosis import diagnose
-from hessinit_lib.experiments import diagnose as experiment
-from hessinit_lib.experiments.diagnose import DiagnoseParameters, make, standardized, tokens
-from hessinit_lib.figures import diagnose as figures
-from hessinit_lib.networks.gpt import Gpt
-from hessinit_lib.randomness import generator
-from hessinit_lib.records import Record, read_all
 
 TINY = {
     "networks": ["squeezenet"],

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from hessinit_lib import records
-from hessinit_lib.figures import explorer
-from hessinit_lib.figures.explorer_records import measured_networks
-from hessinit_lib.records import Record
+from hessinit_book.drawing import explorer
+from hessinit_book.drawing.explorer_records import measured_networks
+from hessinit_book.records import records
+from hessinit_book.records.records import Record
 from hessinit_lib.theory import LayerPrediction, Masks, RandomNetwork, predict_layer_norms
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,8 +14,8 @@ from networks import Function, labels, make_case, seeded
 from torch import Tensor, nn
 
 from hessinit_lib import layer_hessians
-from hessinit_lib.hessians import gram
-from hessinit_lib.hessians.graph import graph_hessians
+from hessinit_lib.hessians.graph import gram
+from hessinit_lib.hessians.graph.graph import graph_hessians
 
 
 def prepare(model: nn.Module, seed: int) -> nn.Module:

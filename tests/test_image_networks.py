@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from hessinit_lib.networks import NETWORKS, TITLES, build
-from hessinit_lib.networks.plain_cnn import plain_cnn
-from hessinit_lib.networks.resnet import resnet
-from hessinit_lib.networks.starts import LABELS, SCHEMES, draw_weights, fans, weight_layers
+from hessinit_book.networks import NETWORKS, TITLES, build
+from hessinit_book.networks.plain_cnn import plain_cnn
+from hessinit_book.networks.resnet import resnet
+from hessinit_book.networks.starts import LABELS, SCHEMES, draw_weights, fans, weight_layers
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hessinit_lib.init import apply, fixup_, gradient_quotient, gradinit_, lsuv_, metainit_
-from hessinit_lib.init.descent import ParameterLoss
+from hessinit_lib.init.rivals.descent import ParameterLoss
 from tests.networks import labels, seeded
 
 CE = nn.CrossEntropyLoss()

@@ -14,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hessinit_lib import layer_hessians
-from hessinit_lib.errors import ParameterError
-from hessinit_lib.evaluation import init_targets as evaluation
-from hessinit_lib.evaluation.intervals import Interval
-from hessinit_lib.experiments import init_targets
-from hessinit_lib.experiments.init_norms import gauss_newton_norms
-from hessinit_lib.experiments.init_race import (
+from hessinit_book.chapters.init_targets import figures
+from hessinit_book.chapters.init_targets import run as init_targets
+from hessinit_book.chapters.init_targets.run import InitTargetsParameters
+from hessinit_book.chapters.init_targets.starts import STARTS, Start, inverse_norms
+from hessinit_book.records.records import Record, read_all
+from hessinit_book.statistics import best_rate as evaluation
+from hessinit_book.statistics.intervals import Interval
+from hessinit_book.training.init_norms import gauss_newton_norms
+from hessinit_book.training.init_race import (
     ACTIVATIONS,
     batches_of,
     plain_network,
@@ -28,12 +30,10 @@ from hessinit_lib.experiments.init_race import (
     train_any,
     train_plain,
 )
-from hessinit_lib.experiments.init_targets import InitTargetsParameters
-from hessinit_lib.experiments.init_targets_starts import STARTS, Start, inverse_norms
-from hessinit_lib.figures import init_targets as figures
+from hessinit_lib import layer_hessians
+from hessinit_lib.errors import ParameterError
 from hessinit_lib.init import apply
 from hessinit_lib.init.layers import weight_layers
-from hessinit_lib.records import Record, read_all
 from tests.networks import labels, seeded
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hessinit_lib.hessians.lanczos import random_start, spectral_norms
+from hessinit_lib.hessians.numerics.lanczos import random_start, spectral_norms
 
 
 def norm_of(eigenvalues: Tensor, seed: int = 0) -> float:

@@ -12,7 +12,7 @@ from networks import ACTIVATIONS, Case, cases, make_case
 from torch import Tensor, nn
 
 from hessinit_lib import layer_hessians
-from hessinit_lib.hessians.chain import chain_hessians
+from hessinit_lib.hessians.chain.chain import chain_hessians
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 

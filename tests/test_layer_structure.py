@@ -16,14 +16,19 @@ from hypothesis import strategies as st
 from networks import ACTIVATIONS, Case, cases, make_case
 from torch import Tensor, nn
 
+from hessinit_book.chapters.layer_structure import figures
+from hessinit_book.chapters.layer_structure import run as layer_structure
+from hessinit_book.chapters.layer_structure.dense import (
+    DenseBlock,
+    dense_block,
+    dense_curvatures,
+    kronecker_mean,
+)
+from hessinit_book.chapters.layer_structure.draws import critical_network, draw_network
+from hessinit_book.chapters.layer_structure.run import LayerStructureParameters, layer_parts
+from hessinit_book.drawing.style import data_label
+from hessinit_book.records.records import Record
 from hessinit_lib.errors import ParameterError
-from hessinit_lib.experiments import layer_structure
-from hessinit_lib.experiments.layer_structure import LayerStructureParameters, layer_parts
-from hessinit_lib.figures import layer_structure as figures
-from hessinit_lib.figures.style import data_label
-from hessinit_lib.records import Record
-from hessinit_lib.theory.dense import DenseBlock, dense_block, dense_curvatures, kronecker_mean
-from hessinit_lib.theory.draws import critical_network, draw_network
 
 
 def run(folder: Path, **given: Any) -> list[Record]:

@@ -17,21 +17,26 @@ from hypothesis import given, settings
 from networks import Case, cases, make_case
 from torch import nn
 
-from hessinit_lib import layer_hessians
-from hessinit_lib.data import load
-from hessinit_lib.errors import ParameterError
-from hessinit_lib.experiments import linearization_checks, linearization_error
-from hessinit_lib.experiments.linearization_error import (
+from hessinit_book.chapters.linearization_error import (
+    checks as linearization_checks,
+)
+from hessinit_book.chapters.linearization_error import figures
+from hessinit_book.chapters.linearization_error import (
+    run as linearization_error,
+)
+from hessinit_book.chapters.linearization_error.residual import layer_residuals
+from hessinit_book.chapters.linearization_error.run import (
     LinearizationErrorParameters,
     Setting,
     make_network,
     sweeps,
 )
-from hessinit_lib.figures import linearization_error as figures
-from hessinit_lib.figures.style import data_label
-from hessinit_lib.randomness import generator
-from hessinit_lib.records import Record
-from hessinit_lib.theory.residual import layer_residuals
+from hessinit_book.data import load
+from hessinit_book.drawing.style import data_label
+from hessinit_book.randomness import generator
+from hessinit_book.records.records import Record
+from hessinit_lib import layer_hessians
+from hessinit_lib.errors import ParameterError
 
 TINY: dict[str, Any] = {
     "activations": ["relu", "tanh", "gelu"],

@@ -13,12 +13,12 @@ from networks import labels, seeded
 from test_graph_hessians import Inception, ResNet, Tokens, normal, prepare
 from torch import Tensor, nn
 
-from hessinit_lib.hessians import passes
-from hessinit_lib.hessians.capture import capture
-from hessinit_lib.hessians.graph import graph_hessians
+from hessinit_lib.hessians.graph import passes
+from hessinit_lib.hessians.graph.capture import capture
+from hessinit_lib.hessians.graph.graph import graph_hessians
+from hessinit_lib.hessians.graph.segments import segments
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
-from hessinit_lib.hessians.segments import segments
 
 
 def report(model: nn.Module, inputs: Tensor, limit: int | None) -> HessianReport:
@@ -75,8 +75,8 @@ def test_segments_need_not_be_held_together(monkeypatch: pytest.MonkeyPatch) -> 
 _MEASURE = """
 import pathlib, torch
 from torch import nn
-from hessinit_lib.hessians.capture import capture
-from hessinit_lib.hessians.graph import graph_hessians
+from hessinit_lib.hessians.graph.capture import capture
+from hessinit_lib.hessians.graph.graph import graph_hessians
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 

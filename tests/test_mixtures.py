@@ -10,8 +10,8 @@ from networks import labels, seeded
 from test_graph_hessians import ResNet, normal, prepare
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.graph import graph_hessians
-from hessinit_lib.hessians.mixtures import Estimate, combine, squared_sum
+from hessinit_lib.hessians.graph.graph import graph_hessians
+from hessinit_lib.hessians.graph.signs import Estimate, combine, squared_sum
 from hessinit_lib.hessians.options import Options
 
 

@@ -15,29 +15,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hessinit_lib.data import load
-from hessinit_lib.evaluation import mnist_depth as evaluation
-from hessinit_lib.evaluation import mnist_schemes
-from hessinit_lib.evaluation.prediction import (
+from hessinit_book.chapters.mnist_depth import figures
+from hessinit_book.chapters.mnist_depth import run as mnist_depth
+from hessinit_book.chapters.mnist_depth import scheme_figures as schemes
+from hessinit_book.chapters.mnist_depth import schemes as mnist_schemes
+from hessinit_book.chapters.mnist_depth import scores as evaluation
+from hessinit_book.chapters.mnist_depth.dropout import RULES, try_dropout, variances_of
+from hessinit_book.chapters.mnist_depth.run import MnistDepthParameters
+from hessinit_book.chapters.mnist_depth.starts import make_network
+from hessinit_book.chapters.mnist_depth.training import make_task, steps_below
+from hessinit_book.data import load
+from hessinit_book.drawing.regimes import regimes
+from hessinit_book.networks.starts import draw_weights
+from hessinit_book.records.records import Record
+from hessinit_book.statistics.prediction import (
     balanced_accuracy,
     best_interval,
     predict_apart,
     resampled,
     spearman,
 )
-from hessinit_lib.experiments import mnist_depth
-from hessinit_lib.experiments.gradient_steps import gradient_and_curvature
-from hessinit_lib.experiments.mnist_depth import MnistDepthParameters
-from hessinit_lib.experiments.mnist_depth_dropout import RULES, try_dropout, variances_of
-from hessinit_lib.experiments.mnist_depth_starts import make_network
-from hessinit_lib.experiments.mnist_depth_training import make_task, steps_below
-from hessinit_lib.experiments.stacked import Stack, dense_network
-from hessinit_lib.figures import mnist_depth as figures
-from hessinit_lib.figures import mnist_schemes as schemes
-from hessinit_lib.figures.regimes import regimes
+from hessinit_book.training.gradient_steps import gradient_and_curvature
+from hessinit_book.training.stacked import Stack, dense_network
 from hessinit_lib.init.hessian import LEVEL
-from hessinit_lib.networks.starts import draw_weights
-from hessinit_lib.records import Record
 
 
 def seeded(seed: int = 0) -> torch.Generator:

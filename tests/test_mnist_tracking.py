@@ -16,22 +16,23 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hessinit_lib import layer_hessians, records
-from hessinit_lib.data import load
-from hessinit_lib.errors import ParameterError
-from hessinit_lib.experiments import mnist_tracking
-from hessinit_lib.experiments.mnist_tracking import (
+from hessinit_book.chapters.mnist_tracking import figures
+from hessinit_book.chapters.mnist_tracking import run as mnist_tracking
+from hessinit_book.chapters.mnist_tracking.landing import landing
+from hessinit_book.chapters.mnist_tracking.landing import main as landing_main
+from hessinit_book.chapters.mnist_tracking.run import (
     MnistTrackingParameters,
     batch_indices,
     make_network,
     variants,
 )
-from hessinit_lib.figures import mnist_tracking as figures
-from hessinit_lib.figures.landing import landing
-from hessinit_lib.figures.landing import main as landing_main
-from hessinit_lib.figures.style import band, data_label
-from hessinit_lib.randomness import generator
-from hessinit_lib.records import Record
+from hessinit_book.data import load
+from hessinit_book.drawing.style import band, data_label
+from hessinit_book.randomness import generator
+from hessinit_book.records import records
+from hessinit_book.records.records import Record
+from hessinit_lib import layer_hessians
+from hessinit_lib.errors import ParameterError
 
 NAMES = ["std_1e-5", "std_1e-2", "std_1e+0", "he", "glorot"]
 STARTS = [1e-5, 1e-2, 1.0, "he", "glorot"]

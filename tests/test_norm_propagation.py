@@ -15,24 +15,23 @@ from hypothesis import strategies as st
 from networks import Case, labels, seeded
 from torch import Tensor, nn
 
-from hessinit_lib import records
-from hessinit_lib.errors import ParameterError
-from hessinit_lib.experiments import norm_propagation
-from hessinit_lib.experiments.norm_propagation import NormPropagationParameters
-from hessinit_lib.experiments.norm_propagation_checks import exact_expectations, expectation_check
-from hessinit_lib.experiments.norm_propagation_networks import (
+from hessinit_book.chapters.norm_propagation import figures, tables
+from hessinit_book.chapters.norm_propagation import run as norm_propagation
+from hessinit_book.chapters.norm_propagation.checks import exact_expectations, expectation_check
+from hessinit_book.chapters.norm_propagation.known_rules import known_rules
+from hessinit_book.chapters.norm_propagation.networks import (
     SCHEMES,
     draw_weights,
     linearized_norms,
     make_model,
     make_network,
 )
-from hessinit_lib.figures import norm_propagation as figures
-from hessinit_lib.figures import norm_propagation_tables as tables
-from hessinit_lib.figures.style import data_label
-from hessinit_lib.records import Record
+from hessinit_book.chapters.norm_propagation.run import NormPropagationParameters
+from hessinit_book.drawing.style import data_label
+from hessinit_book.records import records
+from hessinit_book.records.records import Record
+from hessinit_lib.errors import ParameterError
 from hessinit_lib.theory import Masks, RandomNetwork
-from hessinit_lib.theory.known_rules import known_rules
 
 TINY = {
     "profile": "smoke",

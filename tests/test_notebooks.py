@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hessinit_lib import records
-from hessinit_lib.experiments import parameters_of
-from hessinit_lib.stamps import code_stamp
+from hessinit_book.chapters import parameters_of
+from hessinit_book.records import records
+from hessinit_book.records.stamps import code_stamp
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from test_records import make_record
 
+from hessinit_book.chapters import parameters_of
+from hessinit_book.chapters.mnist_tracking.run import MnistTrackingParameters
+from hessinit_book.parameters import PROFILES
 from hessinit_lib.errors import ParameterError
-from hessinit_lib.experiments import parameters_of
-from hessinit_lib.experiments.mnist_tracking import MnistTrackingParameters
-from hessinit_lib.parameters import PROFILES
 
 check = MnistTrackingParameters.check
 

@@ -8,13 +8,13 @@ from networks import make_case
 from torch import nn
 
 from hessinit_lib.hessians import layer_hessians, model_hessian, spectrum
-from hessinit_lib.hessians.chain import chain_hessians
-from hessinit_lib.hessians.options import Options
-from hessinit_lib.hessians.precision import (
+from hessinit_lib.hessians.chain.chain import chain_hessians
+from hessinit_lib.hessians.numerics.precision import (
     cpu_multiplies_bfloat16,
     fast_products,
     narrowed,
 )
+from hessinit_lib.hessians.options import Options
 
 
 def settings() -> tuple[str, bool]:

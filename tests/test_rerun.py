@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hessinit_lib.experiments import contest, contest_schemes
-from hessinit_lib.figures import contest as contest_figures
+from hessinit_book.chapters.contest import figures as contest_figures
+from hessinit_book.chapters.contest import run as contest
+from hessinit_book.chapters.contest import schemes as contest_schemes
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "book" / "rerun.md").read_text(encoding="utf-8")
@@ -63,10 +64,13 @@ def test_a_scheme_of_ones_own_takes_part(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_walk_through_makes_an_experiment(tmp_path: Path) -> None:
     """The files and cells of the page, as they stand there, in a copy of the library."""
     quiet = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "hessinit_lib", tmp_path / "hessinit_lib", ignore=quiet)
+    for name in ("hessinit_lib", "hessinit_book"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=quiet)
     experiment, figures, *cells = PYTHON[2:]
-    (tmp_path / "hessinit_lib/experiments/first_loss.py").write_text(experiment)
-    (tmp_path / "hessinit_lib/figures/first_loss.py").write_text(figures)
+    chapter = tmp_path / "hessinit_book/chapters/first_loss"
+    chapter.mkdir()
+    (chapter / "run.py").write_text(experiment)
+    (chapter / "figures.py").write_text(figures)
     program = "\n".join(cells).replace('"quick"', '"smoke"').replace("%config", "# ")
     program += '\nassert records[0].values["loss"][0] < records[0].values["loss"][2]\n'
     (tmp_path / "notebook.py").write_text(program)

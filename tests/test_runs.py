@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from hessinit_lib import confirmations, provenance, records, runs, stamps
-from hessinit_lib.confirmations import Confirmation
+from hessinit_book.parameters import Parameters
+from hessinit_book.randomness import generator
+from hessinit_book.records import confirmations, records, runs, stamps
+from hessinit_book.records import machine as provenance
+from hessinit_book.records.confirmations import Confirmation
+from hessinit_book.records.records import DatasetInfo
+from hessinit_book.records.runs import committed_records, run_seeds
 from hessinit_lib.errors import ParameterError, RecordError
-from hessinit_lib.parameters import Parameters
-from hessinit_lib.randomness import generator
-from hessinit_lib.records import DatasetInfo
-from hessinit_lib.runs import committed_records, run_seeds
 
 EXPERIMENT = "mnist_tracking"
 DATASET = DatasetInfo(name="MNIST", kind="sample", train_size=20, test_size=5, sha256="ab")
@@ -199,7 +200,9 @@ def checkout(tmp_path: Path, own_git: None, monkeypatch: pytest.MonkeyPatch) -> 
     root = tmp_path / "checkout"
     (root / "hessinit_lib").mkdir(parents=True)
     (root / "hessinit_lib" / "a.py").write_text("a = 1\n")
-    monkeypatch.setattr(provenance, "__file__", str(root / "hessinit_lib" / "provenance.py"))
+    monkeypatch.setattr(
+        provenance, "__file__", str(root / "hessinit_book" / "records" / "machine.py")
+    )
     return root
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from networks import Case, make_case, seeded
 
-from hessinit_lib.hessians.quadrature import lanczos_quadrature
+from hessinit_lib.hessians.numerics.quadrature import lanczos_quadrature
 from hessinit_lib.hessians.spectrum import Spectrum, spectrum
 
 

@@ -10,24 +10,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from verify_project import copy_sources
 
-from hessinit_lib import stamps
-from hessinit_lib.definitions import Key, Sources
+from hessinit_book.records import stamps
+from hessinit_book.records.definitions import PACKAGES, Key, Sources
 
 EXPERIMENTS = ("one", "two", "three")
+ONE, TWO, THREE = (f"hessinit_book/chapters/{name}/run.py" for name in EXPERIMENTS)
+RUNS = "hessinit_book/records/runs.py"
 
 # A project of three experiments: what they share, and what is one's own.
 PROJECT = {
-    "errors.py": "",
-    "__init__.py": "",
-    "experiments/__init__.py": '"""All."""\n',
-    "experiments/one.py": '''
+    "hessinit_book/__init__.py": "",
+    "hessinit_lib/__init__.py": "",
+    "hessinit_book/chapters/__init__.py": '"""All."""\n',
+    "hessinit_book/chapters/one/run.py": '''
 """The first."""
 from typing import ClassVar
 import torch
 from hessinit_lib import numbers
 from hessinit_lib.steps import LIMIT, walk
-from hessinit_lib.runs import run_seeds
+from hessinit_book.records.runs import run_seeds
 
 class OneParameters:
     EXPERIMENT: ClassVar[str] = "one"
@@ -42,7 +45,7 @@ def run(parameters: OneParameters) -> list[int]:
     """Run it."""
     return run_seeds([walk(numbers.start(), LIMIT) for _ in range(parameters.twice)])
 ''',
-    "experiments/two.py": """
+    "hessinit_book/chapters/two/run.py": """
 from hessinit_lib.steps import walk as go
 from hessinit_lib import tables
 
@@ -52,7 +55,7 @@ def run(parameters):
         return go(begin(), start)
     return own(tables.TABLE["a"](parameters))
 """,
-    "experiments/three.py": """
+    "hessinit_book/chapters/three/run.py": """
 import hessinit_lib.shapes
 import math
 
@@ -60,8 +63,15 @@ def run(parameters):
     walk = math.pi  # not the one of steps.py
     return hessinit_lib.shapes.Square(walk).area()
 """,
-    "numbers.py": "def start() -> float:\n    # from here\n    return 0.5\n\n\nUNUSED = 1\n",
-    "steps.py": '''
+    "hessinit_lib/numbers.py": """
+def start() -> float:
+    # from here
+    return 0.5
+
+
+UNUSED = 1
+""",
+    "hessinit_lib/steps.py": '''
 LIMIT = 3  # as many
 
 def walk(x: float, limit=LIMIT) -> float:
@@ -78,7 +88,7 @@ def _back(x):
 
 STEP = 0.25
 ''',
-    "shapes.py": """
+    "hessinit_lib/shapes.py": """
 class Square:
     SIDES = 4
 
@@ -88,14 +98,14 @@ class Square:
     def area(self) -> float:
         return self.side**2
 """,
-    "tables.py": """
+    "hessinit_lib/tables.py": """
 from hessinit_lib.registry import TABLE, register
 
 @register("a")
 def first(x):
     return x
 """,
-    "registry.py": """
+    "hessinit_lib/registry.py": """
 TABLE = {}
 
 def register(name):
@@ -104,7 +114,7 @@ def register(name):
         return function
     return keep
 """,
-    "runs.py": "def run_seeds(values):\n    return values\n",
+    "hessinit_book/records/runs.py": "def run_seeds(values):\n    return values\n",
 }
 
 
@@ -112,11 +122,11 @@ def register(name):
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "project"
     for name, text in PROJECT.items():
-        file = root / "hessinit_lib" / name
+        file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text.lstrip("\n"), encoding="utf-8")
     monkeypatch.setattr(stamps, "ROOT", root)
-    return root / "hessinit_lib"
+    return root
 
 
 def all_stamps() -> dict[str, str]:
@@ -139,21 +149,33 @@ def replace(file: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("steps.py", "# as many", "# so many"),
-        ("steps.py", '    """Go on.\n\n    More.\n    """\n', '    """Go."""\n'),
-        ("steps.py", '    """Go on.\n\n    More.\n    """\n', ""),
-        ("steps.py", "x: float, limit=LIMIT) -> float", "x, limit: int = LIMIT)"),
-        ("steps.py", "LIMIT = 3", "LIMIT: int = 3"),
-        ("steps.py", "    if x > limit:", "\n\n    if (x > limit):"),
-        ("steps.py", "_back", "turn"),  # a definition by another name
-        ("steps.py", "\n", "\r\n"),
-        ("shapes.py", "side: float) -> None", "side)"),
-        ("numbers.py", "UNUSED = 1", "UNUSED = 2"),
-        ("numbers.py", "def start", "OTHER = 3\n\n\ndef start"),
-        ("runs.py", "return values", "return values or []"),  # keeps the books
-        ("experiments/one.py", '"quick": 1', '"quick": 2'),  # a value: the record names it
-        ("experiments/one.py", "steps: int = 3", "steps: int = 4"),
-        ("experiments/two.py", "from hessinit_lib.steps import walk as go", "import torch"),
+        ("hessinit_lib/steps.py", "# as many", "# so many"),
+        ("hessinit_lib/steps.py", '    """Go on.\n\n    More.\n    """\n', '    """Go."""\n'),
+        ("hessinit_lib/steps.py", '    """Go on.\n\n    More.\n    """\n', ""),
+        ("hessinit_lib/steps.py", "x: float, limit=LIMIT) -> float", "x, limit: int = LIMIT)"),
+        ("hessinit_lib/steps.py", "LIMIT = 3", "LIMIT: int = 3"),
+        ("hessinit_lib/steps.py", "    if x > limit:", "\n\n    if (x > limit):"),
+        ("hessinit_lib/steps.py", "_back", "turn"),  # a definition by another name
+        ("hessinit_lib/steps.py", "\n", "\r\n"),
+        ("hessinit_lib/shapes.py", "side: float) -> None", "side)"),
+        ("hessinit_lib/numbers.py", "UNUSED = 1", "UNUSED = 2"),
+        ("hessinit_lib/numbers.py", "def start", "OTHER = 3\n\n\ndef start"),
+        (
+            "hessinit_book/records/runs.py",
+            "return values",
+            "return values or []",
+        ),  # keeps the books
+        (
+            "hessinit_book/chapters/one/run.py",
+            '"quick": 1',
+            '"quick": 2',
+        ),  # a value: the record names it
+        (ONE, "steps: int = 3", "steps: int = 4"),
+        (
+            "hessinit_book/chapters/two/run.py",
+            "from hessinit_lib.steps import walk as go",
+            "import torch",
+        ),
     ],
 )
 def test_what_changes_no_stamp(project: Path, file: str, old: str, new: str) -> None:
@@ -170,23 +192,23 @@ def test_what_changes_no_stamp(project: Path, file: str, old: str, new: str) -> 
 @pytest.mark.parametrize(
     ("file", "old", "new", "expected"),
     [
-        ("steps.py", "LIMIT = 3", "LIMIT = 4", {"one", "two"}),
-        ("steps.py", "STEP = 0.25", "STEP = 0.5", {"one", "two"}),
-        ("steps.py", "x > limit", "x >= limit", {"one", "two"}),
-        ("steps.py", "walk(-x)", "walk(x)", {"one", "two"}),
-        ("steps.py", "return _back(x)", "return walk(x)", {"one", "two"}),
-        ("steps.py", '# {x}"', '#{x}"', {"one", "two"}),
-        ("numbers.py", "0.5", "0.25", {"one", "two"}),
-        ("shapes.py", "side**2", "side**3", {"three"}),
-        ("shapes.py", "SIDES = 4", "SIDES = 5", {"three"}),
-        ("tables.py", "return x", "return -x", {"two"}),  # enters itself in a table
-        ("registry.py", "TABLE = {}", 'TABLE = {"b": 1}', {"two"}),
-        ("registry.py", "TABLE = {}", 'TABLE = {}\nTABLE["a"] = 1', {"two"}),
-        ("registry.py", "TABLE = {}", "TABLE = {}\nprint(1)", {"two"}),
-        ("experiments/one.py", "2 * self.steps", "3 * self.steps", {"one"}),
-        ("experiments/one.py", "range(", "list(", {"one"}),
-        ("experiments/three.py", "math.pi", "math.e", {"three"}),
-        ("experiments/two.py", "own(tables", "go(tables", {"two"}),
+        ("hessinit_lib/steps.py", "LIMIT = 3", "LIMIT = 4", {"one", "two"}),
+        ("hessinit_lib/steps.py", "STEP = 0.25", "STEP = 0.5", {"one", "two"}),
+        ("hessinit_lib/steps.py", "x > limit", "x >= limit", {"one", "two"}),
+        ("hessinit_lib/steps.py", "walk(-x)", "walk(x)", {"one", "two"}),
+        ("hessinit_lib/steps.py", "return _back(x)", "return walk(x)", {"one", "two"}),
+        ("hessinit_lib/steps.py", '# {x}"', '#{x}"', {"one", "two"}),
+        ("hessinit_lib/numbers.py", "0.5", "0.25", {"one", "two"}),
+        ("hessinit_lib/shapes.py", "side**2", "side**3", {"three"}),
+        ("hessinit_lib/shapes.py", "SIDES = 4", "SIDES = 5", {"three"}),
+        ("hessinit_lib/tables.py", "return x", "return -x", {"two"}),  # enters itself in a table
+        ("hessinit_lib/registry.py", "TABLE = {}", 'TABLE = {"b": 1}', {"two"}),
+        ("hessinit_lib/registry.py", "TABLE = {}", 'TABLE = {}\nTABLE["a"] = 1', {"two"}),
+        ("hessinit_lib/registry.py", "TABLE = {}", "TABLE = {}\nprint(1)", {"two"}),
+        (ONE, "2 * self.steps", "3 * self.steps", {"one"}),
+        (ONE, "range(", "list(", {"one"}),
+        (THREE, "math.pi", "math.e", {"three"}),
+        (TWO, "own(tables", "go(tables", {"two"}),
     ],
 )
 def test_what_changes_the_stamps_that_reach_it(
@@ -197,28 +219,30 @@ def test_what_changes_the_stamps_that_reach_it(
 
 def test_a_moved_file_and_a_moved_definition_change_no_stamp(project: Path) -> None:
     def move_file() -> None:
-        (project / "walking").mkdir()
-        (project / "walking" / "__init__.py").touch()
-        shutil.move(project / "steps.py", project / "walking" / "on_foot.py")
+        (project / "hessinit_lib/walking").mkdir()
+        (project / "hessinit_lib/walking" / "__init__.py").touch()
+        shutil.move(
+            project / "hessinit_lib/steps.py", project / "hessinit_lib/walking" / "on_foot.py"
+        )
         for name in ("one", "two"):
             replace(
-                project / "experiments" / f"{name}.py",
+                project / f"hessinit_book/chapters/{name}/run.py",
                 "hessinit_lib.steps",
                 "hessinit_lib.walking.on_foot",
             )
 
     def move_definition() -> None:
-        file = project / "walking" / "on_foot.py"
+        file = project / "hessinit_lib/walking" / "on_foot.py"
         replace(file, "STEP = 0.25\n", "")
         replace(file, "LIMIT = 3", "from hessinit_lib.numbers import SIZE as STEP\n\nLIMIT = 3")
-        with (project / "numbers.py").open("a", encoding="utf-8") as numbers:
+        with (project / "hessinit_lib/numbers.py").open("a", encoding="utf-8") as numbers:
             numbers.write("SIZE = 0.25\n")
 
     def lead_through_a_front() -> None:
-        (project / "walking" / "__init__.py").write_text(
+        (project / "hessinit_lib/walking" / "__init__.py").write_text(
             "from hessinit_lib.walking.on_foot import walk\n"
         )
-        replace(project / "experiments" / "two.py", "walking.on_foot", "walking")
+        replace(project / "hessinit_book/chapters/two/run.py", "walking.on_foot", "walking")
 
     assert changed_by(move_file) == set()
     assert changed_by(move_definition) == set()
@@ -227,7 +251,7 @@ def test_a_moved_file_and_a_moved_definition_change_no_stamp(project: Path) -> N
 
 def test_a_module_is_all_that_it_defines(project: Path) -> None:
     before = stamps.module_stamp("hessinit_lib.numbers")
-    replace(project / "numbers.py", "UNUSED = 1", "UNUSED = 2")
+    replace(project / "hessinit_lib/numbers.py", "UNUSED = 1", "UNUSED = 2")
     assert stamps.module_stamp("hessinit_lib.numbers") != before
 
 
@@ -241,22 +265,23 @@ def test_what_there_is_not(project: Path) -> None:
 # The project's own sources
 
 REACH = {
-    "networks/googlenet.py": {"cifar_networks", "cifar_stability"},
-    "word2vec/analogies.py": {"word2vec"},
-    "theory/word_pairs.py": {"word_pair_saddle", "word2vec_curvature"},
-    "figures/contest.py": set(),
+    "hessinit_book/networks/googlenet.py": {"cifar_networks", "cifar_stability"},
+    "hessinit_book/word2vec/analogies.py": set(),  # the last one there is for figures
+    "hessinit_book/word2vec/training.py": {"word2vec"},
+    "hessinit_book/chapters/word_pair_saddle/word_pairs.py": {
+        "word_pair_saddle",
+        "word2vec_curvature",
+    },
+    "hessinit_book/chapters/contest/figures.py": set(),
 }
 
 
 def test_a_change_of_the_library_reaches_those_that_use_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = tmp_path / "hessinit_lib"
-    quiet = shutil.ignore_patterns("__pycache__", "sample")
-    shutil.copytree(stamps.ROOT / "hessinit_lib", copy, ignore=quiet)
-    monkeypatch.setattr(stamps, "ROOT", tmp_path)
-    files = (copy / "experiments").glob("*.py")
-    names = [file.stem for file in files if "EXPERIMENT: ClassVar" in file.read_text()]
+    copy = copy_sources(tmp_path)
+    monkeypatch.setattr(stamps, "ROOT", copy)
+    names = [file.parent.name for file in (copy / "hessinit_book/chapters").glob("*/run.py")]
     assert len(names) == 16
     before = {name: stamps.code_stamp(name) for name in names}
     for file, expected in REACH.items():
@@ -272,7 +297,7 @@ def test_a_change_of_the_library_reaches_those_that_use_it(
 def test_every_definition_of_the_project_can_be_written_out() -> None:
     """Each name in it is found: nothing of this project passes for a library's."""
     sources = Sources(stamps.ROOT)
-    for path in sorted((stamps.ROOT / "hessinit_lib").rglob("*.py")):
+    for path in sorted(p for name in PACKAGES for p in (stamps.ROOT / name).rglob("*.py")):
         parts = path.relative_to(stamps.ROOT).with_suffix("").parts
         name = ".".join(parts).removesuffix(".__init__")
         module = sources.module(name)
@@ -284,7 +309,7 @@ def test_every_definition_of_the_project_can_be_written_out() -> None:
 
 def test_stamps_are_the_same_under_all_pythons() -> None:
     """Those that are at hand; f-strings fall into other trees from 3.12 on."""
-    code = "from hessinit_lib.stamps import code_stamp; print(code_stamp('contest'))"
+    code = "from hessinit_book.records.stamps import code_stamp; print(code_stamp('contest'))"
     found = {sys.executable}
     for minor in range(10, 15):
         found |= {path} if (path := shutil.which(f"python3.{minor}")) else set()

@@ -15,11 +15,10 @@ from hypothesis import given, settings
 from networks import Case, cases, labels, make_case, seeded
 from torch import Tensor, nn
 
-from hessinit_lib.data import load
-from hessinit_lib.errors import ParameterError
-from hessinit_lib.experiments import step_gain
-from hessinit_lib.experiments.mnist_tracking import batch_indices
-from hessinit_lib.experiments.step_gain import (
+from hessinit_book.chapters.mnist_tracking.run import batch_indices
+from hessinit_book.chapters.step_gain import figures
+from hessinit_book.chapters.step_gain import run as step_gain
+from hessinit_book.chapters.step_gain.run import (
     MULTIPLES,
     StepGainParameters,
     compared_step,
@@ -29,12 +28,13 @@ from hessinit_lib.experiments.step_gain import (
     make_network,
     plain_step,
 )
-from hessinit_lib.figures import step_gain as figures
-from hessinit_lib.figures.style import data_label
-from hessinit_lib.randomness import generator
-from hessinit_lib.records import Record
+from hessinit_book.chapters.step_gain.step_curvature import step_curvature
+from hessinit_book.data import load
+from hessinit_book.drawing.style import data_label
+from hessinit_book.randomness import generator
+from hessinit_book.records.records import Record
+from hessinit_lib.errors import ParameterError
 from hessinit_lib.theory import best_rate
-from hessinit_lib.theory.step_curvature import step_curvature
 
 TINY = {
     "profile": "smoke",

@@ -10,7 +10,7 @@ import torch
 from networks import seeded
 from torch import Tensor, nn
 
-from hessinit_lib.data import load
+from hessinit_book.data import load
 from hessinit_lib.hessians.losses import loss_curvature
 from hessinit_lib.theory import LayerPrediction, Masks, RandomNetwork, predict_layer_norms
 from hessinit_lib.theory.finite_width import carried_back, kernel_noise, log_variance

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hessinit_lib.networks import NETWORKS, build
-from hessinit_lib.training import PAD, Images, Order, Recipe, evaluate, train
+from hessinit_book.networks import NETWORKS, build
+from hessinit_book.training.images import PAD, Images, Order, Recipe, evaluate, train
 
 
 def seeded(seed: int = 0) -> torch.Generator:

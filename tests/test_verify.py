@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from verify_project import NAME, make_project, record_file, rewrite
+from verify_project import NAME, copy_sources, make_project, record_file, rewrite
 
-from hessinit_lib import freshness, records, stamps, verify
+from hessinit_book import verify
+from hessinit_book.records import freshness, records, stamps
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +56,9 @@ def test_record_edited_by_hand(project: Path, capsys: pytest.CaptureFixture[str]
 def test_library_changed(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = project / "hessinit_lib"
-    quiet = shutil.ignore_patterns("__pycache__", "sample")
-    shutil.copytree(stamps.ROOT / "hessinit_lib", package, ignore=quiet)
-    monkeypatch.setattr(stamps, "ROOT", project)
+    monkeypatch.setattr(stamps, "ROOT", copy_sources(project))
     assert problems(project, capsys) == []
-    changed = package / "theory" / "word_pairs.py"
+    changed = project / "hessinit_book/chapters/word_pair_saddle/word_pairs.py"
     changed.write_text(changed.read_text().replace("\n    return ", "\n    assert 1\n    return "))
     in_record, *on_page = problems(project, capsys)
     assert in_record.endswith("the code has changed since it was made; run or confirm it again")

@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from networks import Case, labels, seeded
 from torch import nn
 
-from hessinit_lib.data import load
-from hessinit_lib.errors import ParameterError
-from hessinit_lib.experiments import width_scaling
-from hessinit_lib.experiments.step_gain import half_square
-from hessinit_lib.experiments.width_scaling import (
+from hessinit_book.chapters.step_gain.run import half_square
+from hessinit_book.chapters.width_scaling import figures
+from hessinit_book.chapters.width_scaling import run as width_scaling
+from hessinit_book.chapters.width_scaling.run import (
     VARIANTS,
     WidthScalingParameters,
     fitted_power,
@@ -29,9 +28,10 @@ from hessinit_lib.experiments.width_scaling import (
     scaling,
     trained_loss,
 )
-from hessinit_lib.figures import width_scaling as figures
-from hessinit_lib.figures.style import data_label
-from hessinit_lib.records import Record
+from hessinit_book.data import load
+from hessinit_book.drawing.style import data_label
+from hessinit_book.records.records import Record
+from hessinit_lib.errors import ParameterError
 from hessinit_lib.theory import balancing_scales
 
 TINY = {

@@ -16,22 +16,22 @@ from gensim.models import KeyedVectors
 from gensim.test.utils import datapath
 from networks import seeded
 
-from hessinit_lib.data.word_pairs import WordTable
+from hessinit_book.chapters.word2vec import figures
+from hessinit_book.chapters.word2vec import run as word2vec
+from hessinit_book.chapters.word2vec.run import Word2VecParameters
+from hessinit_book.chapters.word_pair_saddle.word_pairs import WordPairs
+from hessinit_book.data.word_pairs import WordTable
+from hessinit_book.records.records import Record
+from hessinit_book.word2vec.analogies import Analogies, pack, unpack
+from hessinit_book.word2vec.corpora import Corpus, load_corpus
+from hessinit_book.word2vec.held_out import HeldOutPairs
+from hessinit_book.word2vec.pairs import draw_negatives, draw_pairs
+from hessinit_book.word2vec.similarity import SETS, Similarities, spearman
+from hessinit_book.word2vec.starts import Start, gensim_start, matched_deviation, word2vec_start
+from hessinit_book.word2vec.training import Recipe, train
+from hessinit_book.word2vec.verdict import final_difference, token_ratios, verdict
+from hessinit_book.word2vec.vocabulary import Vocabulary
 from hessinit_lib.errors import DataError, ParameterError
-from hessinit_lib.experiments import word2vec
-from hessinit_lib.experiments.word2vec import Word2VecParameters
-from hessinit_lib.figures import word2vec as figures
-from hessinit_lib.records import Record
-from hessinit_lib.theory.word_pairs import WordPairs
-from hessinit_lib.word2vec.analogies import Analogies, pack, unpack
-from hessinit_lib.word2vec.corpora import Corpus, load_corpus
-from hessinit_lib.word2vec.held_out import HeldOutPairs
-from hessinit_lib.word2vec.pairs import draw_negatives, draw_pairs
-from hessinit_lib.word2vec.similarity import SETS, Similarities, spearman
-from hessinit_lib.word2vec.starts import Start, gensim_start, matched_deviation, word2vec_start
-from hessinit_lib.word2vec.training import Recipe, train
-from hessinit_lib.word2vec.verdict import final_difference, token_ratios, verdict
-from hessinit_lib.word2vec.vocabulary import Vocabulary
 
 TINY = {"profile": "smoke", "tokens": 12_000, "deviations": [0.1, 1.0], "held_out_pairs": 100}
 RECIPE = Recipe(8, window=3, negatives=4, sample=1e-3, learning_rate=0.025, epochs=1, pieces=10)
@@ -108,7 +108,7 @@ def test_text8_without_internet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sample_is_what_gensim_reads() -> None:
     from gensim.corpora import WikiCorpus
 
-    from hessinit_lib.word2vec.corpora import _EXTRACT
+    from hessinit_book.word2vec.corpora import _EXTRACT
 
     corpus = load_corpus("sample", held_out=0.01)
     assert corpus.info.kind == "sample"

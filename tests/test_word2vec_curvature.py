@@ -13,19 +13,24 @@ import pytest
 import torch
 from networks import seeded
 
+from hessinit_book.chapters.word2vec_curvature import (
+    checks as word2vec_curvature_checks,
+)
+from hessinit_book.chapters.word2vec_curvature import figures
+from hessinit_book.chapters.word2vec_curvature import (
+    run as word2vec_curvature,
+)
+from hessinit_book.chapters.word2vec_curvature.run import Text, Word2VecCurvatureParameters
+from hessinit_book.chapters.word2vec_curvature.softmax import predicted_and_measured
+from hessinit_book.chapters.word_pair_saddle.word_pairs import WordPairs, escape_norms
+from hessinit_book.records.records import Record
+from hessinit_book.word2vec import sgns
+from hessinit_book.word2vec.blocks import joint_hessian, word_curvature
+from hessinit_book.word2vec.escape import FastestMode
+from hessinit_book.word2vec.pair_law import PairLaw
+from hessinit_book.word2vec.pairs import counted
+from hessinit_book.word2vec.vocabulary import Vocabulary
 from hessinit_lib.errors import ParameterError
-from hessinit_lib.experiments import word2vec_curvature, word2vec_curvature_checks
-from hessinit_lib.experiments.word2vec_curvature import Text, Word2VecCurvatureParameters
-from hessinit_lib.experiments.word2vec_curvature_softmax import predicted_and_measured
-from hessinit_lib.figures import word2vec_curvature as figures
-from hessinit_lib.records import Record
-from hessinit_lib.theory.word_pairs import WordPairs, escape_norms
-from hessinit_lib.word2vec import sgns
-from hessinit_lib.word2vec.blocks import joint_hessian, word_curvature
-from hessinit_lib.word2vec.escape import FastestMode
-from hessinit_lib.word2vec.pair_law import PairLaw
-from hessinit_lib.word2vec.pairs import counted
-from hessinit_lib.word2vec.vocabulary import Vocabulary
 
 TINY = {"profile": "smoke", "tokens": 10_000, "escape_tokens": 3000, "compared_tokens": 1500}
 

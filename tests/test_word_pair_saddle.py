@@ -13,18 +13,18 @@ import pytest
 import torch
 from networks import seeded
 
-from hessinit_lib.data.word_pairs import WordTable, draw_counts
-from hessinit_lib.errors import ParameterError
-from hessinit_lib.experiments import word_pair_saddle
-from hessinit_lib.experiments.word_pair_saddle import (
+from hessinit_book.chapters.word_pair_saddle import figures
+from hessinit_book.chapters.word_pair_saddle import run as word_pair_saddle
+from hessinit_book.chapters.word_pair_saddle.run import (
     STARTS,
     WordPairSaddleParameters,
     descend,
     start_vectors,
 )
-from hessinit_lib.figures import word_pair_saddle as figures
-from hessinit_lib.randomness import generator
-from hessinit_lib.records import Record
+from hessinit_book.data.word_pairs import WordTable, draw_counts
+from hessinit_book.randomness import generator
+from hessinit_book.records.records import Record
+from hessinit_lib.errors import ParameterError
 
 TINY = {"profile": "smoke", "words": 6, "dimension": 3, "pairs": 500, "topics": 2, "device": "cpu"}
 

@@ -6,8 +6,8 @@ import threading
 
 import torch
 
-from hessinit_lib.hessians import workspace
-from hessinit_lib.hessians.workspace import kept_workspace
+from hessinit_lib.hessians.numerics import workspace
+from hessinit_lib.hessians.numerics.workspace import kept_workspace
 
 LIKE = torch.zeros(1)
 

@@ -7,12 +7,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hessinit_lib import freshness, records
-from hessinit_lib.experiments import word_pair_saddle
-from hessinit_lib.experiments.word_pair_saddle import WordPairSaddleParameters
+from hessinit_book.chapters.word_pair_saddle import run as word_pair_saddle
+from hessinit_book.chapters.word_pair_saddle.run import WordPairSaddleParameters
+from hessinit_book.records import freshness, records
+from hessinit_book.records.definitions import PACKAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "word_pair_saddle"
+
+
+def copy_sources(folder: Path) -> Path:
+    """Copy the sources of both packages into a folder."""
+    quiet = shutil.ignore_patterns("__pycache__", "sample")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, folder / name, ignore=quiet)
+    return folder
 
 
 def make_project(root: Path) -> None:

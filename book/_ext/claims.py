@@ -24,7 +24,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import OptionSpec
 
-from hessinit_lib.claims import CLAIMS, NOT_TESTED, Claim, Finding
+from hessinit_book.claims import CLAIMS, NOT_TESTED, Claim, Finding
 from hessinit_lib.errors import RecordError
 
 _HEADINGS = {"claim": 35, "what we find": 65}

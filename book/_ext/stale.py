@@ -13,7 +13,7 @@ from book_records import repository_root
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from hessinit_lib.freshness import page_problems
+from hessinit_book.records.freshness import page_problems
 
 
 def notice(text: str) -> nodes.warning:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hessinit_book.records.records import write_atomically
 from hessinit_lib.diagnosis.diagnose import CURVATURES, diagnose
 from hessinit_lib.errors import UserError
-from hessinit_lib.records import write_atomically
 
 SOUND, FAULTY, MISUSED = 0, 1, 2
 """Exit status."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hessinit_lib.bundle import Inputs, single_input
 from hessinit_lib.diagnosis.causes import Cause, causes, fitting_scheme
 from hessinit_lib.diagnosis.curvature import bend_of_all, bends_by_layer
 from hessinit_lib.diagnosis.noise import biased_noise
@@ -18,8 +17,9 @@ from hessinit_lib.diagnosis.report import Diagnosis, Fault, LayerDiagnosis
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
 from hessinit_lib.hessians.arguments import check_batch, check_kinds
+from hessinit_lib.hessians.bundle import Inputs, single_input
 from hessinit_lib.hessians.calling import FROZEN, plain
-from hessinit_lib.hessians.estimate import estimated_hessians, model_hessian
+from hessinit_lib.hessians.estimate.estimate import estimated_hessians, model_hessian
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.losses import LossFn
 from hessinit_lib.hessians.options import Options

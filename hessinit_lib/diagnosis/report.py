@@ -221,7 +221,7 @@ class Diagnosis(_Frozen):
 
         Needs matplotlib (the package's extra `notebooks`).
         """
-        from hessinit_lib.figures.diagnosis_plot import draw
+        from hessinit_lib.diagnosis.plot import draw
 
         return draw(self)
 

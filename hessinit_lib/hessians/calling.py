@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hessinit_lib.hessians.network import compute_dtype, refuse_active_noise
+from hessinit_lib.hessians.chain.network import compute_dtype, refuse_active_noise
 
 FROZEN = (
     "batch normalization in training mode couples the samples: these are the norms of the "

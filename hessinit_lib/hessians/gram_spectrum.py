@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.capture import capture
-from hessinit_lib.hessians.exactness import check_exact
-from hessinit_lib.hessians.independence import check_independence
+from hessinit_lib.hessians.graph.capture import capture
+from hessinit_lib.hessians.graph.conditions import check_exact
+from hessinit_lib.hessians.graph.independence import check_independence
+from hessinit_lib.hessians.graph.passes import layer_grams
 from hessinit_lib.hessians.losses import LossFn, loss_curvature
-from hessinit_lib.hessians.passes import layer_grams
 
 # Side of the largest matrix whose eigenvalues are computed: half a minute on two cores.
 _LARGEST = 6000

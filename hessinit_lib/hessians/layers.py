@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.arguments import check_batch, check_kinds
 from hessinit_lib.hessians.calling import plain
-from hessinit_lib.hessians.chain import chain_hessians
-from hessinit_lib.hessians.estimate import estimated_hessians
-from hessinit_lib.hessians.graph import graph_hessians
+from hessinit_lib.hessians.chain.chain import chain_hessians
+from hessinit_lib.hessians.chain.network import is_chain
+from hessinit_lib.hessians.estimate.estimate import estimated_hessians
+from hessinit_lib.hessians.graph.graph import graph_hessians
 from hessinit_lib.hessians.losses import LossFn
-from hessinit_lib.hessians.network import is_chain
+from hessinit_lib.hessians.numerics.precision import without_autocast
 from hessinit_lib.hessians.options import NORMS, Options
-from hessinit_lib.hessians.precision import without_autocast
 from hessinit_lib.hessians.report import HessianReport
 
 
@@ -44,14 +44,14 @@ def layer_hessians(
 
     - the model is a fully connected network, `nn.Sequential` (also nested) of `nn.Linear`,
       twice differentiable elementwise activations, `nn.Flatten` and inactive dropout: see
-      `hessinit_lib.hessians.chain`; or
+      `hessinit_lib.hessians.chain.chain`; or
     - the outputs (B, C) are piecewise linear in the output of every Linear, convolution and
       Embedding layer (ReLU, pooling, residual sums, concatenation, normalization by fixed
-      statistics), so that $R_k = 0$: see `hessinit_lib.hessians.graph`.
+      statistics), so that $R_k = 0$: see `hessinit_lib.hessians.graph.graph`.
 
     **Estimated** with a standard error for all else that can be differentiated twice, such
     as attention, layer normalization, recurrent layers, tied weights and any loss: see
-    `hessinit_lib.hessians.estimate`. The report says why.
+    `hessinit_lib.hessians.estimate.estimate`. The report says why.
 
     Args:
         model: any module with one tensor of outputs, compiled or not. Computed in float64

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.arguments import check_batch, check_kinds
 from hessinit_lib.hessians.calling import plain
+from hessinit_lib.hessians.estimate.products import BlockProducts
 from hessinit_lib.hessians.gram_spectrum import gram_eigenvalues
 from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.numerics.precision import without_autocast
+from hessinit_lib.hessians.numerics.quadrature import lanczos_quadrature
 from hessinit_lib.hessians.options import METHODS
-from hessinit_lib.hessians.precision import without_autocast
-from hessinit_lib.hessians.products import BlockProducts
-from hessinit_lib.hessians.quadrature import lanczos_quadrature
 
 MATRICES = {"hessian": (1.0, 1.0), "linearization": (1.0, 0.0), "residual": (0.0, 1.0)}
 """What a spectrum can be of, as a sum of G and R."""
@@ -94,7 +94,7 @@ def spectrum(
     r"""Compute the spectrum of a layer's Hessian block, or of the Hessian of all weights.
 
     All eigenvalues where there is an exact route to them: the linearization, or a Hessian
-    that equals it, of a network that `hessinit_lib.hessians.graph` covers, if its Gram matrix
+    that equals it, of a network that `hessinit_lib.hessians.graph.graph` covers, if its Gram matrix
     is small enough, or blocks of at most `steps` parameters. Else the density of the
     eigenvalues, by stochastic Lanczos quadrature.
 

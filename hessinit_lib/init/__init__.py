@@ -9,13 +9,13 @@
   `descent.py`) and `fixup.py`.
 """
 
-from hessinit_lib.init.fixup import fixup_
-from hessinit_lib.init.gradinit import gradinit_
 from hessinit_lib.init.hessian import hessian_
-from hessinit_lib.init.lsuv import lsuv_
-from hessinit_lib.init.metainit import gradient_quotient, metainit_
 from hessinit_lib.init.mirrored import mirrored_
 from hessinit_lib.init.report import ScalingReport
+from hessinit_lib.init.rivals.fixup import fixup_
+from hessinit_lib.init.rivals.gradinit import gradinit_
+from hessinit_lib.init.rivals.lsuv import lsuv_
+from hessinit_lib.init.rivals.metainit import gradient_quotient, metainit_
 from hessinit_lib.init.schemes import SCHEMES, apply
 from hessinit_lib.init.tensors import normal_, orthogonal_, truncated_, uniform_
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.autograd.graph import Node
 
-from hessinit_lib.hessians.exactness import inputs_first
+from hessinit_lib.hessians.graph.conditions import inputs_first
 from hessinit_lib.init.trace import Trace
 
 

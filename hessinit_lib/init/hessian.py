@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.bundle import Inputs, single_input
 from hessinit_lib.hessians.arguments import check_kinds
+from hessinit_lib.hessians.bundle import Inputs, single_input
 from hessinit_lib.hessians.calling import plain
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.options import NORMS

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hessinit_lib.bundle import Inputs, single_input
+from hessinit_lib.hessians.bundle import Inputs, single_input
 from hessinit_lib.hessians.calling import PureModel, plain
 from hessinit_lib.hessians.quiet import without_noise
 from hessinit_lib.init.layers import Layer, weight_layers

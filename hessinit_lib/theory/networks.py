@@ -148,7 +148,7 @@ def _modules(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module
 
 
 def _is_elementwise(module: nn.Module) -> bool:
-    from hessinit_lib.hessians.activations import is_elementwise
+    from hessinit_lib.hessians.chain.activations import is_elementwise
 
     return is_elementwise(module)
 

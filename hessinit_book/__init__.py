@@ -1,0 +1,1 @@
+"""What the notebooks and the book need beside `hessinit_lib`."""

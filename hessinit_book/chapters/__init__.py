@@ -1,0 +1,32 @@
+"""Chapters: each a folder behind the notebook of its name; `run.py` reads from top to bottom."""
+
+from __future__ import annotations
+
+import importlib
+
+from hessinit_book.parameters import Parameters
+from hessinit_lib.errors import ParameterError
+
+
+def parameters_of(experiment: str) -> type[Parameters]:
+    """Find the parameters of an experiment by its name.
+
+    Raises:
+        ParameterError: there is no such experiment.
+
+    Example:
+        >>> parameters_of("mnist_tracking").__name__
+        'MnistTrackingParameters'
+    """
+    try:
+        module = importlib.import_module(f"hessinit_book.chapters.{experiment}.run")
+    except ModuleNotFoundError as error:
+        if not f"hessinit_book.chapters.{experiment}.run".startswith(error.name or "?"):
+            raise
+        raise ParameterError(
+            f"experiment: got {experiment!r}, expected a folder's name in hessinit_book/chapters"
+        ) from None
+    for found in vars(module).values():
+        if isinstance(found, type) and getattr(found, "EXPERIMENT", None) == experiment:
+            return found
+    raise ParameterError(f"experiment {experiment!r} declares no parameters")

@@ -1,0 +1,1 @@
+"""The chapter of `notebooks/cifar_networks.ipynb`."""

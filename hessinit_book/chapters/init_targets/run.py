@@ -1,0 +1,191 @@
+"""Which target? Plain deep networks on MNIST from every start that was tried.
+
+784-100-...-100-10, ReLU and tanh, SGD, each start with its best learning rate of one grid.
+Within a seed all starts see the same batches, and those that rescale He's weights share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from hessinit_book.chapters.init_targets.starts import STARTS, Start, inverse_norms
+from hessinit_book.data import load
+from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.randomness import generator
+from hessinit_book.records.records import Record
+from hessinit_book.records.runs import run_seeds
+from hessinit_book.training.init_norms import gauss_newton_norms
+from hessinit_book.training.init_race import batches_of, plain_network, summarize, train_plain
+from hessinit_lib.init import apply
+
+CLASSES = 10
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class InitTargetsParameters(Parameters):
+    """Parameters of the experiment, see `Parameters` for the common ones.
+
+    Attributes:
+        activations: of the networks, "relu" and "tanh".
+        depths: numbers of layers.
+        width: units of a hidden layer.
+        starts: names in `init_targets_starts.STARTS`.
+        rates: learning rates; each start is judged at its best one.
+        steps: SGD steps.
+        batch_size: samples a step.
+        probe_size: samples on which starts are set and norms are measured.
+        level: a loss [nat], well below guessing (log 10 = 2.3); the steps to it are counted.
+        final_steps: the last steps, over which the final loss is averaged.
+    """
+
+    EXPERIMENT: ClassVar[str] = "init_targets"
+    BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
+        "smoke": {
+            "seeds": (0,),
+            "activations": ("relu",),
+            "depths": (4,),
+            "width": 16,
+            "rates": (0.02,),
+            "steps": 12,
+        },
+        "quick": {
+            "seeds": (0,),
+            "activations": ("relu",),
+            "depths": (12,),
+            "width": 32,
+            "rates": (0.01, 0.06),
+            "steps": 60,
+        },
+        "paper": {
+            "seeds": tuple(range(5)),
+            "activations": ("relu", "tanh"),
+            "depths": (10, 30),
+            "width": 100,
+            "rates": (0.0013, 0.004, 0.012, 0.036, 0.11, 0.33),
+            "steps": 80,
+        },
+    }
+
+    activations: Annotated[tuple[Literal["relu", "tanh"], ...], Field(min_length=1)]
+    depths: Annotated[tuple[Annotated[int, Field(ge=3)], ...], Field(min_length=1)]
+    width: Annotated[int, Field(ge=2, multiple_of=2)]
+    starts: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(STARTS)
+    rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    steps: Annotated[int, Field(ge=10)]
+    batch_size: Count = 64
+    probe_size: Count = 64
+    level: Positive = 0.8
+    final_steps: Count = 20
+
+    _lists = field_validator("activations", "depths", "starts", "rates", mode="before")(as_tuple)
+
+    @field_validator("starts")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not set(value) <= set(STARTS):
+            raise ValueError(f"some of {', '.join(STARTS)}")
+        return value
+
+
+def run(parameters: InitTargetsParameters) -> list[Record]:
+    """Race all starts for every seed and give the records.
+
+    Raises:
+        DataError: the data set cannot be had.
+        RecordError: a record that is in the way is damaged.
+    """
+    data = load("mnist", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
+
+    def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
+        # The weights are drawn on the CPU, and the networks are too narrow for a GPU to help.
+        images, labels = data.tensors("train", "cpu")
+        return {
+            f"{activation}_{depth}": race(
+                parameters, activation, depth, seed, images.flatten(1), labels, bar
+            )
+            for activation, depth in networks(parameters)
+        }
+
+    ticks = len(list(networks(parameters))) * len(parameters.starts)
+    return run_seeds(parameters, data.info, run_one, ticks=ticks)
+
+
+def networks(parameters: InitTargetsParameters) -> Iterator[tuple[str, int]]:
+    """Give the activation and the depth of each network.
+
+    Example:
+        >>> list(networks(InitTargetsParameters.check(profile="smoke")))
+        [('relu', 4)]
+    """
+    for activation in parameters.activations:
+        for depth in parameters.depths:
+            yield activation, depth
+
+
+def race(
+    parameters: InitTargetsParameters,
+    activation: str,
+    depth: int,
+    seed: int,
+    inputs: Tensor,
+    labels: Tensor,
+    bar: tqdm,
+) -> dict[str, Any]:
+    """Set and train one network from every start.
+
+    Args:
+        parameters: of the experiment.
+        activation: of the network.
+        depth: number of layers.
+        seed: of the run; it fixes He's weights, the probe and the batches.
+        inputs: images, shape (n, 784).
+        labels: their classes, shape (n,).
+        bar: updated once a start.
+
+    Returns:
+        For each start what `summarize` gives, its first loss, the root mean square of its
+        logits, and the Frobenius norm of its first, middle and last Gauss-Newton block.
+    """
+    size = len(inputs)
+    batches = batches_of(size, parameters.batch_size, parameters.steps, generator(seed, "batches"))
+    probe = torch.randperm(size, generator=generator(seed, "probe"))[: parameters.probe_size]
+    found = {}
+    for name in parameters.starts:
+        model = plain_network(activation, depth, parameters.width)
+        apply(model, "he", generator=generator(seed, "weights"))
+        start = Start(model, inputs[probe], labels[probe], generator(seed, "start"))
+        STARTS[name](start)
+        multipliers = inverse_norms(start) if name == "layer_rates" else [1.0] * depth
+        curve = train_plain(model, parameters.rates, multipliers, inputs, labels, batches)
+        found[name] = {
+            **summarize(curve, parameters.level, CLASSES, parameters.final_steps),
+            **_look(model, start),
+        }
+        bar.update()
+    return found
+
+
+def _look(model: nn.Sequential, start: Start) -> dict[str, Any]:
+    """Describe a start on the probe."""
+    with torch.no_grad():
+        logits = model(start.inputs)
+    frobenius = gauss_newton_norms(model, start.inputs, start.labels, "frobenius")
+    chosen = [frobenius[0], frobenius[len(frobenius) // 2], frobenius[-1]]
+    return {
+        "first_loss": _rounded(F.cross_entropy(logits, start.labels).item()),
+        "logits": _rounded(logits.square().mean().sqrt().item()),
+        "frobenius": [_rounded(norm) for norm in chosen],
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,1 @@
+"""The chapter of `notebooks/layer_structure.ipynb`."""

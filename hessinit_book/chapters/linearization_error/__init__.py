@@ -1,0 +1,1 @@
+"""The chapter of `notebooks/linearization_error.ipynb`."""

@@ -1,0 +1,1 @@
+"""The chapter of `notebooks/mnist_tracking.ipynb`."""

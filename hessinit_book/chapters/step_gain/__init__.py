@@ -1,0 +1,1 @@
+"""The chapter of `notebooks/step_gain.ipynb`."""

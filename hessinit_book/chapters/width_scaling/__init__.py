@@ -1,0 +1,1 @@
+"""The chapter of `notebooks/width_scaling.ipynb`."""

@@ -1,0 +1,1 @@
+"""The chapter of `notebooks/word2vec_curvature.ipynb`."""

@@ -1,0 +1,1 @@
+"""The chapter of `notebooks/word_pair_saddle.ipynb`."""

@@ -1,0 +1,99 @@
+"""Judges of the claims on rules, on the chain rule, and of the authors' notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hessinit_book.claims.findings import NOT_TESTED, Finding, over_seeds, verdict
+from hessinit_book.records.records import Record, look_up
+
+
+def recovered(found: Sequence[Record]) -> Finding:
+    """Ask that all checks of statement 7 hold."""
+    checks = [
+        check
+        for record in found
+        for key, check in record.values.get("checks", {}).items()
+        if key.startswith("statement_07")
+    ]
+    if not checks:
+        return Finding(NOT_TESTED)
+    shares = [check["value"] / check["allowed"] for check in checks]
+    return Finding(
+        verdict([share <= 1 for share in shares]),
+        f"error over the one allowed, {len(checks)} checks: {over_seeds(shares)}",
+    )
+
+
+def chain_rule(found: Sequence[Record]) -> Finding:
+    """Ask what the rule leaves out, activation by activation."""
+    deviations = found[0].parameters["deviations"]
+    at = deviations.index(1.0)
+    medians = {}
+    for activation in found[0].parameters["activations"]:
+        key = f"values.deviation.{activation}.first.frobenius.{at}"
+        medians[activation] = float(np.median(look_up(found, key)))
+    texts = [f"{activation} {value:.2g}" for activation, value in medians.items()]
+    return Finding(
+        verdict([value <= 0.1 for value in medians.values()]),
+        "residual over Hessian, first layer, median over seeds: " + ", ".join(texts),
+    )
+
+
+def authors_linearization(found: Sequence[Record]) -> Finding:
+    """Ask what the linearization leaves out, in the authors' network."""
+    ratios = {
+        "ReLU": look_up(found, "values.deviation.relu.first.frobenius.0"),
+        "tanh (smooth)": look_up(found, "values.authors_network.frobenius"),
+    }
+    texts = [f"{name}: {over_seeds(values)}" for name, values in ratios.items()]
+    return Finding(
+        verdict([float(np.median(values)) < 0.5 for values in ratios.values()]),
+        "residual over Hessian, first layer; " + "; ".join(texts),
+    )
+
+
+def _ratio(found: Sequence[Record], start: str, key: str) -> list[float]:
+    """Divide a start's figure by that of the deviation 0.01, seed by seed."""
+    above = look_up(found, f"values.{start}.{key}")
+    below = look_up(found, f"values.std_1e-2.{key}")
+    return [a / b for a, b in zip(above, below, strict=True)]
+
+
+_LAYER = "tracked.layers.layer_{}.{}.0"
+
+
+def explodes(found: Sequence[Record]) -> Finding:
+    """Compare the large first-layer deviation with the middle one."""
+    start = "std_1e+0"
+    first = _ratio(found, start, _LAYER.format(1, "frobenius"))
+    last = _ratio(found, start, _LAYER.format(3, "frobenius"))
+    spread = _ratio(found, start, "final_loss_spread")
+    return Finding(
+        verdict(
+            [
+                float(np.median(ratios)) > bound
+                for ratios, bound in zip((first, last, spread), (10, 10, 2), strict=True)
+            ]
+        ),
+        f"over the deviation 0.01: Hessian of layer 1 {over_seeds(first)}, of layer 3 "
+        f"{over_seeds(last)}; scatter of the final loss {over_seeds(spread)}",
+    )
+
+
+def vanishes(found: Sequence[Record]) -> Finding:
+    """Compare the tiny first-layer deviation with the middle one."""
+    start = "std_1e-5"
+    first = _ratio(found, start, _LAYER.format(1, "frobenius"))
+    last = _ratio(found, start, _LAYER.format(3, "frobenius"))
+    gradient = _ratio(found, start, _LAYER.format(3, "gradient"))
+    loss = _ratio(found, start, "final_loss")
+    small = [float(np.median(ratios)) < 0.1 for ratios in (first, last, gradient)]
+    return Finding(
+        verdict([*small, float(np.median(loss)) > 2]),
+        f"over the deviation 0.01: Hessian of layer 1 {over_seeds(first)}, of layer 3 "
+        f"{over_seeds(last)}; gradient of layer 3 {over_seeds(gradient)}; final loss "
+        f"{over_seeds(loss)}",
+    )

@@ -1,0 +1,237 @@
+"""Full data sets: where they lie, whether they are there, and reading them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from numpy.exceptions import VisibleDeprecationWarning
+from platformdirs import user_cache_dir
+from torch import Tensor
+
+from hessinit_book.data.images import ImageData
+from hessinit_lib.errors import DataError
+
+Split = tuple[UInt8[Tensor, "_ c h w"], Int64[Tensor, " _"]]
+"""Images and their labels."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """What is known of a data set before it is read.
+
+    Attributes:
+        name: the data set, as users call it.
+        torchvision: name of torchvision's class for it.
+        classes: name of each class.
+        files: files of the full set, relative to the data folder.
+        sha256: `ImageData.sha256` of the full set.
+    """
+
+    name: str
+    torchvision: str
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+    sha256: str
+
+    @property
+    def reader(self) -> Any:
+        """Torchvision's class, which reads the set and downloads it."""
+        # Imported where full sets are wanted: it takes a second, and the samples do without.
+        from torchvision import datasets
+
+        return getattr(datasets, self.torchvision)
+
+
+IDX = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+"""Files of MNIST and FashionMNIST."""
+
+# The checksums were taken from files whose MD5 sums are the published ones. They catch what
+# torchvision lets pass: it does not check MNIST's unpacked files.
+SETS = {
+    "mnist": ImageSet(
+        name="MNIST",
+        torchvision="MNIST",
+        classes=("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
+        files=tuple(f"MNIST/raw/{name}" for name in IDX),
+        sha256="1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b",
+    ),
+    "fashionmnist": ImageSet(
+        name="FashionMNIST",
+        torchvision="FashionMNIST",
+        classes=(
+            "T-shirt/top",
+            "trouser",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle boot",
+        ),
+        files=tuple(f"FashionMNIST/raw/{name}" for name in IDX),
+        sha256="ece172613115fb18b120bec8f6c02271af90b8b8f0a5af5c51cbd5ceed68e619",
+    ),
+    "cifar10": ImageSet(
+        name="CIFAR-10",
+        torchvision="CIFAR10",
+        classes=(
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ),
+        files=(
+            "cifar-10-batches-py/data_batch_1",
+            "cifar-10-batches-py/data_batch_2",
+            "cifar-10-batches-py/data_batch_3",
+            "cifar-10-batches-py/data_batch_4",
+            "cifar-10-batches-py/data_batch_5",
+            "cifar-10-batches-py/test_batch",
+            "cifar-10-batches-py/batches.meta",
+        ),
+        sha256="9048fcbac9c08a64d57a7c5a5a66750a974ad4eab380914df129f7e223d823df",
+    ),
+}
+
+
+def find_folder(key: str, data_dir: str | Path | None) -> tuple[Path, bool]:
+    """Find the folder of the full sets.
+
+    Args:
+        key: of `SETS`.
+        data_dir: the folder, or None for HESSINIT_DATA, or else the user's cache folder.
+
+    Returns:
+        The folder, and whether a user named it (then it exists).
+
+    Raises:
+        DataError: a user named a folder that does not exist. It is not made: a name with a
+            slip would fill the disk at a place where nobody looks.
+
+    Example:
+        >>> find_folder("mnist", ".")[1]
+        True
+    """
+    if data_dir is not None:
+        folder, origin = Path(data_dir).expanduser(), "data_dir"
+    elif os.environ.get("HESSINIT_DATA"):
+        folder, origin = Path(os.environ["HESSINIT_DATA"]).expanduser(), "HESSINIT_DATA"
+    else:
+        return Path(user_cache_dir("hessinit")), False
+    if not folder.is_dir():
+        raise absent(key, folder, f"{origin} names no existing folder; nothing was downloaded")
+    return folder, True
+
+
+def is_present(key: str, folder: Path) -> bool:
+    """Tell whether all files of a full set are in a folder; their content is not looked at.
+
+    Example:
+        >>> is_present("mnist", Path("no such folder"))
+        False
+    """
+    return all((folder / file).is_file() for file in SETS[key].files)
+
+
+def absent(key: str, folder: Path, reason: str) -> DataError:
+    """Word the error for a full set that is not there: one line, with the ways out.
+
+    Example:
+        >>> str(absent("mnist", Path("data"), "download=False")).startswith("full MNIST not found")
+        True
+    """
+    files = SETS[key].files
+    return DataError(
+        f"full {SETS[key].name} not found in {folder} ({reason}): put its {len(files)} unpacked "
+        f"files there ({files[0]}, ...), or set data_dir or HESSINIT_DATA to a folder that has "
+        'them, or allow internet access; or ask for the shipped sample: profile "quick" '
+        "(sample=True)"
+    )
+
+
+def read(key: str, folder: Path) -> ImageData:
+    """Read a full set whose files are present.
+
+    Args:
+        key: of `SETS`.
+        folder: folder of the full sets.
+
+    Returns:
+        The data, checked against the known checksum.
+
+    Raises:
+        DataError: a file is damaged or holds something else.
+
+    Example:
+        `read("mnist", Path("data"))` gives 60000 training images of shape (1, 28, 28).
+    """
+    try:
+        train = _read_split(key, folder, train=True)
+        test = _read_split(key, folder, train=False)
+    # What a damaged file makes of torchvision's reader: its own check, a short file, a wrong
+    # header (assertions), or a file that may not be read.
+    except (RuntimeError, ValueError, AssertionError, OSError, KeyError, pickle.PickleError) as e:
+        raise _damaged(key, folder, str(e)) from None
+    data = whole(key, train, test)
+    if data.sha256 != SETS[key].sha256:
+        raise _damaged(key, folder, "the images and labels do not match the known checksum")
+    return data
+
+
+def whole(key: str, train: Split, test: Split) -> ImageData:
+    """Put the two splits of a full set together; nothing is checked."""
+    return ImageData(
+        name=SETS[key].name,
+        kind="full",
+        train_images=train[0],
+        train_labels=train[1],
+        test_images=test[0],
+        test_labels=test[1],
+        classes=SETS[key].classes,
+    )
+
+
+def _damaged(key: str, folder: Path, reason: str) -> DataError:
+    place = (folder / SETS[key].files[0]).parent
+    reason = " ".join(reason.split()) or "unreadable"
+    return DataError(
+        f"the files of {SETS[key].name} in {place} are damaged or are not {SETS[key].name} "
+        f"({reason}): delete that folder and load again, or put the right files there"
+    )
+
+
+def _read_split(key: str, folder: Path, *, train: bool) -> Split:
+    if key != "cifar10":
+        gray = SETS[key].reader(folder, train=train, download=False)
+        return gray.data.unsqueeze(1), torch.as_tensor(gray.targets)
+    # CIFAR-10's files are pickles, which could run code when read. torchvision compares each
+    # with its published MD5 sum before it reads any, also with download=False, and that is
+    # the protection here: it stops damage and mix-ups, not somebody able to forge MD5.
+    with warnings.catch_warnings():
+        # Old pickles of arrays make some versions of NumPy warn; users can do nothing about it.
+        warnings.simplefilter("ignore", VisibleDeprecationWarning)
+        cifar = SETS[key].reader(folder, train=train, download=False)
+    # torchvision turns the stored n c h w into n h w c; turn it back.
+    images = np.ascontiguousarray(cifar.data.transpose(0, 3, 1, 2))
+    return torch.from_numpy(images), torch.tensor(cifar.targets, dtype=torch.int64)

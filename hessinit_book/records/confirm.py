@@ -1,0 +1,193 @@
+"""Confirm records of earlier code: compute one again, or find the code to be the same.
+
+`python -m hessinit_book.verify --confirm EXPERIMENT` computes one record again by the present
+code and, if all its numbers come out the same by the rules of `repeatability.py`, writes the
+confirmation (`confirmations.py`). With `--same-code COMMIT` nothing is computed: the records are
+of the sources at that commit (which say so by their own rule), and these differ from the
+present ones in nothing that computes (`stamps.py`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from io import BytesIO
+from pathlib import Path
+
+from hessinit_book.chapters import parameters_of
+from hessinit_book.parameters import Parameters
+from hessinit_book.records import confirmations, records, stamps
+from hessinit_book.records.comparison import Comparison, compare
+from hessinit_book.records.confirmations import Confirmation, Repetition
+from hessinit_book.records.definitions import PACKAGES
+from hessinit_book.records.machine import current_commit
+from hessinit_book.records.records import Record
+from hessinit_book.records.repeatability import TOLERANCE
+from hessinit_lib.errors import RecordError
+
+
+def parameters_again(record: Record, results_dir: Path | None) -> Parameters:
+    """Give the parameters that repeat a record, on the kind of device that it names.
+
+    Raises:
+        UserError: the experiment no longer takes them, or the device is not there.
+    """
+    device = record.device.partition(":")[0]
+    return parameters_of(record.experiment).check(
+        **record.parameters, seeds=[record.seed], device=device, results_dir=results_dir
+    )
+
+
+def run_again(record: Record) -> Record:
+    """Run a record's experiment again, for its seed.
+
+    Raises:
+        DataError: the data set is not at hand.
+    """
+    experiment = importlib.import_module(f"hessinit_book.chapters.{record.experiment}.run")
+    with tempfile.TemporaryDirectory() as folder:
+        (again,) = experiment.run(parameters_again(record, results_dir=Path(folder)))
+    return again
+
+
+def confirm_by_computing(
+    results: Path, experiment: str, seed: int | None = None
+) -> tuple[Record, Comparison]:
+    """Compute a record again; if it comes out the same, confirm all of its experiment's records.
+
+    Args:
+        results: folder of the records.
+        experiment: name of the experiment.
+        seed: which record; by default the one that states the shortest duration.
+
+    Returns:
+        The record, and how the numbers compare. The confirmation is written only if there are
+        no differences.
+
+    Raises:
+        RecordError: there are no records, none of that seed, or all of them are of the
+            present code.
+        DataError: the data set is not at hand.
+    """
+    found = records.read_all(results, "paper", experiment)
+    codes = _earlier_codes(found)
+    chosen = [record for record in found if seed in (None, record.seed)]
+    if not chosen:
+        raise RecordError(f"{experiment}: no record of seed {seed}")
+    record = min(chosen, key=lambda r: (r.duration_s, r.seed))
+    again = run_again(record)
+    comparison = compare(record, again, found)
+    if not comparison.differences:
+        path = records.record_path(results, "paper", experiment, record.seed)
+        repetition = Repetition(
+            seed=record.seed,
+            record=confirmations.checksum(path) or "",
+            device=again.device,
+            versions=again.versions,
+            duration_s=again.duration_s,
+            compared=dict(comparison.counts),
+            tolerance=TOLERANCE,
+            largest=float(f"{comparison.largest:.2g}"),
+            where=comparison.where,
+        )
+        _write(path.parent, codes, again.code, repetition=repetition)
+    return record, comparison
+
+
+def confirm_by_code(results: Path, experiment: str, commit: str) -> None:
+    """Confirm records of sources that compute the same as the present ones.
+
+    Args:
+        results: folder of the records, in a checkout with its history.
+        experiment: name of the experiment.
+        commit: any commit whose sources made the records, or for which they were confirmed.
+
+    Raises:
+        RecordError: there are no records, all of them are of the present code, the commit is
+            not there, the records are not of its sources, or these compute otherwise.
+    """
+    codes = _earlier_codes(records.read_all(results, "paper", experiment))
+    folder = records.record_path(results, "paper", experiment, 0).parent
+    earlier = confirmations.read(folder)
+    now = stamps.code_stamp(experiment)
+    with tempfile.TemporaryDirectory() as made:
+        full = _sources_at(commit, Path(made))
+        stated = _own_stamp(Path(made), experiment)
+        confirmed = earlier is not None and earlier.code == stated
+        if not set(codes) <= {stated, *(earlier.codes if earlier and confirmed else [])}:
+            raise RecordError(
+                f"{experiment}: the sources at {commit} are not what made the records"
+            )
+        if stamps.code_stamp(experiment, Path(made)) != now:
+            raise RecordError(
+                f"{experiment}: the code has changed since {commit}; compute a record again"
+            )
+    repetition = earlier.repetition if earlier and confirmed else None
+    _write(folder, codes, now, source=full, repetition=repetition)
+
+
+def _write(folder: Path, codes: list[str], code: str, **how: object) -> None:
+    confirmation = Confirmation.model_validate(
+        {
+            "experiment": folder.name,
+            "codes": codes,
+            "code": code,
+            "commit": current_commit(),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **how,
+        }
+    )
+    confirmations.write(confirmation, folder)
+
+
+def _earlier_codes(found: Sequence[Record]) -> list[str]:
+    """List the stamps of the code that made records, but for the present one."""
+    experiment = found[0].experiment
+    if stamps.module_of(experiment) is None or stamps.is_benchmark(experiment):
+        raise RecordError(f"{experiment} is no experiment that can be run again")
+    codes = sorted({record.code for record in found} - {stamps.code_stamp(experiment)})
+    if not codes:
+        raise RecordError(f"{experiment}: all records were made by the present code")
+    return codes
+
+
+def _sources_at(commit: str, folder: Path) -> str:
+    """Unpack the packages' sources at a commit into a folder; give the commit's full name."""
+    git = ["git", "-C", str(stamps.ROOT)]
+    try:
+        name = subprocess.run(
+            [*git, "rev-parse", "--verify", f"{commit}^{{commit}}"], capture_output=True, check=True
+        )
+        packed = subprocess.run(
+            [*git, "archive", "--format=zip", commit], capture_output=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        raise RecordError(f"no commit {commit} of these sources") from None
+    with zipfile.ZipFile(BytesIO(packed.stdout)) as archive:
+        sources = [
+            name
+            for name in archive.namelist()
+            if name.endswith(".py") and name.partition("/")[0] in PACKAGES
+        ]
+        archive.extractall(folder, sources)
+    return name.stdout.decode().strip()
+
+
+def _own_stamp(root: Path, experiment: str) -> str:
+    """Compute the stamp of an experiment as sources of an earlier commit themselves would."""
+    asked = (
+        f"from hessinit_book.records.stamps import code_stamp; print(code_stamp({experiment!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asked], cwd=root, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RecordError(
+            f"{experiment}: its sources cannot tell their stamp: {done.stderr[-200:]}"
+        )
+    return done.stdout.strip()

@@ -1,0 +1,99 @@
+"""Where and with what a result was computed."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from hessinit_lib.errors import ParameterError
+
+_LIBRARIES = ("hessinit_lib", "torch", "torchvision", "numpy")
+_OPTIONAL = ("gensim",)  # named where the experiment uses them
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn the parameter `device` into a device that is there.
+
+    Args:
+        name: "auto" (CUDA if there is a GPU, else the CPU), or a device of torch.
+
+    Raises:
+        ParameterError: the device is not on this machine.
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    gpus = torch.cuda.device_count()
+    absent = (device.type == "cuda" and (device.index or 0) >= gpus) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if absent:
+        raise ParameterError(
+            f"device: got {name!r}, which is not on this machine ({gpus} CUDA GPUs); "
+            "expected 'auto', 'cpu' or a device that is"
+        )
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """Name a device in words, for a record: its kind and model, on a CPU the threads too.
+
+    The order of sums depends on the number of threads, and so do the last digits.
+    """
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"cpu: {_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{device.type}: {platform.machine()}"
+
+
+def library_versions() -> dict[str, str]:
+    """Give the versions of Python and of the libraries that compute.
+
+    A library that only some experiments use is named if it is loaded.
+    """
+    loaded = [name for name in _OPTIONAL if name in sys.modules]
+    found = {name: version(name) for name in (*_LIBRARIES, *loaded)}
+    return {"python": platform.python_version(), **found, "torch": torch.__version__}
+
+
+def current_commit() -> str | None:
+    """Give the project's git commit, "-dirty" if sources differ from it; None outside a checkout.
+
+    Records themselves, which a run is just writing, do not make a tree dirty.
+    """
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # installed: a repository further up is not ours
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", ".", ":(exclude)results")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,102 @@
+"""Run an experiment seed by seed, one record each, resuming where it was interrupted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from hessinit_book.parameters import Parameters
+from hessinit_book.records import confirmations, records
+from hessinit_book.records.machine import (
+    choose_device,
+    current_commit,
+    describe_device,
+    library_versions,
+)
+from hessinit_book.records.records import DatasetInfo, Record
+from hessinit_book.records.stamps import code_stamp
+
+RunOne = Callable[[int, torch.device, tqdm], dict[str, Any]]
+
+
+def run_seeds(
+    parameters: Parameters, dataset: DatasetInfo, run_one: RunOne, ticks: int
+) -> list[Record]:
+    """Give the record of every seed: read if it is there and still holds, else run.
+
+    A record holds if it was made with the same parameters, data, device and library
+    sources, or with earlier ones that are confirmed to give the same. Each is written when
+    its seed is done, so an interrupted run goes on with the first seed that was not finished.
+
+    Args:
+        parameters: what to run.
+        dataset: what `run_one` trains on.
+        run_one: takes a seed, the device and a progress bar; gives the record's values.
+        ticks: how often `run_one` updates the progress bar.
+
+    Raises:
+        RecordError: a record that is in the way, or a confirmation, is damaged.
+    """
+    experiment = parameters.EXPERIMENT
+    device = choose_device(parameters.device)
+    stamp = code_stamp(experiment)
+    common = {
+        "experiment": experiment,
+        "profile": parameters.profile,
+        "parameters": parameters.bearing(),
+        "dataset": dataset,
+        "device": describe_device(device),
+        "code": stamp,
+    }
+    done = []
+    with tqdm(total=len(parameters.seeds) * ticks, desc=experiment, unit="step") as bar:
+        for seed in parameters.seeds:
+            path = records.record_path(parameters.results, parameters.profile, experiment, seed)
+            if path.exists():
+                old = records.read(path)
+                confirmed = confirmations.read(path.parent)
+                holds = confirmed is not None and confirmed.covers(old, stamp)
+                wanted = {**common, "seed": seed, "code": old.code if holds else stamp}
+                if all(getattr(old, name) == value for name, value in wanted.items()):
+                    bar.update(ticks)
+                    done.append(old)
+                    continue
+            commit, versions = current_commit(), library_versions()
+            start = time.perf_counter()
+            values = run_one(seed, device, bar)
+            duration = time.perf_counter() - start
+            records.write(
+                Record(
+                    **common,
+                    seed=seed,
+                    versions=versions,
+                    commit=commit,
+                    finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                    duration_s=round(duration, 3),
+                    values=values,
+                ),
+                path,
+            )
+            done.append(records.read(path))
+    return done
+
+
+def committed_records(parameters: Parameters) -> list[Record]:
+    """Read the full-scale records of this experiment that came with the project, if any.
+
+    Returns:
+        The records under `results/paper`; none where the project's folder is not at hand
+        (on Colab, say). While records of other parameters are replaced one by one, only
+        those of the present parameters: the two do not go into one figure.
+    """
+    folder = records.record_path(parameters.results, "paper", parameters.EXPERIMENT, 0).parent
+    if not any(folder.glob("seed-*.json")):
+        return []
+    found = records.read_all(parameters.results, "paper", parameters.EXPERIMENT)
+    present = type(parameters).check(profile="paper").bearing()
+    return [record for record in found if record.parameters == present] or found

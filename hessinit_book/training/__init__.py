@@ -1,0 +1,1 @@
+"""Training loops and starts that several chapters share."""

@@ -1,0 +1,134 @@
+"""Skip-gram with negative sampling in torch: gensim's objective, batched, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from hessinit_book.randomness import generator
+from hessinit_book.word2vec.corpora import Corpus
+from hessinit_book.word2vec.pairs import counted, draw_negatives, draw_pairs
+from hessinit_book.word2vec.starts import Start
+from hessinit_book.word2vec.training import OnPiece, Recipe
+from hessinit_book.word2vec.vocabulary import Vocabulary
+
+Sigmoid = Callable[[Tensor], Tensor]
+
+
+def loss(
+    inputs: Float[Tensor, "V d"],
+    outputs: Float[Tensor, "V d"],
+    pairs: Int64[Tensor, "pairs 2"],
+    negatives: Int64[Tensor, "pairs k"],
+    *,
+    sigmoid: Sigmoid = torch.sigmoid,
+) -> Float[Tensor, ""]:
+    r"""Compute $-\sum \log \sigma(s^+) - \sum_\text{neg} \log \sigma(-s^-)$ in nat.
+
+    Args:
+        inputs: $v$, shape (V, d).
+        outputs: $u$, shape (V, d).
+        pairs: input word and output word of each observed pair, shape (pairs, 2).
+        negatives: output words of its negatives, shape (pairs, k); its own word does not count.
+        sigmoid: to put another one in its place, gensim's table say.
+    """
+    scores, signs, counts = _scores(inputs, outputs, pairs, negatives)
+    return -(sigmoid(signs * scores).log() * counts).sum()
+
+
+def step(
+    inputs: Float[Tensor, "V d"],
+    outputs: Float[Tensor, "V d"],
+    pairs: Int64[Tensor, "pairs 2"],
+    negatives: Int64[Tensor, "pairs k"],
+    rate: float,
+    *,
+    sigmoid: Sigmoid = torch.sigmoid,
+) -> None:
+    """Take a step of gradient descent on `loss`, in place.
+
+    All pairs see the vectors before the step. gensim goes pair by pair, which is this with one
+    pair at a time; and it passes over scores beyond +-6, which this does not.
+
+    Args:
+        inputs: shape (V, d).
+        outputs: shape (V, d).
+        pairs: as in `loss`, shape (pairs, 2).
+        negatives: as in `loss`, shape (pairs, k).
+        rate: of learning, for each pair.
+        sigmoid: as in `loss`.
+    """
+    scores, signs, counts = _scores(inputs, outputs, pairs, negatives)
+    slopes = rate * counts * (sigmoid(scores) - (signs + 1) / 2)
+    v = inputs[pairs[:, 0]]
+    words = torch.cat([pairs[:, 1:], negatives], 1)
+    u = outputs[words]
+    inputs.index_add_(0, pairs[:, 0], -torch.einsum("pk,pkd->pd", slopes, u))
+    outputs.index_add_(0, words.flatten(), -(slopes[..., None] * v[:, None]).flatten(0, 1))
+
+
+def train(
+    corpus: Corpus,
+    vocabulary: Vocabulary,
+    recipe: Recipe,
+    start: Start,
+    seed: int,
+    on_piece: OnPiece,
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> None:
+    """Train as `training.train` does, but in batches of pairs.
+
+    The pairs of a piece come in the order of the text, as gensim takes them. Sums over a batch
+    go in any order on a GPU, so results repeat up to rounding there, bit by bit on a CPU.
+
+    Args:
+        corpus: the text.
+        vocabulary: of the corpus.
+        recipe: how to train.
+        start: the vectors to begin with; for gensim's own, its law with other draws.
+        seed: of the run.
+        on_piece: called before the first piece and after each.
+        batch_size: observed pairs a step.
+        device: where to compute; the pairs are drawn on the CPU.
+    """
+    if start.law == "gensim":
+        start = Start("uniform", start.inputs, start.outputs)
+    drawn = start.draw(len(vocabulary.words), recipe.dimension, seed)
+    assert drawn is not None
+    inputs, outputs = (side.to(device) for side in drawn)
+    source = generator(seed, "pairs")
+    size = recipe.tokens(corpus)
+    on_piece(0, inputs, outputs)
+    for piece in range(recipe.pieces):
+        text = corpus.train.take(np.arange(piece * size, (piece + 1) * size), mode="wrap")
+        pairs = draw_pairs(
+            text, vocabulary, window=recipe.window, sample=recipe.sample, source=source
+        )
+        negatives = draw_negatives(len(pairs), vocabulary, recipe.negatives, source)
+        steps = max(1, -(-len(pairs) // batch_size))
+        for number, (some, missed) in enumerate(
+            zip(pairs.split(batch_size), negatives.split(batch_size), strict=True)
+        ):
+            done = (piece + number / steps) / recipe.pieces
+            rate = recipe.learning_rate + done * (recipe.last_rate - recipe.learning_rate)
+            step(inputs, outputs, some.to(device), missed.to(device), rate)
+        on_piece(piece + 1, inputs, outputs)
+
+
+def _scores(
+    inputs: Tensor, outputs: Tensor, pairs: Tensor, negatives: Tensor
+) -> tuple[Float[Tensor, "pairs words"], Float[Tensor, "pairs words"], Bool[Tensor, "pairs words"]]:
+    """Compute scores, their signs (+1 observed, -1 negative) and whether they count."""
+    words = torch.cat([pairs[:, 1:], negatives], 1)
+    scores = torch.einsum("pd,pkd->pk", inputs[pairs[:, 0]], outputs[words])
+    signs = torch.full_like(scores, -1.0)
+    signs[:, 0] = 1
+    counts = torch.ones_like(scores, dtype=torch.bool)
+    counts[:, 1:] = counted(pairs[:, 1], negatives)
+    return scores, signs, counts

@@ -1,0 +1,92 @@
+"""Word similarity: do cosines of vectors rank pairs of words as people do?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from gensim.test.utils import datapath
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from hessinit_book.word2vec.vocabulary import Vocabulary
+
+SETS = {"wordsim353": "wordsim353.tsv", "simlex999": "simlex999.txt"}
+
+
+@dataclass(frozen=True, eq=False)
+class Similarities:
+    """Pairs of words with the judgement of people, as far as the vocabulary has them.
+
+    Attributes:
+        pairs: places in the vocabulary, shape (n, 2).
+        human: judged similarity, shape (n,).
+        total: pairs in the whole set.
+    """
+
+    pairs: Int64[Tensor, "n 2"]
+    human: Float64[Tensor, " n"]
+    total: int
+
+    @classmethod
+    def load(cls, name: str, vocabulary: Vocabulary) -> Similarities:
+        """Read one of the sets that gensim ships.
+
+        Args:
+            name: "wordsim353" or "simlex999".
+            vocabulary: pairs with a word that it lacks are left out, as gensim does.
+
+        Source: Finkelstein and others (2002): WordSim-353. Hill, Reichart, Korhonen (2015):
+            SimLex-999.
+        """
+        pairs, human, total = [], [], 0
+        with Path(datapath(SETS[name])).open(encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("#"):
+                    continue
+                first, second, judged = line.lower().split("\t")
+                total += 1
+                found = [vocabulary.places.get(word) for word in (first, second)]
+                if None not in found:
+                    pairs.append(found)
+                    human.append(float(judged))
+        return cls(
+            torch.tensor(pairs, dtype=torch.int64).view(-1, 2),
+            torch.tensor(human, dtype=torch.float64),
+            total,
+        )
+
+    def cosines(self, vectors: Float[Tensor, "V d"]) -> Float64[Tensor, " n"]:
+        """Compute the cosine of each pair; shape (n,)."""
+        first, second = vectors[self.pairs].double().unbind(1)
+        return F.cosine_similarity(first, second)
+
+
+def spearman(x: Float64[Tensor, "*b n"], y: Float64[Tensor, "*b n"]) -> Float64[Tensor, "*b"]:
+    """Compute Spearman's rank correlation along the last axis; like values share their rank.
+
+    Args:
+        x: shape (*b, n).
+        y: shape (*b, n).
+
+    Returns:
+        Shape (*b); NaN where all values are alike, or there are none.
+
+    Example:
+        >>> x = torch.tensor([1.0, 2.0, 3.0, 3.0]).double()
+        >>> round(spearman(x, x.exp()).item(), 12), spearman(x, -x).item() < 0
+        (1.0, True)
+    """
+    x, y = _ranks(x), _ranks(y)
+    x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
+    return (x * y).sum(-1) / (x.square().sum(-1) * y.square().sum(-1)).sqrt()
+
+
+def _ranks(values: Float64[Tensor, "*b n"]) -> Float64[Tensor, "*b n"]:
+    """Rank values, with the mean rank for like ones."""
+    ordered = values.sort(-1).values
+    below = torch.searchsorted(ordered, values)
+    to = torch.searchsorted(ordered, values, right=True)
+    return (below + to - 1).double() / 2

@@ -1,8 +1,0 @@
-"""Data: MNIST, FashionMNIST and CIFAR-10, in full or as the samples that ship with the package."""
-
-from __future__ import annotations
-
-from hessinit_lib.data.datasets import load
-from hessinit_lib.data.images import ImageData
-
-__all__ = ["ImageData", "load"]

@@ -1,0 +1,71 @@
+"""A diagnosis as a figure."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hessinit_book.drawing.style import COLORS, MARKERS, style
+from hessinit_lib.diagnosis.report import Diagnosis
+
+QUANTITIES = {
+    "gain": "gain of the weights",
+    "input_rms": "size of inputs (rms)",
+    "gradient_norm": r"gradient $\|g_k\|$",
+    "hessian_norm": r"Hessian $\|H_k\|_F$",
+}
+VERDICTS = {"balanced": 0, "vanishing": 4, "exploding": 2}
+
+
+def draw(diagnosis: Diagnosis) -> Figure:
+    """Draw gains, signals, gradients and Hessian norms against the layers, a panel each.
+
+    Layers stand in the order of the forward pass; color and marker tell the verdict. What is
+    zero, not finite or not known has no point.
+
+    Args:
+        diagnosis: what to draw.
+    """
+    last = len(diagnosis.layers)
+    layers = sorted(diagnosis.layers, key=lambda x: last if x.order is None else x.order)
+    places = np.arange(len(layers))
+    verdicts = np.array([layer.verdict for layer in layers])
+    with style():
+        height = max(2.6, 0.17 * len(layers) + 1.2)
+        figure, axes = plt.subplots(1, len(QUANTITIES), figsize=(9.5, height), sharey=True)
+        for ax, (quantity, title) in zip(axes, QUANTITIES.items(), strict=True):
+            values = np.array([getattr(layer, quantity) for layer in layers])
+            shown = np.isfinite(values) & (values > 0)
+            ax.plot(values[shown], places[shown], color="#999999", linewidth=0.8, zorder=1)
+            for verdict, index in VERDICTS.items():
+                chosen = shown & (verdicts == verdict)
+                ax.scatter(
+                    values[chosen],
+                    places[chosen],
+                    color=COLORS[index],
+                    marker=MARKERS[index],
+                    s=22,
+                    label=verdict if (verdicts == verdict).any() else None,
+                    zorder=2,
+                )
+            ax.set(title=title, xlabel="size (log scale)")
+            if shown.any():
+                ax.set_xscale("log")
+                _widen(ax, values[shown])
+        step = math.ceil(len(layers) / 40)  # more names than that run into each other
+        axes[0].set_yticks(places[::step], [layer.name for layer in layers[::step]], fontsize=8)
+        axes[0].set_ylabel("layer, first at the top")
+        axes[0].invert_yaxis()
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        plt.close(figure)  # else a notebook would show it a second time
+    return figure
+
+
+def _widen(ax: Axes, values: np.ndarray) -> None:
+    """Show at least two decades: what differs by little shall look so."""
+    middle = math.sqrt(values.min()) * math.sqrt(values.max())
+    ax.set_xlim(min(values.min() / 2, middle / 10), max(values.max() * 2, middle * 10))

@@ -1,0 +1,1 @@
+"""Fully connected networks, smooth activations included: exact norms."""

@@ -1,0 +1,142 @@
+"""Norms of Hessian blocks from what their samples carry: factors, residuals and inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hessinit_lib.hessians.chain.backward import LayerCurvature
+from hessinit_lib.hessians.chain.pair_sums import squared_norms
+from hessinit_lib.hessians.chain.spectral import block_spectral_norms, gauss_newton_spectral_norms
+from hessinit_lib.hessians.numerics.magnitude import in_range, power_of_two
+from hessinit_lib.hessians.numerics.workspace import Workspace
+from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, LayerHessian
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a layer's tensors sum up to, and the tensors, until its spectral norms are known.
+
+    Attributes:
+        layer: S, R and the inputs, scaled to a size whose squares are float32 numbers.
+        kernel: the Gram matrix z_b . z_b' of the inputs.
+        unit: what the norms are to be multiplied by.
+        frobenius: norms of the block, its linearization and its residual.
+        traces: of the same.
+    """
+
+    layer: LayerCurvature
+    kernel: Float[Tensor, "b b"]
+    unit: float
+    frobenius: list[float]
+    traces: list[float]
+
+    @property
+    def nbytes(self) -> int:
+        """What is held, without a residual."""
+        return self.layer.factor.nbytes + self.kernel.nbytes
+
+
+def block_sums(
+    layer: LayerCurvature, options: Options, piece: int, workspace: Workspace | None = None
+) -> Sums:
+    """Compute Frobenius norms and traces of a block, its linearization and its residual.
+
+    Args:
+        layer: S, R and the inputs.
+        options: what to compute.
+        piece: entries of tensors that are made in pieces.
+        workspace: memory for them.
+    """
+    kernel = layer.kernel(options.tolerance)
+    norms, traces = _norms_and_traces(layer, kernel, options, piece, workspace)
+    if in_range(norms[0] if options.frobenius else traces[0]):
+        return Sums(layer, kernel, 1.0, norms, traces)
+    layer, unit = _scaled(layer)
+    kernel = layer.kernel(options.tolerance)
+    return Sums(layer, kernel, unit, *_norms_and_traces(layer, kernel, options, piece, workspace))
+
+
+def with_spectral_norms(group: Sequence[Sums], options: Options) -> Iterator[LayerHessian]:
+    """Add the spectral norms of some blocks, those without a residual together, to their sums."""
+    parts = options.parts
+    plain = [(sums.layer, sums.kernel) for sums in group if sums.layer.residual is None]
+    norms = iter(
+        gauss_newton_spectral_norms(plain, options.tolerance) if plain and options.spectral else ()
+    )
+    for sums in group:
+        layer, spectral = sums.layer, (math.nan, math.nan, math.nan)
+        if options.spectral and layer.residual is None:
+            norm = next(norms)
+            spectral = (norm, norm, 0.0)
+        elif options.spectral:
+            spectral = block_spectral_norms(layer, options.tolerance, parts=parts)
+        block, linearization, residual = (
+            BlockNorms(*(sums.unit * value for value in values))
+            for values in zip(sums.frobenius, spectral, sums.traces, strict=True)
+        )
+        if layer.residual is None:
+            linearization, residual = block, ZERO
+        yield LayerHessian.from_parts(
+            layer.name,
+            layer.shape,
+            block,
+            linearization if parts else LOST,
+            residual if parts or layer.residual is None else LOST,
+            exact=True,
+        )
+
+
+def _norms_and_traces(
+    layer: LayerCurvature,
+    kernel: Float[Tensor, "b b"],
+    options: Options,
+    piece: int,
+    workspace: Workspace | None,
+) -> tuple[list[float], list[float]]:
+    squares = kernel.new_full((3,), math.nan)
+    if options.frobenius:
+        sums = squared_norms(
+            *(layer, kernel, options.tolerance),
+            parts=options.parts,
+            piece=piece,
+            workspace=workspace,
+        )
+        squares = torch.stack(sums)
+    # One transfer from the device for all the scalars.
+    *norms, linear, rest = torch.cat((squares.sqrt(), _traces(layer))).tolist()
+    return norms, [linear + rest, linear, rest]
+
+
+def _scaled(layer: LayerCurvature) -> tuple[LayerCurvature, float]:
+    """Scale a layer's tensors to a size of about one, and give the number taken out."""
+    residual = layer.residual
+    curvature = layer.factor.abs().max().item()
+    if residual is not None:
+        curvature = max(curvature, math.sqrt(residual.abs().max().item()))
+    by_curvature = power_of_two(curvature)
+    by_inputs = power_of_two(layer.inputs.abs().max().item())
+    scaled = replace(
+        layer,
+        factor=layer.factor / by_curvature,
+        residual=None if residual is None else residual / by_curvature**2,
+        inputs=layer.inputs / by_inputs,
+    )
+    return scaled, (by_curvature * by_inputs) ** 2
+
+
+def _traces(layer: LayerCurvature) -> Float[Tensor, 2]:
+    """Traces of the linearization and of the residual."""
+    weights = layer.inputs.square().sum(1) / len(layer.inputs)
+    linear = torch.dot(weights, torch.linalg.vector_norm(layer.factor, dim=(1, 2)).square())
+    residual = layer.residual
+    if residual is None:
+        return torch.stack((linear, torch.zeros_like(linear)))
+    diagonal = residual if residual.ndim == 2 else residual.diagonal(dim1=1, dim2=2)
+    return torch.stack((linear, torch.dot(weights, diagonal.sum(1))))

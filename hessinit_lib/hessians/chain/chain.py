@@ -1,0 +1,104 @@
+"""Layer Hessians of fully connected networks, smooth activations included."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from hessinit_lib.hessians.chain.backward import backward
+from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spectral_norms
+from hessinit_lib.hessians.chain.memory import piece_size
+from hessinit_lib.hessians.chain.network import LinearStage, Stage, forward, has_residual
+from hessinit_lib.hessians.chain.signs import estimated_norms
+from hessinit_lib.hessians.losses import LossCurvature, LossFn, loss_curvature
+from hessinit_lib.hessians.numerics.workspace import kept_workspace
+from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
+
+# Bytes of factors that are kept for the spectral norms of several layers together.
+_WAITING = 1 << 27
+
+
+@torch.no_grad()
+def chain_hessians(
+    model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor, options: Options
+) -> HessianReport:
+    """Compute the norms of every layer's Hessian block, exactly.
+
+    Args:
+        model: a network of which `hessinit_lib.hessians.chain.network.is_chain` is true.
+        loss_fn: see `hessinit_lib.hessians.losses.loss_curvature`.
+        inputs: shape (B, ...).
+        targets: shape (B,) or (B, C).
+        options: what to compute.
+
+    Raises:
+        NotImplementedError: active dropout, tied weights, a loss that is not covered.
+        ValueError: shapes that do not fit, or a `max_memory` that is too small.
+    """
+    stages, logits = forward(model, inputs)
+    if logits.ndim != 2:
+        raise ValueError(f"the model gave outputs of shape {tuple(logits.shape)}, expected (B, C)")
+    loss = loss_curvature(loss_fn, logits, targets)
+    finite = bool(torch.isfinite(logits).all())
+    bent = has_residual(model)
+    piece = piece_size(stages, loss, options, dense=bent)
+    sampled = None
+    if options.method == "estimate" and options.frobenius and finite and not bent:
+        sampled = estimated_norms(stages, loss, options)
+    if sampled is None:
+        layers = list(_exact(stages, loss, options, finite, piece))
+    else:
+        layers = list(_with_estimates(sampled, stages, loss, options, piece))
+    return HessianReport(layers[::-1])
+
+
+def _exact(
+    stages: list[Stage], loss: LossCurvature, options: Options, finite: bool, piece: int
+) -> Iterator[LayerHessian]:
+    """Give the norms of all layers, last layer first."""
+    limit = options.max_memory
+    room = _WAITING if limit is None else min(_WAITING, limit // 8)
+    waiting: list[Sums] = []
+    with kept_workspace(loss.factor) if limit is None else nullcontext() as workspace:
+        for layer in backward(stages, loss, options.tolerance, workspace):
+            if not finite:
+                lost = (LOST, LOST, LOST)
+                yield LayerHessian.from_parts(layer.name, layer.shape, *lost, exact=True)
+                continue
+            waiting.append(block_sums(layer, options, piece, workspace))
+            held = sum(sums.nbytes for sums in waiting)
+            # A dense residual must be used before the next layer's takes its place.
+            if not options.spectral or layer.residual is not None or held > room:
+                yield from with_spectral_norms(waiting, options)
+                waiting.clear()
+        yield from with_spectral_norms(waiting, options)
+
+
+def _with_estimates(
+    sampled: dict[str, BlockNorms],
+    stages: list[Stage],
+    loss: LossCurvature,
+    options: Options,
+    piece: int,
+) -> Iterator[LayerHessian]:
+    """Add to the estimates what is not sampled: all of the last layer, spectral norms."""
+    last = next(_exact(stages, loss, replace(options, norms=("frobenius",)), True, piece))
+    found = {last.name: BlockNorms(last.frobenius, math.nan, last.trace), **sampled}
+    shapes = {
+        stage.name: tuple(stage.weight.shape) for stage in stages if isinstance(stage, LinearStage)
+    }
+    if options.spectral:
+        for layer in _exact(stages, loss, replace(options, norms=("spectral",)), True, piece):
+            found[layer.name] = replace(
+                found[layer.name], spectral=layer.spectral, trace=layer.trace, trace_stderr=0.0
+            )
+    for name, norms in found.items():
+        part = norms if options.parts else LOST
+        exact = name == last.name
+        yield LayerHessian.from_parts(name, shapes[name], norms, part, ZERO, exact=exact)

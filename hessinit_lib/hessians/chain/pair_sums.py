@@ -1,0 +1,159 @@
+r"""Frobenius norms of batch-mean blocks, from sums over pairs of samples.
+
+For $M = B^{-1} \sum_b A_b \otimes z_b z_b^\top$,
+
+$$\|M\|_F^2 = B^{-2} \sum_{b,b'} (z_b \cdot z_{b'})^2 \langle A_b, A_{b'} \rangle,$$
+
+so no matrix of the size of the parameters is formed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hessinit_lib.hessians.chain.backward import LayerCurvature
+from hessinit_lib.hessians.numerics.precision import fast_products, narrowed, rounding_pays
+from hessinit_lib.hessians.numerics.workspace import Workspace
+
+
+class PairSums(NamedTuple):
+    """Squared Frobenius norms of G + R, G and R."""
+
+    total: Float[Tensor, ""]
+    linearization: Float[Tensor, ""]
+    residual: Float[Tensor, ""]
+
+
+def squared_norms(
+    layer: LayerCurvature,
+    kernel: Float[Tensor, "b b"],
+    tolerance: float = 0.0,
+    *,
+    parts: bool = True,
+    piece: int = 1 << 21,
+    workspace: Workspace | None = None,
+) -> PairSums:
+    """Compute the squared Frobenius norms of a layer's Hessian and of its two parts.
+
+    Args:
+        layer: S, R and the inputs.
+        kernel: the Gram matrix z_b . z_b' of the inputs, shape (B, B).
+        tolerance: relative error allowed, see `fast_products`.
+        parts: whether the last two are wanted; NaN where not.
+        piece: entries of the tensors that are made in pieces.
+        workspace: memory for them.
+    """
+    batch, workspace = len(kernel), workspace or Workspace(kernel)
+    weights = kernel.square() / batch**2
+    factor, residual = layer.factor, layer.residual
+    rank, units = factor.shape[1:]
+    # Per pair of samples, products of whole symmetric matrices cost n (n + 1) operations in
+    # one large matrix product, products of factors n r (r + 1) in many small ones. With a
+    # dense residual the whole linearization is needed anyway.
+    dense = residual is not None and residual.ndim == 3
+    width = units if dense else min(units, rank**2)
+    with fast_products(kernel.dtype, tolerance, batch**2 * units * width) as rounded:
+        if dense or units <= 2 * rank * (rank + 1):
+            linear, total, rest = _whole_matrices(
+                layer, weights, parts or not dense, piece, rounded, workspace
+            )
+        else:
+            linear = total = _factor_pairs(factor, weights, piece, rounded)
+            rest = torch.zeros_like(linear)
+        if residual is not None and residual.ndim == 2:
+            # Only the diagonal of S^T S meets a diagonal residual.
+            spread = weights @ residual
+            rest = _inner(spread, residual)
+            total = linear + 2 * _inner(spread, factor.square().sum(1)) + rest
+    # Rounding can leave a tiny negative square where the parts cancel.
+    return PairSums(total.clamp(min=0), linear, rest)
+
+
+def _whole_matrices(
+    layer: LayerCurvature,
+    weights: Float[Tensor, "b b"],
+    parts: bool,
+    piece: int,
+    rounded: bool,
+    workspace: Workspace,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum over b, b' of weights_bb' <., .> for S^T S, S^T S + R and R, if R is dense."""
+    factor, residual = layer.factor, layer.residual
+    batch, _, units = factor.shape
+    linear, total, rest = weights.new_zeros(3)
+    size = units
+    if batch * units**2 > piece:  # at least in two, for the sake of the symmetry
+        size = max(1, min(piece // (batch * units), -(-units // 2)))
+    dense = residual if residual is not None and residual.ndim == 3 else None
+    kind = torch.bfloat16 if rounded and rounding_pays(factor) else factor.dtype
+    for low in range(0, units, size):
+        high = low + size
+        left, right = factor[:, :, low:high].mT, factor[:, :, low:]
+        shape = (batch, left.shape[1], units - low)
+        block = workspace.take("block", shape, factor.dtype)
+        torch.bmm(left, right, out=block)
+        copy = workspace.take("copy", shape, kind)
+        if dense is not None:
+            bent = dense[:, low:high, low:]
+            if parts:
+                rest += _pair_sum(bent, weights, copy)
+                linear += _pair_sum(block, weights, copy)
+            block += bent
+        total += _pair_sum(block, weights, copy)
+    if dense is None:
+        return total, total, rest
+    return (linear, total, rest) if parts else (linear + math.nan, total, rest + math.nan)
+
+
+def _pair_sum(
+    matrices: Float[Tensor, "b c n"],
+    weights: Float[Tensor, "b b"],
+    into: Float[Tensor, "b c n"],
+) -> Float[Tensor, ""]:
+    """Sum over b, b' of weights_bb' <A_b, A_b'>, A_b being rows of a symmetric matrix.
+
+    Args:
+        matrices: rows of symmetric matrices; what is right of their square block on the
+            diagonal stands for what is below it, too.
+        weights: for each pair.
+        into: memory for a copy; of a narrower type, the copy is rounded.
+    """
+    rows, columns = matrices.shape[1:]
+    if columns > rows or into.dtype != matrices.dtype:
+        matrices = into.copy_(matrices)
+        matrices[:, :, rows:] *= 2**0.5
+    flat = matrices.flatten(1)
+    if flat.shape[1] < len(weights) and flat.dtype == weights.dtype:
+        return _inner(weights @ flat, flat)
+    return _inner((flat @ flat.mT).to(weights), weights)
+
+
+def _inner(left: Float[Tensor, "b p"], right: Float[Tensor, "b p"]) -> Float[Tensor, ""]:
+    return torch.vdot(left.flatten(), right.flatten())
+
+
+def _factor_pairs(
+    factor: Float[Tensor, "b r n"], weights: Float[Tensor, "b b"], piece: int, rounded: bool
+) -> Float[Tensor, ""]:
+    """Sum over b, b' of weights_bb' |S_b S_b'^T|^2, row pair by row pair."""
+    rows = narrowed(factor.transpose(0, 1), rounded).contiguous()
+    batch = len(weights)
+    sums, size = weights.new_zeros(()), max(1, piece // batch)
+    for low in range(0, batch, size):
+        part = weights[low : low + size]
+        total, product = torch.zeros_like(part), torch.empty_like(part)
+        made = product if rows.dtype == part.dtype else product.to(rows.dtype)
+        for i, right in enumerate(rows):
+            # (b, i) with (b', j) is (b', j) with (b, i): half of the pairs will do.
+            for j in range(i, len(rows)):
+                torch.mm(rows[j, low : low + size], right.mT, out=made)
+                if made is not product:
+                    product.copy_(made)
+                total.addcmul_(product, product, value=1.0 if i == j else 2.0)
+        sums += _inner(total, part)
+    return sums

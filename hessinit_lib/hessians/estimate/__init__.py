@@ -1,0 +1,1 @@
+"""Any model: norms estimated from products of blocks with vectors."""

@@ -1,0 +1,227 @@
+r"""The norms of one block from its products with vectors, deflated.
+
+A subspace is grown until it holds the leading eigenvectors of H, G and R: their spectral
+norms. With V its orthonormal rows and P the projection on its complement,
+
+$$\|M\|_F^2 = 2 \|V M\|_F^2 - \|V M V^\top\|_F^2 + \mathbb{E} |P M P w|^2, \qquad w \sim N(0, I),$$
+
+$$\operatorname{tr} M = \operatorname{tr} V M V^\top + \mathbb{E}\, w^\top P M P w,$$
+
+so only what the subspace leaves is estimated (Hutchinson's estimator, deflated). With
+A = (P M P)^2 a draw w^T A w has variance 2 tr A^2, and (w^T A w')^2 of two draws has mean
+tr A^2: pairs of draws tell the error, and whether few eigenvectors carry the rest. Those
+are better deflated, too, than sampled.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hessinit_lib.hessians.estimate.subspace import Ritz, Subspace
+from hessinit_lib.hessians.numerics.uncertainty import mean_and_error
+from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.report import LOST, BlockNorms
+
+# H, G and R as sums of G and R; or H as itself.
+PARTS = ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0))
+WHOLE = ((1.0,),)
+
+_PROBES = 8  # drawn at a time
+
+# Effective number of eigenvectors below which the rest is deflated.
+_FEW = 10.0
+
+
+class DeflatedNorms:
+    """Ask for products until the norms of a block are known well enough.
+
+    First `start`, then `feed` the products of what `growth` asks for until it asks for
+    nothing, then `sample` those of `probes` until `done`, and feed what `deflation` asks
+    for in between.
+
+    Args:
+        size: P, the number of parameters.
+        capacity: rows that the subspace may have.
+        like: a tensor of the type and device of the vectors.
+        options: which norms, and how well.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([1.0, -5.0, 2.0]))
+        >>> norms = DeflatedNorms(3, 3, torch.empty(0), Options(parts=False))
+        >>> rows = norms.start(torch.ones(1, 3))
+        >>> while len(rows):
+        ...     norms.feed(rows, (rows @ matrix)[None])
+        ...     rows = norms.growth()
+        >>> norms.done
+        True
+        >>> round(norms.norms()[0].spectral, 4)
+        5.0
+    """
+
+    def __init__(self, size: int, capacity: int, like: Tensor, options: Options) -> None:
+        self._operators = PARTS if options.parts else WHOLE
+        self._options = options
+        self._space = Subspace(size, len(self._operators[0]), capacity, like)
+        # What rounding allows is not asked for more sharply.
+        self._tolerance = max(options.tolerance, 100 * torch.finfo(like.dtype).eps)
+        self._samples: list[_Draws] = []
+
+    def start(self, vectors: Float[Tensor, "p _"]) -> Float[Tensor, "k _"]:
+        """Give the rows to begin with, from vectors that reach what is large in the block."""
+        return self._space.new_directions(vectors)
+
+    def feed(self, rows: Float[Tensor, "k _"], images: Float[Tensor, "o k _"]) -> None:
+        """Take in the products of the rows that were asked for."""
+        self._space.add(rows, images)
+        self._samples = []  # they were drawn from a larger complement
+
+    def growth(self) -> Float[Tensor, "k _"]:
+        """Give the rows to go on with; none if the spectral norms are known."""
+        space = self._space
+        if not self._options.spectral or space.whole or space.count == 0:
+            return space.rows[:0]
+        leading = [space.leading(weights) for weights in self._operators]
+        scale = abs(leading[0].value)
+        wanted = [ritz.directions for ritz in leading if not self._known(ritz, scale)]
+        if not wanted:
+            return space.rows[:0]
+        if space.full:
+            space.compress(self._operators)
+        return space.new_directions(torch.cat(wanted))
+
+    def _known(self, ritz: Ritz, scale: float) -> bool:
+        """Tell whether a spectral norm is sure to a tenth of the tolerance, of the block's norm.
+
+        A small residual alone could belong to an inner eigenvalue: nothing else may turn
+        out to be notably larger.
+        """
+        allowed = self._tolerance * scale
+        close = ritz.residual <= 0.5 * allowed and ritz.error <= 0.1 * allowed
+        return close and ritz.rival <= abs(ritz.value) + 0.5 * allowed
+
+    @property
+    def done(self) -> bool:
+        """Whether the Frobenius norms are known well enough."""
+        if not self._options.frobenius or self._space.whole:
+            return True
+        if not self._samples:
+            return False
+        return max(self._excess()) <= 1
+
+    def _excess(self) -> list[float]:
+        """Give the errors of the Frobenius norms over what is allowed."""
+        found = self.norms()
+        allowed = [self._tolerance * found[0].frobenius] * len(found)
+        if self._options.parts:
+            allowed[1] = self._tolerance * found[1].frobenius
+        return [
+            norms.stderr / limit if limit > 0 and norms.stderr > 0 else 0.0
+            for norms, limit in zip(found, allowed, strict=True)
+        ]
+
+    def deflation(self) -> Float[Tensor, "k _"]:
+        """Give rows to go on with where few eigenvectors carry what is still unknown."""
+        if not self._samples or self._space.full:
+            return self._space.rows[:0]
+        excess = self._excess()
+        worst = excess.index(max(excess))
+        last = self._samples[-1]
+        mean, square = float(last.lengths[worst].mean()), float(last.pairs[worst])
+        if mean**2 >= _FEW * square:
+            return self._space.rows[:0]
+        # A random vector times the block is mostly made of these eigenvectors.
+        return self._space.new_directions(last.images[worst])
+
+    def probes(self, generator: torch.Generator) -> Float[Tensor, "p _"]:
+        """Draw random vectors in the complement of the subspace, for `sample`."""
+        rows = self._space.rows
+        drawn = torch.randn(_PROBES, rows.shape[1], generator=generator)
+        return self._space.project_out(drawn.to(rows))
+
+    def sample(self, probes: Float[Tensor, "p _"], images: Float[Tensor, "o p _"]) -> None:
+        """Take in the products of the probes."""
+        kept = []
+        for weights in self._operators:
+            image = sum(w * part for w, part in zip(weights, images, strict=True) if w)
+            assert isinstance(image, Tensor)
+            kept.append((self._space.project_out(image), (image * probes).sum(1).double()))
+        if self._samples:
+            self._samples[-1] = self._samples[-1].without_images()
+        self._samples.append(_Draws.of(*zip(*kept, strict=True)))
+
+    def norms(self) -> tuple[BlockNorms, ...]:
+        """Give the norms of the block, and of its two parts if they were asked for."""
+        return tuple(self._norms(index) for index in range(len(self._operators)))
+
+    def _norms(self, index: int) -> BlockNorms:
+        space, weights = self._space, self._operators[index]
+        images = space.images(weights)
+        if not torch.isfinite(images).all():
+            return LOST
+        inner = (images @ space.rows.mT).double()
+        square = float(2 * _inner_products(images).trace() - inner.square().sum())
+        trace = float(inner.trace())
+        square_error = trace_error = 0.0
+        if self._samples:
+            lengths = torch.cat([draws.lengths[index] for draws in self._samples])
+            traces = torch.cat([draws.traces[index] for draws in self._samples])
+            pairs = torch.stack([draws.pairs[index] for draws in self._samples]).mean()
+            rest, square_error = mean_and_error(lengths, 2 * pairs)
+            rest_trace, trace_error = mean_and_error(traces, 2 * lengths.mean())
+            # Few eigenvectors make a skewed distribution: low draws come with low errors.
+            carriers = float(rest**2 / pairs) * len(lengths) if pairs > 0 else math.inf
+            square_error = float(square_error) * (1 + 2 / math.sqrt(max(carriers, 1.0)))
+            square += float(rest)
+            trace, trace_error = trace + float(rest_trace), float(trace_error)
+        frobenius = math.sqrt(max(square, 0.0))
+        stderr = square_error / (2 * frobenius) if frobenius else 0.0
+        spectral = math.nan
+        if self._options.spectral:
+            spectral = abs(space.leading(weights).value) if space.count else 0.0
+        if not self._options.frobenius:
+            return BlockNorms(math.nan, spectral, math.nan)
+        return BlockNorms(frobenius, spectral, trace, stderr, trace_error)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Some draws for each of the operators.
+
+    Attributes:
+        lengths: |P M P w|^2, shape (operators, p).
+        traces: w^T P M P w, shape (operators, p).
+        pairs: mean square of the inner products of two P M P w, shape (operators,).
+        images: P M P w, for each operator shape (p, P).
+    """
+
+    lengths: Float[Tensor, "m p"]
+    traces: Float[Tensor, "m p"]
+    pairs: Float[Tensor, " m"]
+    images: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, images: tuple[Tensor, ...], traces: tuple[Tensor, ...]) -> _Draws:
+        """Sum up the images."""
+        lengths, pairs = [], []
+        for image in images:
+            inner = _inner_products(image)
+            lengths.append(inner.diagonal())
+            count = len(inner)
+            pairs.append((inner.square().sum() - lengths[-1].square().sum()) / (count**2 - count))
+        return cls(torch.stack(lengths), torch.stack(traces), torch.stack(pairs), images)
+
+    def without_images(self) -> _Draws:
+        """Keep only the numbers."""
+        return replace(self, images=())
+
+
+def _inner_products(rows: Float[Tensor, "p _"]) -> Float[Tensor, "p p"]:
+    """Compute inner products of rows in float64, however small their entries are."""
+    scale = rows.abs().amax(1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+    scaled = rows / scale
+    return (scaled @ scaled.mT).double() * (scale.double() * scale.mT.double())

@@ -1,0 +1,230 @@
+"""Layer Hessians of any model, by products of its blocks with vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from hessinit_lib.hessians.arguments import check_batch
+from hessinit_lib.hessians.calling import plain
+from hessinit_lib.hessians.estimate.deflated import DeflatedNorms
+from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_a_sample
+from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.numerics.precision import without_autocast
+from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.report import LOST, BlockNorms, HessianReport, LayerHessian
+
+# Vectors that a subspace starts from. Where spectral norms are asked for it grows to the
+# outliers of the spectrum by itself; where not, it should reach them at once.
+_START = {True: 4, False: 12}
+
+# Rows of a subspace: as many as there is memory for, between these.
+_FEWEST, _MOST = 16, 64
+_MEMORY = 1 << 30  # bytes for the subspaces that are grown together, where none are said
+
+
+def estimated_hessians(
+    model: nn.Module,
+    loss_fn: LossFn,
+    inputs: Tensor,
+    targets: Tensor,
+    options: Options,
+    why: str = "",
+) -> HessianReport:
+    r"""Estimate the norms of every layer's Hessian block, of any twice differentiable model.
+
+    Args:
+        model: any module with one tensor of outputs. Every parameter with two or more axes
+            that requires a gradient is a block; a tied parameter is one block.
+        loss_fn: any scalar function of (outputs, targets).
+        inputs: shape (B, ...).
+        targets: what the loss takes.
+        options: what to compute. Sampling goes on until the standard errors of
+            $\|H_k\|_F$ and $\|G_k\|_F$ are within `tolerance` of them, that of $\|R_k\|_F$
+            within `tolerance` of $\|H_k\|_F$. Spectral norms are iterated until their error
+            is a tenth of that.
+        why: what kept the norms from being computed exactly, for the report.
+
+    Returns:
+        A mapping from parameter names to `LayerHessian`, in model order. NaN where the
+        network's outputs are not finite.
+
+    Raises:
+        NotImplementedError: active dropout; `max_memory` with a loss that couples samples.
+        ValueError: outputs that are not one tensor, a loss that is not one number, shapes
+            that do not fit.
+
+    Source: Hutchinson (1990), deflated in the manner of Meyer et al., Hutch++ (2021).
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3))
+        >>> x = torch.randn(16, 4, generator=generator)
+        >>> y = torch.randint(3, (16,), generator=generator)
+        >>> report = estimated_hessians(model, nn.CrossEntropyLoss(), x, y, Options())
+        >>> layer = report["0.weight"]
+        >>> layer.exact, layer.stderr <= 0.01 * layer.frobenius
+        (False, True)
+    """
+    check_batch(inputs, targets)
+    weights = _weights(model)
+    blocks = {name: [name] for name in weights}
+    products = _products(model, loss_fn, inputs, targets, blocks, options)
+    found = block_norms(products, options)
+    return HessianReport(
+        [
+            LayerHessian.from_parts(
+                name,
+                tuple(weight.shape),
+                *found[name],
+                exact=False,
+                products=products.count[name],
+            )
+            for name, weight in weights.items()
+        ],
+        why,
+    )
+
+
+@without_autocast()
+def model_hessian(
+    model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor, **chosen: Any
+) -> LayerHessian:
+    r"""Estimate the norms of the Hessian of all weights together, cross blocks included.
+
+    Args:
+        model: see `estimated_hessians`, like the next three.
+        loss_fn: the loss.
+        inputs: shape (B, ...).
+        targets: what the loss takes.
+        chosen: options by name, see `hessinit_lib.hessians.options.Options`.
+
+    Returns:
+        Norms of the matrix of shape (P, P), with P the entries of all weights; its name is
+        "model", its shape (P,).
+
+    Raises:
+        NotImplementedError, ValueError: see `estimated_hessians`.
+
+    Example:
+        >>> x, y = torch.ones(8, 4), torch.zeros(8, 2)
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+        >>> model_hessian(model, nn.MSELoss(), x, y, norms=("spectral",)).shape
+        (18,)
+    """
+    options = Options(**chosen)
+    check_batch(inputs, targets)
+    blocks = {"model": list(_weights(model))}
+    products = _products(model, loss_fn, inputs, targets, blocks, options)
+    (norms,) = block_norms(products, options).values()
+    return LayerHessian.from_parts(
+        "model",
+        (products.sizes["model"],),
+        *norms,
+        exact=False,
+        products=products.count["model"],
+    )
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Give the parameters that blocks are made for: a tied one by its first name only."""
+    return {
+        name: parameter
+        for name, parameter in plain(model).named_parameters()
+        if parameter.requires_grad and parameter.ndim > 1
+    }
+
+
+def _products(
+    model: nn.Module,
+    loss_fn: LossFn,
+    inputs: Tensor,
+    targets: Tensor,
+    blocks: Blocks,
+    options: Options,
+) -> BlockProducts:
+    """Make the products, of as many samples at a time as the memory allows."""
+    chunk = None
+    if options.max_memory is not None:
+        needed = bytes_a_sample(model, inputs, list(_weights(model)))
+        # Half is for the subspaces. One sample at a time is the least there is.
+        chunk = max(1, int(options.max_memory / 2 / needed))
+    return BlockProducts(model, loss_fn, inputs, targets, blocks, parts=options.parts, chunk=chunk)
+
+
+@torch.no_grad()
+def block_norms(
+    products: BlockProducts, options: Options
+) -> dict[str, tuple[BlockNorms, BlockNorms, BlockNorms]]:
+    """Estimate the norms of each block, of its linearization and of its residual."""
+    lost = (LOST, LOST, LOST)
+    if not products.finite:
+        return dict.fromkeys(products.sizes, lost)
+    generator = options.generator or torch.Generator().manual_seed(0)
+    found: dict[str, tuple[BlockNorms, BlockNorms, BlockNorms]] = {}
+    bar = tqdm(total=len(products.sizes), desc="layers", unit="layer", delay=3, leave=False)
+    with bar:
+        for capacities in _groups(products, options):
+            group = {
+                name: DeflatedNorms(products.sizes[name], rows, products.like, options)
+                for name, rows in capacities.items()
+            }
+            _grow(products, group, generator, _START[options.spectral])
+            _sample(products, group, generator)
+            for name, norms in group.items():
+                known = norms.norms()
+                found[name] = (
+                    (known[0], known[1], known[2]) if options.parts else (known[0], *lost[1:])
+                )
+            bar.update(len(group))
+    return found
+
+
+def _grow(
+    products: BlockProducts,
+    group: dict[str, DeflatedNorms],
+    generator: torch.Generator,
+    start: int,
+) -> None:
+    """Let the subspaces of a group of blocks grow until they are large enough."""
+    mixtures = products.mixtures(start, list(group), generator)
+    wanted = {name: norms.start(mixtures.pop(name)) for name, norms in group.items()}
+    while wanted := {name: rows for name, rows in wanted.items() if len(rows)}:
+        for name, images in products.apply(wanted).items():
+            group[name].feed(wanted[name], images)
+        wanted = {name: group[name].growth() for name in wanted}
+
+
+def _sample(
+    products: BlockProducts, group: dict[str, DeflatedNorms], generator: torch.Generator
+) -> None:
+    """Draw what the subspaces leave, until every block of a group is known well enough."""
+    while unknown := [name for name, norms in group.items() if not norms.done]:
+        rows = {name: group[name].deflation() for name in unknown}
+        rows = {name: new for name, new in rows.items() if len(new)}
+        for name, images in products.apply(rows).items():
+            group[name].feed(rows[name], images)
+        probes = {name: group[name].probes(generator) for name in unknown}
+        for name, images in products.apply(probes).items():
+            group[name].sample(probes[name], images)
+
+
+def _groups(products: BlockProducts, options: Options) -> Iterator[dict[str, int]]:
+    """Put blocks together as memory allows, with the rows that each subspace may have."""
+    # A row, its two images, and as much again for products under way.
+    row = 6 * products.like.element_size()
+    memory = _MEMORY if options.max_memory is None else options.max_memory // 2
+    group: dict[str, int] = {}
+    used = 0
+    for name, size in products.sizes.items():
+        rows = min(size, max(_FEWEST, min(_MOST, memory // (row * size))))
+        if group and used + rows * row * size > memory:
+            yield group
+            group, used = {}, 0
+        group[name] = rows
+        used += rows * row * size
+    yield group

@@ -1,0 +1,1 @@
+"""Graphs that are piecewise linear above their layers: exact norms."""

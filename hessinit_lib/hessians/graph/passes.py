@@ -1,0 +1,201 @@
+"""Backward passes that carry factors to the layers, in an order that bounds the memory.
+
+Segment by segment, every factor is carried from the segment's start to its layers and to
+its end; the layers' Gram matrices use the factors up before the next segment comes. With
+little memory the passes of a segment are repeated for some of its layers' channels at a
+time, and if even the factors between two segments are too much, all start at the logits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hessinit_lib.hessians.graph.capture import CapturedLayer
+from hessinit_lib.hessians.graph.gram import LayerGram, Piece
+from hessinit_lib.hessians.graph.segments import Segment, edge_shape, segments
+from hessinit_lib.hessians.numerics.workspace import Workspace, kept_workspace
+
+# Entries of factors to gather in a segment before it ends: calls cost time, too.
+_SEGMENT = 1 << 23
+
+# The part of the memory that is left for matrices that wait.
+_WAITING = 8
+
+Group = dict[LayerGram, list[Piece]]
+"""Pieces of some layers whose factors are held at the same time."""
+
+
+class Step(NamedTuple):
+    """A segment, and what to hold in each round of passes through it."""
+
+    segment: Segment
+    groups: list[Group]
+
+
+def layer_grams(
+    logits: Float[Tensor, "b c"],
+    layers: list[CapturedLayer],
+    columns: Float[Tensor, "r b c"],
+    *,
+    by_rows: bool = False,
+    apart: bool = False,
+    rounded: bool = False,
+    limit: int | None = None,
+) -> Iterator[LayerGram]:
+    """Compute the Gram matrices of all layers, the highest first.
+
+    Args:
+        logits: with their graph.
+        layers: those that the logits depend on.
+        columns: the factors at the logits.
+        by_rows: see `LayerGram`.
+        apart: see `LayerGram`.
+        rounded: whether large products may be rounded to bfloat16.
+        limit: bytes to use, an eighth of them for matrices that wait for what comes next;
+            None for no bound.
+
+    Raises:
+        ValueError: the limit is too small.
+    """
+    batch, rank = len(logits), len(columns)
+
+    def make(most: int | None) -> dict[str, LayerGram]:
+        return {
+            layer.name: LayerGram(
+                *(layer, batch, rank), by_rows=by_rows, apart=apart, rounded=rounded, most=most
+            )
+            for layer in layers
+        }
+
+    if limit is None:
+        parts = segments(logits, layers, _SEGMENT // rank)
+        grams = make(None)
+        steps = [Step(part, [_whole(part, grams)]) for part in parts]
+    else:
+        steps = _steps_within(limit, logits, layers, rank, make)
+    with kept_workspace(logits) if limit is None else nullcontext() as kept:
+        starts, ends = list(columns.contiguous()), []
+        for segment, groups in steps:
+            for group in groups:
+                # Under a limit, the largest buffers of all groups are too much together.
+                workspace = kept or Workspace(logits)
+                last = group is groups[-1]
+                filled, ends = _carry(logits, segment, starts, group, last, workspace)
+                for gram, pieces in filled.items():
+                    gram.add(pieces, workspace)
+                    if pieces[-1][0] is gram.pieces[-1]:
+                        yield gram
+            starts = ends
+
+
+def _whole(segment: Segment, grams: dict[str, LayerGram]) -> Group:
+    return {grams[layer.name]: grams[layer.name].pieces for layer in segment.layers}
+
+
+def _carry(
+    logits: Float[Tensor, "b c"],
+    segment: Segment,
+    starts: list[Tensor],
+    group: Group,
+    last: bool,
+    workspace: Workspace,
+) -> tuple[dict[LayerGram, list[tuple[Piece, Tensor]]], list[Tensor]]:
+    """Carry every factor through a segment, once.
+
+    Returns:
+        The factors of each piece in the group, and if it is the last group the factors at
+        the segment's end.
+    """
+    filled: dict[LayerGram, list[tuple[Piece, Tensor]]] = {}
+    at = 0
+    total = sum(gram.size(piece) for gram, pieces in group.items() for piece in pieces)
+    store = workspace.take("factors", (total,), torch.uint8)
+    for gram, pieces in group.items():
+        filled[gram] = []
+        for piece in pieces:
+            part = store[at : at + gram.size(piece)].view(gram.dtype)
+            filled[gram].append((piece, part.view(gram.shape(piece))))
+            at += gram.size(piece)
+    edges = [gram.layer.edge for gram in group if gram.layer.edge is not None]
+    if last and segment.end is not None:
+        edges.append(segment.end)
+    ends: list[Tensor] = []
+    for index, start in enumerate(starts):
+        source = [logits] if segment.start is None else [segment.start]
+        gradients = torch.autograd.grad(source, edges, [start], retain_graph=True)
+        for (gram, pieces), gradient in zip(filled.items(), gradients, strict=False):
+            for piece, factors in pieces:
+                gram.fill(factors, piece, index, gradient)
+        ends += gradients[len(filled) :]
+    return filled, ends
+
+
+def _steps_within(
+    limit: int,
+    logits: Tensor,
+    layers: list[CapturedLayer],
+    rank: int,
+    make: Callable[[int | None], dict[str, LayerGram]],
+) -> list[Step]:
+    """Divide the work so that it takes no more memory than is allowed.
+
+    First with factors kept from one segment to the next, then without, then in the smallest
+    pieces.
+    """
+    entries = limit // logits.element_size()
+    parts = segments(logits, layers, min(_SEGMENT, entries // 8) // rank)
+    whole = segments(logits, layers, 1 << 62)
+    needed = 0
+    for cut, most in ((parts, entries // 16), (whole, entries // 16), (whole, 1)):
+        grams = make(most)
+        steps: list[Step] = []
+        needed = 0
+        for part in cut:
+            groups, least = _groups(part, grams, rank, limit - limit // _WAITING)
+            steps.append(Step(part, groups))
+            needed = max(needed, least)
+        if needed <= limit - limit // _WAITING:
+            return steps
+    least = needed * _WAITING // (_WAITING - 1) + 1
+    raise ValueError(f"max_memory={limit}: at least {least} bytes are needed")
+
+
+def _groups(
+    segment: Segment, grams: dict[str, LayerGram], rank: int, limit: int
+) -> tuple[list[Group], int]:
+    """Divide a segment's pieces into as few groups as fit, and give the bytes of the largest."""
+    groups: list[Group] = [{}]
+    needed = 0
+    for layer in segment.layers:
+        gram = grams[layer.name]
+        for piece in gram.pieces:
+            longer = {**groups[-1], gram: [*groups[-1].get(gram, []), piece]}
+            if groups[-1] and _size(longer, segment, rank) > limit:
+                groups.append({gram: [piece]})
+            else:
+                groups[-1] = longer
+            needed = max(needed, _size(groups[-1], segment, rank))
+    return groups, needed
+
+
+def _size(group: Group, segment: Segment, rank: int) -> int:
+    """Count the bytes that are held while a group is carried and added."""
+    width = next(iter(group)).layer.weight.element_size()
+    outputs = [math.prod(edge_shape(gram.layer.edge)) for gram in group if gram.layer.edge]
+    ends = [math.prod(edge_shape(edge)) for edge in (segment.start, segment.end) if edge]
+    largest = max(
+        math.prod(edge_shape(layer.edge)) for layer in segment.layers if layer.edge is not None
+    )
+    # The gradients of one pass, with those that autograd holds on the way.
+    gradients = sum(outputs) + 2 * max(largest, *ends, 0)
+    factors = sum(gram.size(piece) for gram, pieces in group.items() for piece in pieces)
+    passing = max(gram.passing for gram in group)
+    kept = sum(gram.kept for gram in group)
+    return width * (gradients + rank * sum(ends)) + factors + passing + kept

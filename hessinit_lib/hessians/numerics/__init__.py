@@ -1,0 +1,1 @@
+"""Eigenvalues, precision, memory and standard errors."""

@@ -1,0 +1,156 @@
+"""Eigenvalues of largest size of symmetric operators, by Lanczos iteration."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hessinit_lib.hessians.numerics.magnitude import in_range, power_of_two
+
+Operator = Callable[[Float[Tensor, "p d"]], Float[Tensor, "p d"]]
+Operators = Callable[[Float[Tensor, "q d"], list[int]], Float[Tensor, "q d"]]
+"""Maps each row by the operator of that number."""
+
+_MAX_STEPS = 400
+_CHECK_EVERY = 2
+_SMALL = 1 << 18  # entries of random vectors that are kept for the next call
+
+
+def random_start(count: int, size: int, like: Tensor) -> Float[Tensor, "p d"]:
+    """Make unit vectors that are the same at each call, of the type and device of `like`."""
+    make = _unit_vectors if count * size <= _SMALL else _unit_vectors.__wrapped__
+    return make(count, size).to(like, copy=True)
+
+
+@functools.lru_cache(maxsize=4)  # layers of one size follow each other
+def _unit_vectors(count: int, size: int) -> Float[Tensor, "p d"]:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(count, size, generator=generator)
+    return start / start.norm(dim=1, keepdim=True)
+
+
+def spectral_norms(
+    operators: Operators, start: Float[Tensor, "p d"], tolerance: float = 0.0
+) -> list[float]:
+    r"""Compute $\max_i |\lambda_i|$ of p symmetric operators at once.
+
+    Lanczos with full reorthogonalization. It stops when each leading Ritz value's residual
+    is below 1e-4 of it in float32 and 1e-9 in float64, its error bound min(residual,
+    residual^2 / gap) below 1e-6 and 1e-11, and no eigenvalue at the other end can be larger.
+    In float32 a tolerance t raises the second number to t / 20, but not the first: a random
+    start has so small a part along the leading eigenvector, now and then, that the process
+    settles on the next one first, and a small residual makes that rare.
+
+    Args:
+        operators: maps rows, shape (q, d), by the operators whose numbers are given: those
+            whose norm is known drop out.
+        start: where to start, shape (p, d), such as `random_start` gives.
+        tolerance: relative error allowed.
+
+    Returns:
+        The p norms; NaN where an operator gives non-finite values.
+
+    Raises:
+        ArithmeticError: no convergence in 400 steps.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([1.0, -3.0, 2.0]))
+        >>> (norm,) = spectral_norms(lambda v, _: v @ matrix, random_start(1, 3, matrix))
+        >>> round(norm, 5)
+        3.0
+    """
+    count, size = start.shape
+    double = start.dtype == torch.float64
+    tolerances = (1e-9, 1e-11) if double else (1e-4, max(1e-6, tolerance / 20))
+    rounding = 10 * torch.finfo(start.dtype).eps
+    vectors = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
+    steps = min(size, _MAX_STEPS)
+    basis = vectors.new_empty(count, 0, size)
+    tridiagonal = np.zeros((count, steps + 1, steps + 1))
+    scale, units = np.zeros(count), np.ones(count)
+    chains, norms = [*range(count)], [math.nan] * count
+    for step in range(1, steps + 1):
+        if step > basis.shape[1]:  # grow in blocks: most runs end early
+            grown = vectors.new_empty(len(chains), min(steps, 2 * step + 14), size)
+            grown[:, : basis.shape[1]] = basis
+            basis = grown
+        basis[:, step - 1] = vectors
+        image = operators(vectors, chains)
+        if step == 1:  # what an operator does to a random vector tells its size
+            sizes = image.abs().amax(1).tolist()
+            units = np.array([1.0 if in_range(size) else power_of_two(size) for size in sizes])
+        if (units != 1).any():
+            image = image / image.new_tensor(units)[:, None]
+        along, image = _take_out(basis[:, :step], image)
+        # Once more: rounding left some overlap, which would grow from step to step.
+        _, image = _take_out(basis[:, :step], image)
+        # One transfer from the device.
+        both = torch.stack((along, torch.linalg.vector_norm(image, dim=1)))
+        alphas, betas = both.double().cpu().numpy()
+        if not np.isfinite(alphas + betas).all():
+            return [math.nan] * count
+        scale = np.maximum(scale, np.maximum(np.abs(alphas), betas))
+        # An exhausted chain goes on with zeros, which add nothing to its spectrum.
+        betas[betas <= rounding * scale] = 0.0
+        tridiagonal[:, step - 1, step - 1] = alphas
+        tridiagonal[:, step, step - 1] = tridiagonal[:, step - 1, step] = betas
+        inverse = np.divide(1, betas, out=np.zeros_like(betas), where=betas > 0)
+        vectors = image * torch.from_numpy(inverse).to(start)[:, None]
+        if step % _CHECK_EVERY and step < steps and betas.any():
+            continue
+        ritz = np.linalg.eigh(tridiagonal[:, :step, :step])
+        pending = []
+        for place, values in enumerate(zip(*ritz, betas, strict=True)):
+            norm, converged = _leading_ritz_value(*values, tolerances)
+            norms[chains[place]] = norm * float(units[place])
+            if not converged and step < size:
+                pending.append(place)
+        if not pending:
+            return norms
+        if len(pending) < len(chains):
+            chains = [chains[place] for place in pending]
+            basis, vectors = basis[pending], vectors[pending]
+            tridiagonal, scale, units = tridiagonal[pending], scale[pending], units[pending]
+    raise ArithmeticError(f"Lanczos did not converge in {steps} steps")
+
+
+def _take_out(
+    basis: Float[Tensor, "p k d"], image: Float[Tensor, "p d"]
+) -> tuple[Float[Tensor, " p"], Float[Tensor, "p d"]]:
+    """Give the image's component along the last basis vector, and what is outside of the basis."""
+    # Row times matrix: the order that batched products of several chains are fast in.
+    overlaps = torch.bmm(image[:, None], basis.mT)
+    return overlaps[:, 0, -1], torch.baddbmm(image[:, None], overlaps, basis, alpha=-1)[:, 0]
+
+
+class _Ritz(NamedTuple):
+    """The leading Ritz value of one chain, and whether it can be trusted."""
+
+    norm: float
+    converged: bool
+
+
+def _leading_ritz_value(
+    values: np.ndarray, vectors: np.ndarray, beta: float, tolerances: tuple[float, float]
+) -> _Ritz:
+    top, other = (-1, 0) if values[-1] >= -values[0] else (0, -1)
+    residuals = beta * np.abs(vectors[-1])
+    norm = abs(float(values[top]))
+    gap = 0.0 if len(values) == 1 else abs(values[top] - values[-2 if top == -1 else 1])
+    bound = residuals[top] ** 2 / gap if gap > 0 else math.inf
+    close = residuals[top] <= tolerances[0] * norm
+    sharp = min(residuals[top], bound) <= tolerances[1] * norm
+    # The other end may still grow by its own residual.
+    settled = (
+        values[other] * values[top] >= 0
+        or abs(values[other]) + residuals[other] < norm
+        or beta == 0
+    )
+    return _Ritz(norm, bool(close and sharp and settled))

@@ -1,0 +1,1 @@
+"""Other papers' initializers: LSUV, MetaInit, GradInit, Fixup."""

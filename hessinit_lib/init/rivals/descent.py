@@ -1,0 +1,54 @@
+"""The loss of a model as a function of its parameters, for methods that descend in their scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hessinit_lib.hessians.chain.network import compute_dtype
+from hessinit_lib.hessians.quiet import without_noise
+
+LossFn = Callable[..., Tensor]
+Inputs = Tensor | tuple[Tensor, ...]
+Batches = Iterable[tuple[Inputs, Tensor]]
+"""Pairs of inputs and targets; one step for each."""
+
+
+class ParameterLoss:
+    """The loss of a model at parameters of one's choice; the model itself is left alone.
+
+    Args:
+        model: any module; dropout is left out.
+        loss_fn: function of (outputs, targets).
+
+    Attributes:
+        start: the trainable parameters by name, detached, in float32 or float64.
+
+    Example:
+        >>> loss = ParameterLoss(nn.Linear(2, 1, bias=False), nn.MSELoss())
+        >>> loss({"weight": torch.zeros(1, 2)}, torch.ones(3, 2), torch.ones(3, 1)).item()
+        1.0
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
+        self._model, self._loss_fn = model, loss_fn
+        self._dtype = compute_dtype(model)
+        named = [*model.named_parameters(), *model.named_buffers()]
+        state = {
+            name: value.detach().to(self._dtype) if value.is_floating_point() else value
+            for name, value in named
+        }
+        trained = [name for name, value in model.named_parameters() if value.requires_grad]
+        self.start = {name: state.pop(name) for name in trained}
+        self._rest = state
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Inputs, targets: Tensor) -> Tensor:
+        """Compute the loss of a batch, differentiable more than once."""
+        given = inputs if isinstance(inputs, tuple) else (inputs,)
+        cast = tuple(x.to(self._dtype) if x.is_floating_point() else x for x in given)
+        with without_noise(self._model), sdpa_kernel(SDPBackend.MATH):
+            outputs = torch.func.functional_call(self._model, {**self._rest, **parameters}, cast)
+        return self._loss_fn(outputs, targets)

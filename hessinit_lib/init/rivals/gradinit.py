@@ -1,0 +1,114 @@
+"""GradInit: scales of the parameters by descent on the loss after one step."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from hessinit_lib.hessians.calling import plain
+from hessinit_lib.init.rivals.descent import Batches, Inputs, LossFn, ParameterLoss
+
+
+def gradinit_(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batches: Batches,
+    *,
+    step_size: float = 0.1,
+    bound: float = 1.0,
+    rate: float = 1e-2,
+    least: float = 0.01,
+    adaptive: bool = False,
+) -> list[float]:
+    r"""Learn a scale for each parameter such that the first training step helps most, in place.
+
+    With scaled parameters $\theta_m$ and their gradient g on a batch S,
+
+    $$\min_m L_{\tilde S}(\theta_m - \eta A[g]) \quad \text{subject to} \quad \|g\|_p \le \gamma ,$$
+
+    A the identity and p = 2 for SGD, the sign and p = 1 for Adam. Each iteration is a step
+    of Adam in the scales m: down the norm $\|g\|_p$ where it exceeds the bound, else down the
+    loss after the step. Half of the batch $\tilde S$ is new. As in the authors' code, g
+    itself is held constant in that loss.
+
+    Args:
+        model: initialized, by He's scheme say.
+        loss_fn: function of (outputs, targets).
+        batches: two or more; one for each iteration, which takes half of the next one, too.
+        step_size: $\eta$, of the step that is looked ahead.
+        bound: $\gamma$.
+        rate: of Adam, for the scales.
+        least: scales of weights do not fall below it; those of vectors not below 0.
+        adaptive: whether the model will be trained by Adam and not by SGD.
+
+    Returns:
+        The gradient's norm before each iteration.
+
+    Raises:
+        ValueError: no batches.
+
+    Source: Zhu and others, "GradInit: Learning to initialize neural networks for stable and
+        efficient training", NeurIPS 2021, algorithm 1.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> x, y = torch.randn(16, 4, generator=generator), torch.arange(16) % 3
+        >>> len(gradinit_(model, nn.CrossEntropyLoss(), [(x, y)] * 4))
+        3
+    """
+    model = plain(model)
+    loss = ParameterLoss(model, loss_fn)
+    scales = {name: value.new_ones((), requires_grad=True) for name, value in loss.start.items()}
+    lower = {name: least if value.ndim > 1 else 0.0 for name, value in loss.start.items()}
+    adam = torch.optim.Adam(scales.values(), lr=rate)
+    norms = []
+    for (inputs, targets), following in pairwise(batches):
+        scaled = {name: scales[name] * value for name, value in loss.start.items()}
+        value = loss(scaled, inputs, targets)
+        gradients = torch.autograd.grad(
+            value, list(scaled.values()), create_graph=True, materialize_grads=True
+        )
+        norm = _norm(gradients, adaptive)
+        norms.append(norm.item())
+        if norm > bound:
+            objective = norm
+        else:
+            ahead = {
+                name: scaled[name] - step_size * (g.sign() if adaptive else g).detach()
+                for name, g in zip(scaled, gradients, strict=True)
+            }
+            objective = loss(ahead, *_half_new((inputs, targets), following)) / step_size
+        slopes = torch.autograd.grad(objective, list(scales.values()), materialize_grads=True)
+        for scale, slope in zip(scales.values(), slopes, strict=True):
+            scale.grad = slope
+        adam.step()
+        with torch.no_grad():
+            for name, scale in scales.items():
+                scale.clamp_(min=lower[name])
+    if not norms:
+        raise ValueError("fewer than two batches: expected one more than there are iterations")
+    with torch.no_grad():
+        for name, scale in scales.items():
+            model.get_parameter(name).mul_(scale)
+    return norms
+
+
+def _norm(gradients: tuple[Tensor, ...], adaptive: bool) -> Tensor:
+    parts = torch.stack([g.abs().sum() if adaptive else g.square().sum() for g in gradients])
+    return parts.sum() if adaptive else parts.sum().sqrt()
+
+
+def _half_new(old: tuple[Inputs, Tensor], new: tuple[Inputs, Tensor]) -> tuple[Inputs, Tensor]:
+    """Put half of one batch and half of another together."""
+
+    def join(a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat((a[: len(a) // 2], b[len(b) // 2 :]))
+
+    targets = join(old[1], new[1])
+    if isinstance(old[0], tuple):
+        return tuple(join(a, b) for a, b in zip(old[0], new[0], strict=True)), targets
+    assert isinstance(new[0], Tensor)
+    return join(old[0], new[0]), targets

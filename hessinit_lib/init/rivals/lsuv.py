@@ -1,0 +1,80 @@
+"""LSUV: layer-sequential unit variance."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from hessinit_lib.hessians.bundle import Inputs, single_input
+from hessinit_lib.hessians.calling import plain
+from hessinit_lib.hessians.quiet import without_noise
+from hessinit_lib.init.layers import Layer, weight_layers
+from hessinit_lib.init.schemes import apply
+from hessinit_lib.init.trace import refuse_batch_statistics
+
+
+def lsuv_(
+    model: nn.Module, inputs: Inputs, *, generator: torch.Generator | None = None
+) -> dict[str, float]:
+    r"""Draw orthogonal weights, then divide each by the deviation of its layer's outputs.
+
+    Layer by layer in the order of the forward pass, until every output has variance 1 over
+    the batch, units and positions together. The paper repeats a forward pass for each layer
+    up to ten times, until the variance is within 0.1 of 1; with zero biases the output is
+    linear in the weight, so that once is exact, and one forward pass does for all layers.
+
+    Args:
+        model: any module with layers that `hessinit_lib.init.apply` covers.
+        inputs: shape (B, ...), or several in a tuple, or in a dict by keyword.
+        generator: source of randomness; the global one if None.
+
+    Returns:
+        The deviation of each layer's outputs before it was divided out, by weight.
+
+    Raises:
+        NotImplementedError: a weight of another kind of module, or batch normalization in
+            training mode.
+        ValueError: a layer whose outputs do not vary.
+
+    Source: Mishkin and Matas, "All you need is a good init", ICLR 2016, algorithm 1.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(9, 16), nn.ReLU(), nn.Linear(16, 3))
+        >>> x = torch.randn(32, 9, generator=generator)
+        >>> _ = lsuv_(model, x, generator=generator)
+        >>> round(model[0](x).var().item(), 4), round(model(x).var().item(), 4)
+        (1.0, 1.0)
+    """
+    model = plain(model)
+    refuse_batch_statistics(model)
+    layers = {id(layer.module): layer for layer in weight_layers(model)}
+    apply(model, "orthogonal", generator=generator)
+    deviations: dict[str, float] = {}
+
+    def rescale(layer: Layer, output: Tensor) -> Tensor:
+        if layer.name in deviations:  # a layer that is called again
+            return output
+        deviation = output.float().std()
+        if not deviation > 0:
+            raise ValueError(f"{layer.name}: its outputs do not vary, expected some variance")
+        deviations[layer.name] = deviation.item()
+        layer.weight.div_(deviation)
+        return output / deviation.to(output)
+
+    with ExitStack() as stack, torch.no_grad():
+        for module in model.modules():
+            layer = layers.get(id(module))
+            if layer is None:
+                continue
+
+            def hook(_: nn.Module, args: tuple, output: Tensor, layer: Layer = layer) -> Tensor:
+                return rescale(layer, output)
+
+            stack.callback(module.register_forward_hook(hook, prepend=True).remove)
+        stack.enter_context(without_noise(model))
+        whole, fed, _ = single_input(model, inputs)
+        whole(fed)
+    return deviations
