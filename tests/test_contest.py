@@ -21,8 +21,7 @@ from hessinit_book.chapters.contest.text import draw_text, read_text
 from hessinit_book.records.records import Record, look_up, read_all
 from hessinit_book.statistics.best_rate import at_best_rate
 from hessinit_lib.errors import DataError, ParameterError
-from hessinit_lib.init.branches import residual_branches
-from hessinit_lib.init.trace import trace
+from hessinit_lib.init.trace import residual_branches, trace
 from tests.networks import seeded
 
 ROOT = Path(__file__).resolve().parent.parent

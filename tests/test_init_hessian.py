@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from hessinit_lib import layer_hessians
 from hessinit_lib.init import apply, hessian_
-from hessinit_lib.init.branches import last_layers, residual_branches
 from hessinit_lib.init.hessian import LEVEL
-from hessinit_lib.init.trace import trace
+from hessinit_lib.init.trace import last_layers, residual_branches, trace
 from tests.networks import chain, curvature_along_weights, labels, seeded
 
 CE = nn.CrossEntropyLoss()

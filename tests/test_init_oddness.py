@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians import layer_hessians
 from hessinit_lib.init import hessian_
-from hessinit_lib.init.oddness import mirrored_slope
-from hessinit_lib.init.trace import trace
+from hessinit_lib.init.trace import mirrored_slope, trace
 from tests.networks import OwnSigmoid, chain, curvature_along_weights, labels, seeded
 
 LINEAR = [nn.ReLU, partial(nn.LeakyReLU, 0.2), nn.GELU, nn.SiLU, nn.Hardswish, nn.Softplus]

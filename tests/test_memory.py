@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hessinit_lib.hessians.graph import passes
 from hessinit_lib.hessians.graph.capture import capture
 from hessinit_lib.hessians.graph.graph import graph_hessians
-from hessinit_lib.hessians.graph.segments import segments
+from hessinit_lib.hessians.graph.passes import segments
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 

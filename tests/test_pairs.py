@@ -12,7 +12,7 @@ from hessinit_lib.hessians.chain.backward import LayerCurvature
 from hessinit_lib.hessians.chain.chain import chain_hessians
 from hessinit_lib.hessians.chain.pair_sums import squared_norms
 from hessinit_lib.hessians.chain.signs import _average, _mixtures, pair_estimates
-from hessinit_lib.hessians.losses import LossCurvature
+from hessinit_lib.hessians.loss import LossCurvature
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import BlockNorms, HessianReport
 

@@ -11,7 +11,7 @@ from networks import seeded
 from torch import Tensor, nn
 
 from hessinit_book.data import load
-from hessinit_lib.hessians.losses import loss_curvature
+from hessinit_lib.hessians.loss import loss_curvature
 from hessinit_lib.theory import LayerPrediction, Masks, RandomNetwork, predict_layer_norms
 from hessinit_lib.theory.finite_width import carried_back, kernel_noise, log_variance
 from hessinit_lib.theory.forward import HiddenLayer, hidden_layers

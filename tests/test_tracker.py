@@ -15,7 +15,7 @@ from torch import nn
 
 from hessinit_lib import HessianTracker, layer_hessians
 from hessinit_lib.hessians.report import HessianReport
-from hessinit_lib.hessians.schedule import log_schedule
+from hessinit_lib.hessians.tracker import log_schedule
 
 
 def test_records_what_layer_hessians_gives() -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.losses import loss_curvature
+from hessinit_lib.hessians.loss import loss_curvature
 
 NORMS = ("frobenius", "spectral", "trace")
 

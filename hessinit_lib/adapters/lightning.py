@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from hessinit_lib.adapters.loggers import log_to
 from hessinit_lib.errors import UserError
-from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.report import HessianReport
-from hessinit_lib.hessians.schedule import Schedule
-from hessinit_lib.hessians.tracker import HessianTracker
+from hessinit_lib.hessians.tracker import HessianTracker, Schedule
 
 try:
     from lightning.pytorch import Callback  # pyright: ignore[reportMissingImports]

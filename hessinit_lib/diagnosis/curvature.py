@@ -16,9 +16,8 @@ from torch import Tensor
 
 from hessinit_lib.hessians.estimate.products import BlockProducts
 from hessinit_lib.hessians.graph.capture import CapturedLayer, capture
-from hessinit_lib.hessians.graph.conditions import check_exact
-from hessinit_lib.hessians.graph.independence import check_independence
-from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
+from hessinit_lib.hessians.loss import LossFn
 
 # Outputs from which on products of the blocks cost less than a backward pass for each.
 _MANY = 100

@@ -16,14 +16,19 @@ from hessinit_lib.diagnosis.remedies import mending_scheme
 from hessinit_lib.diagnosis.report import Diagnosis, Fault, LayerDiagnosis
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
-from hessinit_lib.hessians.arguments import check_batch, check_kinds
-from hessinit_lib.hessians.bundle import Inputs, single_input
-from hessinit_lib.hessians.calling import FROZEN, plain
 from hessinit_lib.hessians.estimate.estimate import estimated_hessians, model_hessian
+from hessinit_lib.hessians.functional import (
+    FROZEN,
+    Inputs,
+    check_batch,
+    check_kinds,
+    plain,
+    single_input,
+    without_noise,
+)
 from hessinit_lib.hessians.layers import layer_hessians
-from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.options import Options
-from hessinit_lib.hessians.quiet import without_noise
 from hessinit_lib.hessians.report import HessianReport
 
 CURVATURES = ("all", "layers", "none")

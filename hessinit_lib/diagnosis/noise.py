@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from hessinit_lib.hessians.calling import PureModel
+from hessinit_lib.hessians.functional import PureModel
 
 _DRAWS = 16
 _UNSURE = 4  # standard errors

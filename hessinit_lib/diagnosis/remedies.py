@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hessinit_lib.diagnosis.causes import causes
 from hessinit_lib.diagnosis.rules import judge_all
 from hessinit_lib.diagnosis.signals import observe
-from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.init import apply, hessian_
 
 

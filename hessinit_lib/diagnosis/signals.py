@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hessinit_lib.diagnosis.events import Activation, Events
-from hessinit_lib.hessians.calling import PureModel
-from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.functional import PureModel
+from hessinit_lib.hessians.loss import LossFn
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

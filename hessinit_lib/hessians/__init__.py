@@ -29,9 +29,8 @@ without dropout's noise).
 from hessinit_lib.hessians.estimate.estimate import model_hessian
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.report import BlockNorms, HessianReport, LayerHessian
-from hessinit_lib.hessians.schedule import log_schedule
 from hessinit_lib.hessians.spectrum import Spectrum, spectrum
-from hessinit_lib.hessians.tracker import HessianTracker
+from hessinit_lib.hessians.tracker import HessianTracker, log_schedule
 
 __all__ = [
     "BlockNorms",

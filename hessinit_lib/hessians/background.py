@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.functional import without_noise
 from hessinit_lib.hessians.layers import layer_hessians
-from hessinit_lib.hessians.losses import LossFn
-from hessinit_lib.hessians.quiet import without_noise
+from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.report import HessianReport
 
 

@@ -7,13 +7,12 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.arguments import check_batch, check_kinds
-from hessinit_lib.hessians.calling import plain
 from hessinit_lib.hessians.chain.chain import chain_hessians
 from hessinit_lib.hessians.chain.network import is_chain
 from hessinit_lib.hessians.estimate.estimate import estimated_hessians
+from hessinit_lib.hessians.functional import check_batch, check_kinds, plain
 from hessinit_lib.hessians.graph.graph import graph_hessians
-from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.numerics.precision import without_autocast
 from hessinit_lib.hessians.options import NORMS, Options
 from hessinit_lib.hessians.report import HessianReport
@@ -59,7 +58,7 @@ def layer_hessians(
             mode counts with this batch's statistics, held constant, and a warning.
         loss_fn: any function of (outputs, targets) that gives one number. Exact norms need
             a mean over samples that is convex in the outputs, such as cross-entropy, MSE
-            or BCE with logits: see `hessinit_lib.hessians.losses`.
+            or BCE with logits: see `hessinit_lib.hessians.loss`.
         inputs: shape (B, ...), what the model takes, on the model's device.
         targets: shape (B, ...), what the loss takes.
         method: "exact" (no sampling, or an error that names what is not covered),

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.background import Worker, take_snapshot
+from hessinit_lib.hessians.functional import without_noise
 from hessinit_lib.hessians.layers import layer_hessians
-from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.options import Options
-from hessinit_lib.hessians.quiet import without_noise
 from hessinit_lib.hessians.report import HessianReport
-from hessinit_lib.hessians.schedule import Schedule, due
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ class HessianTracker:
         probe_inputs: shape (B, ...).
         probe_targets: shape (B,) or (B, C).
         every: steps from one record to the next, at least 1; or the steps to record before,
-            such as `hessinit_lib.hessians.schedule.log_schedule` gives; or a function that
+            such as `hessinit_lib.hessians.tracker.log_schedule` gives; or a function that
             says of a step whether to record before it.
         on_record: called with the number of steps done and the report, after each record,
             in the thread that trains: the place to feed a logger.
@@ -211,3 +211,61 @@ class HessianTracker:
         self._history[step] = report
         if self.on_record is not None:
             self.on_record(step, report)
+
+
+Schedule = SupportsIndex | Collection[SupportsIndex] | Callable[[int], bool]
+
+
+def due(every: Schedule) -> Callable[[int], bool]:
+    """Make the function that says whether a step is one to record before.
+
+    Args:
+        every: steps from one record to the next, at least 1, from step 0 on; or the steps;
+            or that function itself.
+
+    Raises:
+        ValueError: none of these.
+
+    Example:
+        >>> [step for step in range(7) if due(3)(step)]
+        [0, 3, 6]
+        >>> due(range(2, 4))(3)
+        True
+    """
+    if callable(every):
+        return every
+    try:
+        if isinstance(every, Collection):
+            return frozenset(operator.index(step) for step in every).__contains__
+        interval = operator.index(every)
+    except TypeError:
+        interval = 0
+    if interval < 1:
+        raise ValueError(
+            f"every={every!r}: expected a whole number of steps, at least 1, "
+            "a collection of steps, or a function of the step"
+        )
+    return lambda step: step % interval == 0
+
+
+def log_schedule(total: int, count: int) -> list[int]:
+    """Spread steps evenly in their logarithm: training changes most at its beginning.
+
+    Args:
+        total: steps of the training.
+        count: steps wanted, at least 3; where whole numbers are too few, fewer come back.
+
+    Returns:
+        Step 0, then 1 to `total` in a geometric sequence, rounded, each once.
+
+    Raises:
+        ValueError: `total` is below 1 or `count` below 3.
+
+    Example:
+        >>> log_schedule(1000, 8)
+        [0, 1, 3, 10, 32, 100, 316, 1000]
+    """
+    if total < 1 or count < 3:
+        raise ValueError(f"total={total}, count={count}: expected at least 1 and 3")
+    gaps = count - 2
+    return [0, *sorted({round(total ** (gap / gaps)) for gap in range(gaps + 1)})]

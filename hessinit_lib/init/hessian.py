@@ -9,19 +9,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.arguments import check_kinds
-from hessinit_lib.hessians.bundle import Inputs, single_input
-from hessinit_lib.hessians.calling import plain
+from hessinit_lib.hessians.functional import Inputs, check_kinds, plain, single_input, without_noise
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.options import NORMS
-from hessinit_lib.hessians.quiet import without_noise
-from hessinit_lib.init.branches import last_layers
-from hessinit_lib.init.directions import branch_factors, draw_directions
 from hessinit_lib.init.layers import Layer, weight_layers
+from hessinit_lib.init.mirrored import branch_factors, draw_directions
 from hessinit_lib.init.report import ScalingReport
 from hessinit_lib.init.scaling import meet_norms
 from hessinit_lib.init.schemes import apply
-from hessinit_lib.init.trace import Trace, refuse_batch_statistics, trace
+from hessinit_lib.init.trace import Trace, last_layers, refuse_batch_statistics, trace
 from hessinit_lib.init.traces import LossFn, bend, layer_traces
 
 LEVEL = 0.1

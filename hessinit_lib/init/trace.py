@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import log, tanh
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hessinit_lib.hessians.bundle import Inputs, single_input
-from hessinit_lib.hessians.calling import PureModel, plain
-from hessinit_lib.hessians.quiet import without_noise
+from hessinit_lib.hessians.functional import Inputs, PureModel, plain, single_input, without_noise
+from hessinit_lib.hessians.graph.nodes import inputs_first
 from hessinit_lib.init.layers import Layer, weight_layers
-from hessinit_lib.init.oddness import mirrored_slope
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Trace:
     Attributes:
         layers: those that were called, in the order of their first calls.
         slopes: by name, for the layers that read the outputs of others through an activation
-            that is not odd: see `hessinit_lib.init.oddness`. 1 behind a ReLU.
+            that is not odd: see `hessinit_lib.init.trace`. 1 behind a ReLU.
         nodes: where each layer's output is in the autograd graph, for each of its calls.
         weights: the leaves of the graph that stand for the weights, by name.
         outputs: of the model, with the graph, in float32 or float64.
@@ -117,3 +117,121 @@ def _callers(model: nn.Module, layers: list[Layer]) -> Iterator[tuple[nn.Module,
         weight = module._parameters.get("weight")
         if weight is not None and id(weight) in by_weight:
             yield module, by_weight[id(weight)]
+
+
+def residual_branches(found: Trace) -> list[list[str]]:
+    """List the layers of each residual branch, in the order of the forward pass.
+
+    Where the graph adds two tensors, one of which lies on the way to the other, a branch
+    ends: its layers are those that only the longer way passes. A layer on the shorter way,
+    such as the convolution of a shortcut, belongs to no branch.
+
+    Args:
+        found: a forward pass.
+
+    Returns:
+        Names of the weights, a list for each branch, in the order of the branches.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from hessinit_lib.init.trace import trace
+        >>> class Block(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+        ...     def forward(self, x):
+        ...         return x + self.b(self.a(x).relu())
+        >>> model = nn.Sequential(nn.Linear(3, 3), Block(), nn.Linear(3, 2))
+        >>> residual_branches(trace(model, torch.ones(4, 3)))
+        [['1.a.weight', '1.b.weight']]
+    """
+    names = {node: name for name, nodes in found.nodes.items() for node in nodes}
+    root = found.outputs.grad_fn
+    assert root is not None
+    below: dict[Node, frozenset[str]] = {}
+    branches = []
+    for node in inputs_first(root):
+        sides = [below[side] for side, _ in node.next_functions if side is not None]
+        here = frozenset().union(*sides)
+        if node.name().startswith("AddBackward") and len(sides) == 2:
+            short, long = sorted(sides, key=len)
+            # Two ways that have no layer in common are no branch and trunk: a token's and a
+            # position's embedding, say.
+            if short & long and long - short:
+                branches.append(
+                    [layer.name for layer in found.layers if layer.name in long - short]
+                )
+        below[node] = here | {names[node]} if node in names else here
+    return branches
+
+
+def last_layers(found: Trace) -> set[str]:
+    """Name the layers whose outputs reach the model's with no other layer between.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from hessinit_lib.init.trace import trace
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> last_layers(trace(model, torch.ones(5, 3)))
+        {'2.weight'}
+    """
+    names = {node: name for name, nodes in found.nodes.items() for node in nodes}
+    last: set[str] = set()
+    stack, seen = [found.outputs.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in names:
+            last.add(names[node])
+        else:
+            stack.extend(following for following, _ in node.next_functions)
+    return last
+
+
+_SLOPES = {
+    **dict.fromkeys(("Relu", "Gelu", "Silu", "Hardswish", "Softplus", "LogSigmoid"), 1.0),
+    "Sigmoid": 1 / 2,
+    "Hardsigmoid": 1 / 3,
+    "Mish": 2 * tanh(log(2)),
+}
+
+
+def mirrored_slope(reads: Tensor, layers: Collection[Node]) -> float | None:
+    r"""Give the slope at 0 of $\phi(a) - \phi(-a)$ for the activation that a layer reads.
+
+    The way back from what the layer reads is followed through reshapes, pooling and
+    concatenations, to the first activation or layer.
+
+    Args:
+        reads: the layer's input, with the graph.
+        layers: where the graph has outputs of layers.
+
+    Returns:
+        $\phi'(0+) + \phi'(0-)$; None where there is nothing to mirror: no activation, or an
+        odd one, such as tanh. An unknown one that gave no number below 0 is taken for a ReLU.
+
+    Example:
+        >>> import torch
+        >>> a = torch.randn(4, 3, requires_grad=True)
+        >>> [mirrored_slope(f(a), ()) for f in (torch.relu, torch.sigmoid, torch.tanh)]
+        [1.0, 0.5, None]
+    """
+    node: Any = reads.grad_fn
+    while node is not None and node not in layers:
+        kind = node.name().partition("Backward")[0]
+        if kind in _SLOPES:
+            return _SLOPES[kind]
+        if kind == "LeakyRelu":
+            return 1 + node._saved_negative_slope
+        if kind == "Hardtanh":  # ReLU6, too: from 0 to 6
+            ends = node._saved_min_val, node._saved_max_val
+            return 1.0 if 0 in ends else None
+        sides = [side for side, _ in node.next_functions if side is not None]
+        if "Norm" in kind or (len(sides) != 1 and kind != "Cat"):
+            break
+        node = sides[0]
+    return 1.0 if reads.min() >= 0 else None

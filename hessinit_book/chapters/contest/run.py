@@ -27,9 +27,8 @@ from hessinit_book.chapters.contest.text import LETTERS, draw_text, read_text
 from hessinit_book.data import load
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
-from hessinit_book.records.parts import Parts, clear_parts
 from hessinit_book.records.records import DatasetInfo, Record
-from hessinit_book.records.runs import run_seeds
+from hessinit_book.records.runs import Parts, clear_parts, run_seeds
 from hessinit_book.training.init_race import (
     batches_of,
     plain_network,

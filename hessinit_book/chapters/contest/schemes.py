@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hessinit_lib.init import apply, fixup_, gradinit_, hessian_, lsuv_, metainit_
-from hessinit_lib.init.directions import branch_factors, draw_directions
+from hessinit_lib.init.mirrored import branch_factors, draw_directions
 from hessinit_lib.init.trace import trace
 
 

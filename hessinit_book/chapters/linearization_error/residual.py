@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.chain.activations import activation_derivatives
 from hessinit_lib.hessians.chain.network import LinearStage, forward
-from hessinit_lib.hessians.losses import LossFn, loss_curvature
+from hessinit_lib.hessians.loss import LossFn, loss_curvature
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def layer_residuals(
 
     Args:
         model: a fully connected network, see `hessinit_lib.hessians.chain.network.is_chain`.
-        loss_fn: see `hessinit_lib.hessians.losses.loss_curvature`.
+        loss_fn: see `hessinit_lib.hessians.loss.loss_curvature`.
         inputs: shape (B, ...).
         targets: shape (B,) or (B, C).
 

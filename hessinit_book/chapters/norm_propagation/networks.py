@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from hessinit_lib.hessians import layer_hessians
-from hessinit_lib.hessians.losses import loss_curvature
+from hessinit_lib.hessians.loss import loss_curvature
 from hessinit_lib.theory import Masks, RandomNetwork, critical_variance
 from hessinit_lib.theory.functions import differentiate
 

@@ -14,9 +14,8 @@ from tqdm.auto import tqdm
 
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
-from hessinit_book.records.parts import Parts, clear_parts
 from hessinit_book.records.records import Record
-from hessinit_book.records.runs import run_seeds
+from hessinit_book.records.runs import Parts, clear_parts, run_seeds
 from hessinit_book.word2vec.analogies import Analogies, pack
 from hessinit_book.word2vec.corpora import Corpus, load_corpus
 from hessinit_book.word2vec.held_out import HeldOutPairs

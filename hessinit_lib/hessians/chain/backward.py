@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hessinit_lib.hessians.chain.activations import activation_derivatives
 from hessinit_lib.hessians.chain.network import LinearStage, Stage
-from hessinit_lib.hessians.losses import LossCurvature
+from hessinit_lib.hessians.loss import LossCurvature
 from hessinit_lib.hessians.numerics.precision import fast_products
 from hessinit_lib.hessians.numerics.workspace import Workspace
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from hessinit_lib.hessians.chain.backward import LayerCurvature
 from hessinit_lib.hessians.chain.pair_sums import squared_norms
 from hessinit_lib.hessians.chain.spectral import block_spectral_norms, gauss_newton_spectral_norms
-from hessinit_lib.hessians.numerics.magnitude import in_range, power_of_two
+from hessinit_lib.hessians.numerics.lanczos import in_range, power_of_two
 from hessinit_lib.hessians.numerics.workspace import Workspace
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, LayerHessian

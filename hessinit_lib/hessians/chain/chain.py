@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.chain.backward import backward
 from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spectral_norms
-from hessinit_lib.hessians.chain.memory import piece_size
 from hessinit_lib.hessians.chain.network import LinearStage, Stage, forward, has_residual
 from hessinit_lib.hessians.chain.signs import estimated_norms
-from hessinit_lib.hessians.losses import LossCurvature, LossFn, loss_curvature
+from hessinit_lib.hessians.loss import LossCurvature, LossFn, loss_curvature
 from hessinit_lib.hessians.numerics.workspace import kept_workspace
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
@@ -32,7 +31,7 @@ def chain_hessians(
 
     Args:
         model: a network of which `hessinit_lib.hessians.chain.network.is_chain` is true.
-        loss_fn: see `hessinit_lib.hessians.losses.loss_curvature`.
+        loss_fn: see `hessinit_lib.hessians.loss.loss_curvature`.
         inputs: shape (B, ...).
         targets: shape (B,) or (B, C).
         options: what to compute.
@@ -102,3 +101,48 @@ def _with_estimates(
         part = norms if options.parts else LOST
         exact = name == last.name
         yield LayerHessian.from_parts(name, shapes[name], norms, part, ZERO, exact=exact)
+
+
+# Entries of what is made in pieces: as many as stay near the cores.
+_PIECE = 1 << 21
+
+# Lanczos vectors for which room is left.
+_STEPS = 30
+
+
+def piece_size(stages: list[Stage], loss: LossCurvature, options: Options, *, dense: bool) -> int:
+    """Give the entries that tensors made in pieces may have.
+
+    Args:
+        stages: the network.
+        loss: factor at the logits.
+        options: `max_memory`, norms and parts.
+        dense: whether residuals are dense matrices, (B, n, n).
+
+    Raises:
+        ValueError: `max_memory` is less than what cannot be made in pieces.
+    """
+    limit = options.max_memory
+    if limit is None:
+        return _PIECE
+    linear = [stage for stage in stages if isinstance(stage, LinearStage)]
+    batch, rank, _ = loss.factor.shape
+    widest = max(max(stage.weight.shape) for stage in linear[1:]) if linear[1:] else 0
+    outputs = loss.factor.shape[2]
+    # Factors above and below a layer, and the copy that its products are made of.
+    entries = 3 * batch * rank * max(widest, outputs)
+    # The Gram matrix of the inputs, its squares, sums over pairs of samples.
+    entries += 4 * batch**2
+    if dense:
+        entries += 4 * batch * widest**2
+    if options.spectral:
+        chains = 1 if not (dense and options.parts) else 3
+        vectors = [stage.weight.shape[0] * min(batch, stage.weight.shape[1]) for stage in linear]
+        entries += _STEPS * (chains * max(vectors) if dense else batch * rank)
+        entries += max(stage.inputs.numel() for stage in linear)
+    size = loss.factor.element_size()
+    # Pieces of at least a sixteenth of the rows: many small ones are slow.
+    least = size * (entries + 4 * batch * max(widest, outputs) * (-(-widest // 16) if dense else 1))
+    if limit < least:
+        raise ValueError(f"max_memory={limit}: at least {least} bytes are needed")
+    return min(_PIECE, (limit - size * entries) // (4 * size))

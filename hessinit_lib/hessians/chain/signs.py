@@ -19,8 +19,8 @@ from torch import Tensor
 
 from hessinit_lib.hessians.chain.backward import LayerCurvature, backward
 from hessinit_lib.hessians.chain.network import Stage
-from hessinit_lib.hessians.graph.signs import Estimate, combine
-from hessinit_lib.hessians.losses import LossCurvature
+from hessinit_lib.hessians.loss import LossCurvature
+from hessinit_lib.hessians.numerics.estimates import Estimate, combine
 from hessinit_lib.hessians.numerics.precision import fast_products, narrowed
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import BlockNorms

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hessinit_lib.hessians.estimate.subspace import Ritz, Subspace
-from hessinit_lib.hessians.numerics.uncertainty import mean_and_error
+from hessinit_lib.hessians.numerics.estimates import mean_and_error
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import LOST, BlockNorms
 

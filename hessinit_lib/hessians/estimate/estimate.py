@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hessinit_lib.hessians.arguments import check_batch
-from hessinit_lib.hessians.calling import plain
 from hessinit_lib.hessians.estimate.deflated import DeflatedNorms
 from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_a_sample
-from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.functional import check_batch, plain
+from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.numerics.precision import without_autocast
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import LOST, BlockNorms, HessianReport, LayerHessian

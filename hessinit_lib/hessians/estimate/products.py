@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.calling import PureModel
-from hessinit_lib.hessians.losses import LossFn
+from hessinit_lib.hessians.functional import PureModel
+from hessinit_lib.hessians.loss import LossFn
 
 Blocks = Mapping[str, Sequence[str]]
 """Parameter names by block: one for a layer, all of them for the whole model."""

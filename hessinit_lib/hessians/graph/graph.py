@@ -9,16 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.arguments import check_batch
 from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spectral_norms
+from hessinit_lib.hessians.functional import check_batch
 from hessinit_lib.hessians.graph.capture import CapturedLayer, capture
-from hessinit_lib.hessians.graph.conditions import check_exact
+from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
 from hessinit_lib.hessians.graph.gram import frobenius_norm, largest_eigenvalues
-from hessinit_lib.hessians.graph.independence import check_independence
 from hessinit_lib.hessians.graph.passes import layer_grams
 from hessinit_lib.hessians.graph.signs import estimated_norms
-from hessinit_lib.hessians.losses import LossFn, loss_curvature
-from hessinit_lib.hessians.numerics.magnitude import in_range, power_of_two
+from hessinit_lib.hessians.loss import LossFn, loss_curvature
+from hessinit_lib.hessians.numerics.lanczos import in_range, power_of_two
 from hessinit_lib.hessians.numerics.precision import may_round
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
@@ -55,7 +54,7 @@ def graph_hessians(
             them any functions that are linear or piecewise linear, such as ReLU, pooling,
             padding, reshapes, residual sums, concatenation, normalization in evaluation
             mode. Computed in float64 if the parameters are float64, else in float32.
-        loss_fn: see `hessinit_lib.hessians.losses.loss_curvature`.
+        loss_fn: see `hessinit_lib.hessians.loss.loss_curvature`.
         inputs: shape (B, ...), what the model takes, on the model's device.
         targets: class indices (B,), or probabilities or values (B, C).
         options: what to compute. Estimates are made of Frobenius norms and traces alone,

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.graph.capture import CONVOLUTIONS, TRANSPOSED, CapturedLayer
-from hessinit_lib.hessians.graph.segments import edge_shape
+from hessinit_lib.hessians.graph.nodes import edge_shape
 
 
 class Sizes(NamedTuple):

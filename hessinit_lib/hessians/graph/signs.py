@@ -12,7 +12,6 @@ mixtures give m (m - 1) such sums.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -20,8 +19,8 @@ from torch import Tensor
 
 from hessinit_lib.hessians.graph.capture import CapturedLayer
 from hessinit_lib.hessians.graph.passes import layer_grams
+from hessinit_lib.hessians.numerics.estimates import Estimate, combine
 from hessinit_lib.hessians.numerics.precision import may_round
-from hessinit_lib.hessians.numerics.uncertainty import widening
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import BlockNorms
 
@@ -31,35 +30,6 @@ _FEWEST = 4
 # Samples from which on intervals hold: of fewer, single ones rule the error. (Measured: they
 # cover 0.93 to 0.97 from 32 on, but at 8 and 16 below 0.90. Exact norms are cheap there.)
 _SAMPLES = 32
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean, the variance of its error, and the degrees of freedom of that variance."""
-
-    mean: float
-    variance: float
-    degrees: float
-
-    @property
-    def error(self) -> float:
-        """Standard error, widened for few degrees of freedom."""
-        return math.sqrt(self.variance) * widening(round(min(max(1.0, self.degrees), 1e6)))
-
-
-def combine(estimates: list[tuple[int, Estimate]]) -> Estimate:
-    """Average independent estimates, each with its weight: the mixtures it came from.
-
-    Example:
-        >>> combine([(1, Estimate(1.0, 2.0, 9.0)), (1, Estimate(3.0, 2.0, 9.0))])
-        Estimate(mean=2.0, variance=1.0, degrees=18.0)
-    """
-    total = sum(weight for weight, _ in estimates)
-    mean = sum(weight * each.mean for weight, each in estimates) / total
-    parts = [((weight / total) ** 2 * each.variance, each.degrees) for weight, each in estimates]
-    variance = sum(part for part, _ in parts)
-    spread = sum(part**2 / degrees for part, degrees in parts)
-    return Estimate(mean, variance, variance**2 / spread if spread else math.inf)
 
 
 def squared_sum(products: Float[Tensor, "m b m b"]) -> Estimate:

@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hessinit_lib.hessians.numerics.magnitude import in_range, power_of_two
-
 Operator = Callable[[Float[Tensor, "p d"]], Float[Tensor, "p d"]]
 Operators = Callable[[Float[Tensor, "q d"], list[int]], Float[Tensor, "q d"]]
 """Maps each row by the operator of that number."""
@@ -154,3 +152,26 @@ def _leading_ritz_value(
         or beta == 0
     )
     return _Ritz(norm, bool(close and sharp and settled))
+
+
+def in_range(size: float) -> bool:
+    """Tell whether the squares of numbers of some size, and their sums, are good in float32.
+
+    Example:
+        >>> in_range(1.0), in_range(1e-20), in_range(0.0)
+        (True, False, False)
+    """
+    return 1e-12 <= abs(size) <= 1e12
+
+
+def power_of_two(size: float) -> float:
+    """Give the power of two next to a number: dividing by it changes no digit.
+
+    Args:
+        size: positive; for zero, infinity and NaN, for which there is none, 1 comes back.
+
+    Example:
+        >>> power_of_two(0.3), power_of_two(3e-25) == 2.0**-81, power_of_two(0.0)
+        (0.25, True, 1.0)
+    """
+    return 2.0 ** round(math.log2(size)) if 0 < size < math.inf else 1.0

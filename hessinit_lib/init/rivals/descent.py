@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessinit_lib.hessians.chain.network import compute_dtype
-from hessinit_lib.hessians.quiet import without_noise
+from hessinit_lib.hessians.functional import without_noise
 
 LossFn = Callable[..., Tensor]
 Inputs = Tensor | tuple[Tensor, ...]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hessinit_lib.hessians.bundle import Inputs
-from hessinit_lib.hessians.calling import plain
-from hessinit_lib.init.branches import last_layers, residual_branches
+from hessinit_lib.hessians.functional import Inputs, plain
 from hessinit_lib.init.schemes import apply
-from hessinit_lib.init.trace import trace
+from hessinit_lib.init.trace import last_layers, residual_branches, trace
 
 
 def fixup_(

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.calling import plain
+from hessinit_lib.hessians.functional import plain
 from hessinit_lib.init.rivals.descent import Batches, Inputs, LossFn, ParameterLoss
 
 

@@ -7,9 +7,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.bundle import Inputs, single_input
-from hessinit_lib.hessians.calling import plain
-from hessinit_lib.hessians.quiet import without_noise
+from hessinit_lib.hessians.functional import Inputs, plain, single_input, without_noise
 from hessinit_lib.init.layers import Layer, weight_layers
 from hessinit_lib.init.schemes import apply
 from hessinit_lib.init.trace import refuse_batch_statistics

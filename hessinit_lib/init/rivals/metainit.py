@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.calling import plain
+from hessinit_lib.hessians.functional import plain
 from hessinit_lib.init.rivals.descent import Batches, LossFn, ParameterLoss
 
 

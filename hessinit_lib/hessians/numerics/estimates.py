@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -53,3 +56,32 @@ def mean_and_error(
     seen = samples.var(-1)
     larger = seen.maximum(seen.new_ones(()) * variance)
     return samples.mean(-1), (larger / count).sqrt() * widening(count - 1)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, the variance of its error, and the degrees of freedom of that variance."""
+
+    mean: float
+    variance: float
+    degrees: float
+
+    @property
+    def error(self) -> float:
+        """Standard error, widened for few degrees of freedom."""
+        return math.sqrt(self.variance) * widening(round(min(max(1.0, self.degrees), 1e6)))
+
+
+def combine(estimates: list[tuple[int, Estimate]]) -> Estimate:
+    """Average independent estimates, each with its weight: the mixtures it came from.
+
+    Example:
+        >>> combine([(1, Estimate(1.0, 2.0, 9.0)), (1, Estimate(3.0, 2.0, 9.0))])
+        Estimate(mean=2.0, variance=1.0, degrees=18.0)
+    """
+    total = sum(weight for weight, _ in estimates)
+    mean = sum(weight * each.mean for weight, each in estimates) / total
+    parts = [((weight / total) ** 2 * each.variance, each.degrees) for weight, each in estimates]
+    variance = sum(part for part, _ in parts)
+    spread = sum(part**2 / degrees for part, degrees in parts)
+    return Estimate(mean, variance, variance**2 / spread if spread else math.inf)

@@ -1,0 +1,32 @@
+"""Nodes and edges of the autograd graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch.autograd.graph import GradientEdge, Node
+
+
+def inputs_first(root: Node) -> Iterator[Node]:
+    """Walk the graph below a node, each node after those it depends on."""
+    done: set[Node] = set()
+    stack: list[tuple[Node, bool]] = [(root, False)]
+    while stack:
+        node, expanded = stack.pop()
+        if expanded:
+            yield node
+            continue
+        if node in done:
+            continue
+        done.add(node)
+        stack.append((node, True))
+        stack.extend(
+            (following, False)
+            for following, _ in node.next_functions
+            if following is not None and following not in done
+        )
+
+
+def edge_shape(edge: GradientEdge) -> tuple[int, ...]:
+    """Give the shape of the tensor that stood at that place in the forward pass."""
+    return tuple(edge.node._input_metadata[edge.output_nr].shape)
