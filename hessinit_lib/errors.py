@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import ModuleType
+
 
 class UserError(ValueError):
     """Wrong input: the message names the value and what was expected.
@@ -25,3 +28,27 @@ class RecordError(UserError):
 
 class DataError(UserError):
     """A data set is not where it was asked for, or is not what it should be."""
+
+
+def needed(module: str, purpose: str) -> ModuleType:
+    """Import a library that only tables and figures need, or say how to get it.
+
+    Args:
+        module: its dotted name.
+        purpose: what needs it, for the message.
+
+    Raises:
+        ImportError: it is not installed; one line that names the extra to install.
+
+    Example:
+        >>> needed("json", "report.to_frame()").__name__
+        'json'
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise ImportError(
+            f'{purpose} needs {error.name}: pip install "hessinit_lib[report]"', name=error.name
+        ) from None
