@@ -15,7 +15,7 @@ from hessinit_lib.hessians.graph.capture import CapturedLayer, capture
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
 from hessinit_lib.hessians.graph.gram import frobenius_norm, largest_eigenvalues
 from hessinit_lib.hessians.graph.passes import layer_grams
-from hessinit_lib.hessians.graph.signs import estimated_norms
+from hessinit_lib.hessians.graph.sketched import estimated_norms
 from hessinit_lib.hessians.loss import LossFn, loss_curvature
 from hessinit_lib.hessians.numerics.lanczos import in_range, power_of_two
 from hessinit_lib.hessians.numerics.precision import may_round

@@ -11,7 +11,7 @@ from networks import Case, make_case, seeded
 from hessinit_lib.hessians.chain.backward import LayerCurvature
 from hessinit_lib.hessians.chain.chain import chain_hessians
 from hessinit_lib.hessians.chain.pair_sums import squared_norms
-from hessinit_lib.hessians.chain.signs import _average, _mixtures, pair_estimates
+from hessinit_lib.hessians.chain.sketched import _average, _mixtures, pair_estimates
 from hessinit_lib.hessians.loss import LossCurvature
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import BlockNorms, HessianReport
