@@ -15,7 +15,7 @@ from hessinit_lib.hessians.graph.capture import CapturedLayer, capture
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
 from hessinit_lib.hessians.graph.gram import frobenius_norm, largest_eigenvalues
 from hessinit_lib.hessians.graph.passes import layer_grams
-from hessinit_lib.hessians.graph.sketched import estimated_norms
+from hessinit_lib.hessians.graph.sketched import graph_sketched_norms
 from hessinit_lib.hessians.loss import LossFn, loss_curvature
 from hessinit_lib.hessians.numerics.lanczos import in_range, power_of_two
 from hessinit_lib.hessians.numerics.precision import may_round
@@ -108,7 +108,7 @@ def graph_hessians(
             check_independence(logits, found)
             columns = loss.factor.transpose(0, 1)
             if options.method == "estimate" and not options.spectral:
-                estimated = estimated_norms(logits, found, columns, options)
+                estimated = graph_sketched_norms(logits, found, columns, options)
             norms.update(estimated or _exact_norms(logits, found, columns, options))
     # All linearization, no residual.
     rest = {name: ZERO if math.isfinite(found.trace) else LOST for name, found in norms.items()}
