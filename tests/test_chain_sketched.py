@@ -10,7 +10,7 @@ from networks import Case, make_case, seeded
 
 from hessinit_lib.hessians.chain.backward import LayerCurvature
 from hessinit_lib.hessians.chain.chain import chain_hessians
-from hessinit_lib.hessians.chain.pair_sums import squared_norms
+from hessinit_lib.hessians.chain.frobenius import squared_norms
 from hessinit_lib.hessians.chain.sketched import _sketched_loss, pair_sketches
 from hessinit_lib.hessians.loss import LossCurvature
 from hessinit_lib.hessians.numerics.estimates import mean_norms

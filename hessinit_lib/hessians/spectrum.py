@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.estimate.products import BlockProducts
 from hessinit_lib.hessians.functional import check_batch, check_kinds, plain
+from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import capture
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
-from hessinit_lib.hessians.graph.passes import layer_grams
 from hessinit_lib.hessians.loss import LossFn, loss_curvature
 from hessinit_lib.hessians.numerics.precision import without_autocast
 from hessinit_lib.hessians.numerics.quadrature import lanczos_quadrature

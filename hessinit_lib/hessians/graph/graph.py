@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spectral_norms
 from hessinit_lib.hessians.functional import check_batch
+from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import CapturedLayer, capture
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
 from hessinit_lib.hessians.graph.gram import frobenius_norm, largest_eigenvalues
-from hessinit_lib.hessians.graph.passes import layer_grams
 from hessinit_lib.hessians.graph.sketched import graph_sketched_norms
 from hessinit_lib.hessians.loss import LossFn, loss_curvature
 from hessinit_lib.hessians.numerics.lanczos import in_range, power_of_two

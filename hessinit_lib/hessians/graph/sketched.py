@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import CapturedLayer
-from hessinit_lib.hessians.graph.passes import layer_grams
 from hessinit_lib.hessians.numerics.estimates import (
     Estimate,
     Sketch,
