@@ -30,3 +30,14 @@ def inputs_first(root: Node) -> Iterator[Node]:
 def edge_shape(edge: GradientEdge) -> tuple[int, ...]:
     """Give the shape of the tensor that stood at that place in the forward pass."""
     return tuple(edge.node._input_metadata[edge.output_nr].shape)
+
+
+def operation(node: Node) -> str:
+    """Give a node's name without "Backward" and the overload's number.
+
+    Example:
+        >>> import torch
+        >>> operation(torch.ones(2, requires_grad=True).relu().grad_fn)
+        'Relu'
+    """
+    return node.name().rstrip("0123456789").removesuffix("Backward")
