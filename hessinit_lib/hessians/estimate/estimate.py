@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_lib.hessians.estimate.deflated import DeflatedNorms
-from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_a_sample
+from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_per_sample
 from hessinit_lib.hessians.functional import check_batch, plain
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.numerics.precision import without_autocast
@@ -149,7 +149,7 @@ def _products(
     """Make the products, of as many samples at a time as the memory allows."""
     chunk = None
     if options.max_memory is not None:
-        needed = bytes_a_sample(model, inputs, list(_weights(model)))
+        needed = bytes_per_sample(model, inputs, list(_weights(model)))
         # Half is for the subspaces. One sample at a time is the least there is.
         chunk = max(1, int(options.max_memory / 2 / needed))
     return BlockProducts(model, loss_fn, inputs, targets, blocks, parts=options.parts, chunk=chunk)

@@ -266,7 +266,7 @@ def _flat(tensors: Sequence[Tensor]) -> Float[Tensor, " _"]:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def bytes_a_sample(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> float:
+def bytes_per_sample(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> float:
     """Measure what the graph of one sample keeps for products, on two samples of the batch.
 
     Args:

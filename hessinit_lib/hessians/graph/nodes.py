@@ -8,7 +8,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 
 def inputs_first(root: Node) -> Iterator[Node]:
-    """Walk the graph below a node, each node after those it depends on."""
+    """Yield the graph below a node in topological order: each node after those it depends on."""
     done: set[Node] = set()
     stack: list[tuple[Node, bool]] = [(root, False)]
     while stack:
