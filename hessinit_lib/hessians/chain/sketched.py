@@ -20,12 +20,7 @@ from torch import Tensor
 from hessinit_lib.hessians.chain.backward import LayerCurvature, backward
 from hessinit_lib.hessians.chain.network import Stage
 from hessinit_lib.hessians.loss import LossCurvature
-from hessinit_lib.hessians.numerics.estimates import (
-    Estimate,
-    Sketch,
-    random_signs,
-    sketched_norms,
-)
+from hessinit_lib.hessians.numerics.estimates import Estimate, Sketch, random_signs, sketched_norms
 from hessinit_lib.hessians.numerics.precision import fast_products, narrowed
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import BlockNorms
@@ -64,13 +59,12 @@ def chain_sketched_norms(
                     kernels[name] = kernel
             yield name, pair_sketches(layer, kernel, tolerance)
 
-    def affordable(done: int, needed: int) -> bool:
-        # An exact norm takes r (r + 1) / 2 products of the size of a pair's, and no second
-        # pass over each.
-        return done + needed <= rank * (rank + 1) // 8
-
-    # No more rows at a time than all factors have.
-    return sketched_norms(sketch, batch, tolerance, affordable, most=max(1, rank // 2))
+    # An exact norm takes r (r + 1) / 2 products of the size of a pair's, and no second pass
+    # over each. No more rows at a time than all factors have.
+    limit, most = rank * (rank + 1) // 8, max(1, rank // 2)
+    return sketched_norms(
+        sketch, batch, tolerance, lambda done, needed: done + needed <= limit, most=most
+    )
 
 
 def _sketched_loss(loss: LossCurvature, pairs: int, generator: torch.Generator) -> LossCurvature:

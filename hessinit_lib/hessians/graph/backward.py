@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -83,24 +84,14 @@ def layer_grams(
     """
     batch, rank = len(logits), len(columns)
 
-    def make(max_entries: int | None) -> dict[str, LayerGram]:
-        return {
-            layer.name: LayerGram(
-                layer,
-                batch,
-                rank,
-                by_rows=by_rows,
-                factored=factored,
-                rounded=rounded,
-                max_entries=max_entries,
-            )
-            for layer in layers
-        }
-
+    make = partial(
+        LayerGram, batch=batch, rank=rank, by_rows=by_rows, factored=factored, rounded=rounded
+    )
     if limit is None:
-        parts = segments(logits, layers, _SEGMENT // rank)
-        grams = make(None)
-        steps = [Step(part, [_whole(part, grams)]) for part in parts]
+        steps = []
+        for part in segments(logits, layers, _SEGMENT // rank):
+            grams = map(make, part.layers)
+            steps.append(Step(part, [{gram: gram.pieces for gram in grams}]))
     else:
         steps = _steps_within(limit, logits, layers, rank, make)
     with kept_workspace(logits) if limit is None else nullcontext() as kept:
@@ -116,10 +107,6 @@ def layer_grams(
                     if pieces[-1][0] is gram.pieces[-1]:
                         yield gram
             starts = ends
-
-
-def _whole(segment: Segment, grams: dict[str, LayerGram]) -> Group:
-    return {grams[layer.name]: grams[layer.name].pieces for layer in segment.layers}
 
 
 def _carry(
@@ -165,7 +152,7 @@ def _steps_within(
     logits: Tensor,
     layers: list[CapturedLayer],
     rank: int,
-    make: Callable[[int | None], dict[str, LayerGram]],
+    make: Callable[..., LayerGram],
 ) -> list[Step]:
     """Divide the work so that it takes no more memory than is allowed.
 
@@ -177,10 +164,10 @@ def _steps_within(
     whole = segments(logits, layers, 1 << 62)
     needed = 0
     for cut, max_entries in ((parts, entries // 16), (whole, entries // 16), (whole, 1)):
-        grams = make(max_entries)
         steps: list[Step] = []
         needed = 0
         for part in cut:
+            grams = [make(layer, max_entries=max_entries) for layer in part.layers]
             groups, least = _groups(part, grams, rank, allowed)
             steps.append(Step(part, groups))
             needed = max(needed, least)
@@ -191,13 +178,12 @@ def _steps_within(
 
 
 def _groups(
-    segment: Segment, grams: dict[str, LayerGram], rank: int, limit: int
+    segment: Segment, grams: list[LayerGram], rank: int, limit: int
 ) -> tuple[list[Group], int]:
     """Divide a segment's pieces into as few groups as fit, and give the bytes of the largest."""
     groups: list[Group] = [{}]
     needed = 0
-    for layer in segment.layers:
-        gram = grams[layer.name]
+    for gram in grams:
         for piece in gram.pieces:
             longer = {**groups[-1], gram: [*groups[-1].get(gram, []), piece]}
             if groups[-1] and _size(longer, segment, rank) > limit:

@@ -38,23 +38,10 @@ _PIECEWISE_LINEAR = frozenset(_PIECEWISE_LINEAR_NAMES.split())
 
 # Products: linear in each of these arguments, so at most one may depend on a layer's output.
 _PRODUCTS = {
-    "Mul": (0, 1),
-    "Mm": (0, 1),
-    "Bmm": (0, 1),
-    "Mv": (0, 1),
-    "Dot": (0, 1),
-    "Linear": (0, 1),
-    "MkldnnLinear": (0, 1),
-    "Convolution": (0, 1),
-    "PreluKernel": (0, 1),
-    "Addmm": (1, 2),
-    "Addmv": (1, 2),
-    "Baddbmm": (1, 2),
-    "Addbmm": (1, 2),
-    "Addcmul": (1, 2),
-    "NativeBatchNorm": (0, 1),
-    "CudnnBatchNorm": (0, 1),
-    "MiopenBatchNorm": (0, 1),
+    **dict.fromkeys(("Mul", "Mm", "Bmm", "Mv", "Dot", "Linear", "MkldnnLinear"), (0, 1)),
+    **dict.fromkeys(("Convolution", "PreluKernel"), (0, 1)),
+    **dict.fromkeys(("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"), (0, 1)),
+    **dict.fromkeys(("Addmm", "Addmv", "Baddbmm", "Addbmm", "Addcmul"), (1, 2)),
 }
 # Linear in the numerator alone: the divisor, of that index, may not depend on it.
 _QUOTIENTS = {"Div": 1}

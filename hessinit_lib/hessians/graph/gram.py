@@ -252,13 +252,7 @@ class LayerGram:
 
 
 class GramNorms(NamedTuple):
-    """Norms of a block, and its Gram matrix as long as its largest eigenvalue is to be found.
-
-    Attributes:
-        name: the weight parameter.
-        norms: of the block.
-        matrix: None if no eigenvalue is to be found.
-    """
+    """Norms of a block, and its Gram matrix if the largest eigenvalue is still to be found."""
 
     name: str
     norms: BlockNorms

@@ -33,11 +33,5 @@ def edge_shape(edge: GradientEdge) -> tuple[int, ...]:
 
 
 def operation(node: Node) -> str:
-    """Give a node's name without "Backward" and the overload's number.
-
-    Example:
-        >>> import torch
-        >>> operation(torch.ones(2, requires_grad=True).relu().grad_fn)
-        'Relu'
-    """
+    """Give a node's name without "Backward" and the overload's number: "Relu", say."""
     return node.name().rstrip("0123456789").removesuffix("Backward")

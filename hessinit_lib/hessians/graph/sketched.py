@@ -20,12 +20,7 @@ from torch import Tensor
 
 from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import CapturedLayer
-from hessinit_lib.hessians.numerics.estimates import (
-    Estimate,
-    Sketch,
-    random_signs,
-    sketched_norms,
-)
+from hessinit_lib.hessians.numerics.estimates import Estimate, Sketch, random_signs, sketched_norms
 from hessinit_lib.hessians.numerics.precision import may_round
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import BlockNorms
@@ -68,10 +63,10 @@ def graph_sketched_norms(
             own = products.diagonal(dim1=0, dim2=2).diagonal(dim1=0, dim2=1).double()
             yield gram.layer.name, [Sketch(count, squared_sum(products), _sum_of_means(own, 1.0))]
 
-    def affordable(done: int, needed: int) -> bool:
-        return needed < rank  # backward passes that the exact norms take
-
-    return sketched_norms(sketch, batch, options.tolerance, affordable, least=_FEWEST)
+    # The exact norms take a backward pass for each factor.
+    return sketched_norms(
+        sketch, batch, options.tolerance, lambda done, needed: needed < rank, least=_FEWEST
+    )
 
 
 def squared_sum(products: Float[Tensor, "m b m b"]) -> Estimate:

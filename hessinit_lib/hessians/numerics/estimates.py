@@ -104,13 +104,7 @@ def random_signs(shape: Sequence[int], generator: torch.Generator, like: Tensor)
 
 
 class Sketch(NamedTuple):
-    r"""What random sketches of the factors of $G = B^{-1} J^\top J$ tell about its norms.
-
-    Attributes:
-        count: how many sketches, the weight in an average.
-        square: estimate of $\|J J^\top\|_F^2 = B^2 \|G\|_F^2$.
-        trace: estimate of $\operatorname{tr} J J^\top = B \operatorname{tr} G$.
-    """
+    r"""What `count` sketches tell about $B^2 \|G\|_F^2$ and $B \operatorname{tr} G$ of a block."""
 
     count: int
     square: Estimate
@@ -162,14 +156,7 @@ def sketched_norms(
 
 
 def mean_norms(sketches: Sequence[Sketch], batch: int) -> BlockNorms:
-    """Average sketches of one block to its Frobenius norm and trace, with their errors.
-
-    Example:
-        >>> four, two = Estimate(4.0, 1.0, math.inf), Estimate(2.0, 1.0, math.inf)
-        >>> norms = mean_norms([Sketch(1, four, two)], batch=1)
-        >>> norms.frobenius, norms.trace, round(norms.stderr, 3)
-        (2.0, 2.0, 0.25)
-    """
+    """Average sketches of one block to its Frobenius norm and trace, with their errors."""
     square = combine([(each.count, each.square) for each in sketches])
     trace = combine([(each.count, each.trace) for each in sketches])
     norm = math.sqrt(square.mean)

@@ -91,15 +91,12 @@ def kept_workspace(like: Tensor) -> Iterator[Workspace]:
 def batches(
     items: Iterable[_T], size: Callable[[_T], float], limit: int | None
 ) -> Iterator[list[_T]]:
-    """Gather items that are finished faster together, until they fill the memory for that.
+    """Gather items that are finished faster together; what is yielded is freed before the next.
 
     Args:
         items: made one after the other, as they are asked for.
         size: bytes that an item holds; infinity for one that may not wait.
         limit: `max_memory`, of which an eighth is for this; 128 MiB if None.
-
-    Yields:
-        Lists of items. Each is emptied when the next is asked for, to free the memory.
 
     Example:
         >>> [list(batch) for batch in batches([1, 2, 3, 1], lambda size: size, limit=8 * 2)]
