@@ -10,7 +10,7 @@ from networks import labels, seeded
 from test_graph_hessians import ResNet, normal, prepare
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.graph.graph import graph_hessians
+from hessinit_lib.hessians.graph.hessians import graph_hessians
 from hessinit_lib.hessians.graph.sketched import squared_sum
 from hessinit_lib.hessians.numerics.estimates import Estimate, combine
 from hessinit_lib.hessians.options import Options

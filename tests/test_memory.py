@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hessinit_lib.hessians.graph import backward
 from hessinit_lib.hessians.graph.backward import segments
 from hessinit_lib.hessians.graph.capture import capture
-from hessinit_lib.hessians.graph.graph import graph_hessians
+from hessinit_lib.hessians.graph.hessians import graph_hessians
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 
@@ -76,7 +76,7 @@ _MEASURE = """
 import pathlib, torch
 from torch import nn
 from hessinit_lib.hessians.graph.capture import capture
-from hessinit_lib.hessians.graph.graph import graph_hessians
+from hessinit_lib.hessians.graph.hessians import graph_hessians
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 

@@ -95,8 +95,8 @@ def spectrum(
     r"""Compute the spectrum of a layer's Hessian block, or of the Hessian of all weights.
 
     All eigenvalues where there is an exact route to them: the linearization, or a Hessian
-    that equals it, of a network that `hessinit_lib.hessians.graph.graph` covers, if its Gram matrix
-    is small enough, or blocks of at most `steps` parameters. Else the density of the
+    that equals it, of a network that `hessinit_lib.hessians.graph.hessians` covers, if its Gram
+    matrix is small enough, or blocks of at most `steps` parameters. Else the density of the
     eigenvalues, by stochastic Lanczos quadrature.
 
     Args:
@@ -224,7 +224,7 @@ def gram_eigenvalues(
     all weights are those of the layers side by side, so their Gram matrices add up.
 
     Args:
-        model: see `hessinit_lib.hessians.graph.graph_hessians`; the layers of every trainable
+        model: see `hessinit_lib.hessians.graph.hessians`; the layers of every trainable
             weight must be covered, what lies above them may be smooth.
         loss_fn: see `hessinit_lib.hessians.loss.loss_curvature`.
         inputs: shape (B, ...).
