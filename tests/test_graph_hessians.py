@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hessinit_lib import layer_hessians
 from hessinit_lib.hessians.graph import gram
-from hessinit_lib.hessians.graph.graph import graph_hessians
+from hessinit_lib.hessians.graph.hessians import graph_hessians
 
 
 def prepare(model: nn.Module, seed: int) -> nn.Module:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from networks import Function, labels, seeded
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.graph.graph import graph_hessians
+from hessinit_lib.hessians.graph.hessians import graph_hessians
 
 
 def weight_norm() -> nn.Module:
