@@ -8,11 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
-from networks import ACTIVATIONS, Case, cases, make_case
+from networks import ACTIVATIONS, Case, cases, chain_hessians, make_case
 from torch import Tensor, nn
 
 from hessinit_lib import layer_hessians
-from hessinit_lib.hessians.chain.chain import chain_hessians
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 
