@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from hessinit_lib.hessians import HessianReport, case
 from hessinit_lib.hessians.chain import chain as by_chain
 from hessinit_lib.hessians.chain.network import Chain
-from hessinit_lib.hessians.estimate import estimate as by_estimates
-from hessinit_lib.hessians.graph import graph as by_graph
+from hessinit_lib.hessians.estimate import hessians as by_estimates
+from hessinit_lib.hessians.graph import hessians as by_graph
 from hessinit_lib.hessians.options import Options
 
 ACTIVATIONS = {

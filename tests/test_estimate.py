@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessinit_lib.hessians import layer_hessians
 from hessinit_lib.hessians.case import Case as HessianCase
-from hessinit_lib.hessians.estimate.estimate import model_hessian
+from hessinit_lib.hessians.estimate.hessians import model_hessian
 from hessinit_lib.hessians.estimate.products import BlockProducts
 from hessinit_lib.hessians.functional import FROZEN, PureModel
 from hessinit_lib.hessians.options import Options

@@ -13,9 +13,9 @@ from networks import graph_hessians, labels, seeded
 from test_graph_hessians import Inception, ResNet, Tokens, normal, prepare
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.graph import passes
+from hessinit_lib.hessians.graph import backward
+from hessinit_lib.hessians.graph.backward import segments
 from hessinit_lib.hessians.graph.capture import capture
-from hessinit_lib.hessians.graph.passes import segments
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 
@@ -64,7 +64,7 @@ def test_results_do_not_depend_on_the_memory(
 def test_segments_need_not_be_held_together(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = prepare(ResNet(), 1), normal(5, 2, 4, 4)
     joined = report(model, inputs, None)
-    monkeypatch.setattr(passes, "_SEGMENT", 1)
+    monkeypatch.setattr(backward, "_SEGMENT", 1)
     layers, logits = capture(model, inputs)
     assert [len(part.layers) for part in segments(logits, layers, 1)] == [1, 2, 1]
     for name, layer in report(model, inputs, None).items():
@@ -76,7 +76,7 @@ import pathlib, torch
 from torch import nn
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.graph.capture import capture
-from hessinit_lib.hessians.graph.graph import graph_hessians
+from hessinit_lib.hessians.graph.hessians import graph_hessians
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 

@@ -17,7 +17,7 @@ from hessinit_lib.diagnosis.report import Diagnosis, Fault, LayerDiagnosis
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
 from hessinit_lib.hessians.case import Case, check_kinds
-from hessinit_lib.hessians.estimate.estimate import estimated_hessians, model_hessian
+from hessinit_lib.hessians.estimate.hessians import estimated_hessians, model_hessian
 from hessinit_lib.hessians.functional import (
     FROZEN,
     Inputs,

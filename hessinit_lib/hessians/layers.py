@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.chain.chain import chain_hessians
 from hessinit_lib.hessians.chain.network import Chain
-from hessinit_lib.hessians.estimate.estimate import estimated_hessians
-from hessinit_lib.hessians.graph.graph import graph_hessians
+from hessinit_lib.hessians.estimate.hessians import estimated_hessians
+from hessinit_lib.hessians.graph.hessians import graph_hessians
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.numerics.precision import without_autocast
 from hessinit_lib.hessians.options import NORMS, Options
@@ -46,11 +46,11 @@ def layer_hessians(
       `hessinit_lib.hessians.chain.chain`; or
     - the outputs (B, C) are piecewise linear in the output of every Linear, convolution and
       Embedding layer (ReLU, pooling, residual sums, concatenation, normalization by fixed
-      statistics), so that $R_k = 0$: see `hessinit_lib.hessians.graph.graph`.
+      statistics), so that $R_k = 0$: see `hessinit_lib.hessians.graph.hessians`.
 
     **Estimated** with a standard error for all else that can be differentiated twice, such
     as attention, layer normalization, recurrent layers, tied weights and any loss: see
-    `hessinit_lib.hessians.estimate.estimate`. The report says why.
+    `hessinit_lib.hessians.estimate.hessians`. The report says why.
 
     Args:
         model: any module with one tensor of outputs, compiled or not. Computed in float64

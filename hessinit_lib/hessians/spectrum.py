@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.estimate.products import BlockProducts
+from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import capture
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
-from hessinit_lib.hessians.graph.passes import layer_grams
 from hessinit_lib.hessians.loss import LossFn, loss_curvature
 from hessinit_lib.hessians.numerics.precision import without_autocast
 from hessinit_lib.hessians.numerics.quadrature import lanczos_quadrature
@@ -95,8 +95,8 @@ def spectrum(
     r"""Compute the spectrum of a layer's Hessian block, or of the Hessian of all weights.
 
     All eigenvalues where there is an exact route to them: the linearization, or a Hessian
-    that equals it, of a network that `hessinit_lib.hessians.graph.graph` covers, if its Gram matrix
-    is small enough, or blocks of at most `steps` parameters. Else the density of the
+    that equals it, of a network that `hessinit_lib.hessians.graph.hessians` covers, if its Gram
+    matrix is small enough, or blocks of at most `steps` parameters. Else the density of the
     eigenvalues, by stochastic Lanczos quadrature.
 
     Args:
@@ -214,7 +214,7 @@ def gram_eigenvalues(case: Case, name: str | None, matrix: str) -> Float[Tensor,
     all weights are those of the layers side by side, so their Gram matrices add up.
 
     Args:
-        case: see `hessinit_lib.hessians.graph.graph.graph_hessians`; the layers of every
+        case: see `hessinit_lib.hessians.graph.hessians.graph_hessians`; the layers of every
             trainable weight must be covered, what lies above them may be smooth.
         name: the weight; None for all of them.
         matrix: "linearization", or "hessian" where it is the same.

@@ -13,7 +13,7 @@ from torch import Tensor
 from hessinit_lib.hessians.chain.backward import backward
 from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spectral_norms
 from hessinit_lib.hessians.chain.network import Chain, LinearStage, Stage
-from hessinit_lib.hessians.chain.signs import estimated_norms
+from hessinit_lib.hessians.chain.sketched import chain_sketched_norms
 from hessinit_lib.hessians.loss import LossCurvature, LossFn, loss_curvature
 from hessinit_lib.hessians.numerics.workspace import kept_workspace
 from hessinit_lib.hessians.options import Options
@@ -49,7 +49,7 @@ def chain_hessians(
     piece = piece_size(stages, loss, options, dense=dense)
     sampled = None
     if options.method == "estimate" and options.frobenius and finite and not dense:
-        sampled = estimated_norms(stages, loss, options)
+        sampled = chain_sketched_norms(stages, loss, options)
     if sampled is None:
         layers = list(_exact(stages, loss, options, finite, piece))
     else:

@@ -94,7 +94,7 @@ class BlockProducts:
         }
         self.count = dict.fromkeys(blocks, 0)
 
-    def mixtures(
+    def range_sketch(
         self, count: int, chosen: Sequence[str], generator: torch.Generator
     ) -> dict[str, Float[Tensor, "_ _"]]:
         """Draw vectors in the range of each G, for all blocks by the same backward passes.
@@ -114,11 +114,11 @@ class BlockProducts:
         weights = [self._weights[name] for name in names]
         for graph, samples in self._graphs():
             for row, w in enumerate(curved):
-                pulled = dict(
+                products = dict(
                     zip(names, _backward(graph.outputs, weights, w[samples]), strict=True)
                 )
                 for block in chosen:
-                    total[block][row] += _flat([pulled[name] for name in self._blocks[block]])
+                    total[block][row] += _flat([products[name] for name in self._blocks[block]])
         return total
 
     def apply(
@@ -215,7 +215,7 @@ def _backward(
     inputs: Sequence[Tensor],
     directions: Tensor | Sequence[Tensor],
 ) -> Sequence[Tensor]:
-    """Pull directions back, with zeros for what the outputs do not depend on."""
+    """Vector-Jacobian products, with zeros for what the outputs do not depend on."""
     first = outputs if isinstance(outputs, Tensor) else outputs[0]
     if not first.requires_grad:
         return [torch.zeros_like(tensor) for tensor in inputs]
@@ -233,7 +233,7 @@ def _flat(tensors: Sequence[Tensor]) -> Float[Tensor, " _"]:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def bytes_a_sample(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> float:
+def bytes_per_sample(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> float:
     """Measure what the graph of one sample keeps for products, on two samples of the batch.
 
     Args:

@@ -1,4 +1,4 @@
-"""One forward pass of any model that keeps what its layers were fed and gave.
+"""One forward pass of any model that keeps its layers' inputs and outputs.
 
 Forward hooks catch the inputs of every parameterized layer, and the place of its output in
 the autograd graph, so that the model may be any `nn.Module` with any `forward`.
@@ -28,7 +28,7 @@ class CapturedLayer:
         name: the weight parameter.
         module: the layer, of a type in `COVERED`.
         weight: the leaf of the graph that stands for the weight.
-        inputs: z, what the layer was fed; None if it was not called.
+        inputs: z, the layer's inputs; None if it was not called.
         version: the version counter of the inputs at that time.
         edge: where its output is in the graph; None if it was not called.
     """

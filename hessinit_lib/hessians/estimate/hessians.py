@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.estimate.deflated import DeflatedNorms
-from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_a_sample
+from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_per_sample
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.numerics.precision import without_autocast
 from hessinit_lib.hessians.options import Options
@@ -121,7 +121,7 @@ def _products(case: Case, blocks: Blocks, options: Options) -> BlockProducts:
     """Make the products, of as many samples at a time as the memory allows."""
     chunk = None
     if options.max_memory is not None:
-        needed = bytes_a_sample(case.model, case.inputs, list(case.weights))
+        needed = bytes_per_sample(case.model, case.inputs, list(case.weights))
         # Half is for the subspaces. One sample at a time is the least there is.
         chunk = max(1, int(options.max_memory / 2 / needed))
     return BlockProducts(case, blocks, parts=options.parts, chunk=chunk)
@@ -132,9 +132,8 @@ def block_norms(
     products: BlockProducts, options: Options
 ) -> dict[str, tuple[BlockNorms, BlockNorms, BlockNorms]]:
     """Estimate the norms of each block, of its linearization and of its residual."""
-    lost = (LOST, LOST, LOST)
     if not products.finite:
-        return dict.fromkeys(products.sizes, lost)
+        return dict.fromkeys(products.sizes, (LOST, LOST, LOST))
     generator = options.generator or torch.Generator().manual_seed(0)
     found: dict[str, tuple[BlockNorms, BlockNorms, BlockNorms]] = {}
     bar = tqdm(total=len(products.sizes), desc="layers", unit="layer", delay=3, leave=False)
@@ -149,7 +148,7 @@ def block_norms(
             for name, norms in group.items():
                 known = norms.norms()
                 found[name] = (
-                    (known[0], known[1], known[2]) if options.parts else (known[0], *lost[1:])
+                    (known[0], known[1], known[2]) if options.parts else (known[0], LOST, LOST)
                 )
             bar.update(len(group))
     return found
@@ -162,11 +161,11 @@ def _grow(
     start: int,
 ) -> None:
     """Let the subspaces of a group of blocks grow until they are large enough."""
-    mixtures = products.mixtures(start, list(group), generator)
-    wanted = {name: norms.start(mixtures.pop(name)) for name, norms in group.items()}
+    sketch = products.range_sketch(start, list(group), generator)
+    wanted = {name: norms.start(sketch.pop(name)) for name, norms in group.items()}
     while wanted := {name: rows for name, rows in wanted.items() if len(rows)}:
         for name, images in products.apply(wanted).items():
-            group[name].feed(wanted[name], images)
+            group[name].add_rows(wanted[name], images)
         wanted = {name: group[name].growth() for name in wanted}
 
 
@@ -178,10 +177,10 @@ def _sample(
         rows = {name: group[name].deflation() for name in unknown}
         rows = {name: new for name, new in rows.items() if len(new)}
         for name, images in products.apply(rows).items():
-            group[name].feed(rows[name], images)
+            group[name].add_rows(rows[name], images)
         probes = {name: group[name].probes(generator) for name in unknown}
         for name, images in products.apply(probes).items():
-            group[name].sample(probes[name], images)
+            group[name].add_probes(probes[name], images)
 
 
 def _groups(products: BlockProducts, options: Options) -> Iterator[dict[str, int]]:

@@ -11,22 +11,16 @@ from torch import Tensor
 
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spectral_norms
+from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import CapturedLayer, capture
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
-from hessinit_lib.hessians.graph.gram import frobenius_norm, largest_eigenvalues
-from hessinit_lib.hessians.graph.passes import layer_grams
-from hessinit_lib.hessians.graph.signs import estimated_norms
+from hessinit_lib.hessians.graph.gram import GramNorms, gram_norms, largest_eigenvalues
+from hessinit_lib.hessians.graph.sketched import graph_sketched_norms
 from hessinit_lib.hessians.loss import loss_curvature
-from hessinit_lib.hessians.numerics.lanczos import in_range, power_of_two
 from hessinit_lib.hessians.numerics.precision import may_round
+from hessinit_lib.hessians.numerics.workspace import PIECE, batches
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
-
-# Bytes of matrices and factors whose largest eigenvalues are computed together.
-_WAITING = 1 << 27
-
-# Entries of products of factors that are made at a time.
-_PIECE = 1 << 21
 
 
 def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
@@ -101,7 +95,7 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
             check_independence(logits, found)
             columns = loss.factor.transpose(0, 1)
             if options.method == "estimate" and not options.spectral:
-                estimated = estimated_norms(logits, found, columns, options)
+                estimated = graph_sketched_norms(logits, found, columns, options)
             norms.update(estimated or _exact_norms(logits, found, columns, options))
     # All linearization, no residual.
     rest = {name: ZERO if math.isfinite(found.trace) else LOST for name, found in norms.items()}
@@ -128,50 +122,35 @@ def _exact_norms(
 ) -> dict[str, BlockNorms]:
     """Compute the norms of all blocks from their factors."""
     limit = options.max_memory
-    room = _WAITING if limit is None else min(_WAITING, limit // 8)
-    piece = _PIECE if limit is None else min(_PIECE, limit // 64)
-    norms: dict[str, BlockNorms] = {}
-    matrices: dict[str, Tensor] = {}
-    apart: list[Sums] = []
-    batch = len(logits)
-
-    def finish() -> None:
-        # Together they are faster.
-        largest = largest_eigenvalues(list(matrices.values()))
-        for name, value in zip(matrices, largest, strict=True):
-            norms[name] = replace(norms[name], spectral=value / batch)
-        for found in with_spectral_norms(apart, options):
-            norms[found.name] = BlockNorms(found.frobenius, found.spectral, found.trace)
-        matrices.clear()
-        apart.clear()
-
-    for gram in layer_grams(
+    piece = PIECE if limit is None else min(PIECE, limit // 64)
+    grams = layer_grams(
         logits,
         layers,
         columns,
-        apart=True,
+        factored=True,
         rounded=may_round(logits, options.tolerance),
         limit=limit,
-    ):
-        if gram.apart:
-            apart.append(block_sums(gram.curvature(), options, piece))
-        else:
-            matrix, name = gram.matrix(), gram.layer.name
-            frobenius, trace = _norm_and_trace(matrix, batch)
-            norms[name] = BlockNorms(frobenius if options.frobenius else math.nan, math.nan, trace)
-            if options.spectral and math.isfinite(frobenius):
-                matrices[name] = matrix
-        held = sum(matrix.nbytes for matrix in matrices.values())
-        if held + sum(sums.nbytes for sums in apart) > room:
-            finish()
-    finish()
+    )
+    sums = (
+        block_sums(gram.curvature(), options, piece) if gram.factored else gram_norms(gram, options)
+        for gram in grams
+    )
+    norms: dict[str, BlockNorms] = {}
+    for group in batches(sums, lambda each: each.nbytes, limit):
+        norms.update(_with_spectral_norms(group, len(logits), options))
     return norms
 
 
-def _norm_and_trace(matrix: Float[Tensor, "d d"], batch: int) -> tuple[float, float]:
-    """Compute a Gram matrix's Frobenius norm and trace, over the batch size."""
-    norm, trace = torch.stack((frobenius_norm(matrix), matrix.diagonal().sum())).tolist()
-    if not in_range(trace):
-        unit = power_of_two(trace)
-        norm = frobenius_norm(matrix / unit).item() * unit
-    return norm / batch, trace / batch
+def _with_spectral_norms(
+    group: list[Sums | GramNorms], batch: int, options: Options
+) -> dict[str, BlockNorms]:
+    """Add the spectral norms of some blocks: together they are found faster."""
+    known = [each for each in group if isinstance(each, GramNorms)]
+    norms = {each.name: each.norms for each in known}
+    matrices = {each.name: each.matrix for each in known if each.matrix is not None}
+    largest = largest_eigenvalues(list(matrices.values()))
+    for name, value in zip(matrices, largest, strict=True):
+        norms[name] = replace(norms[name], spectral=value / batch)
+    for found in with_spectral_norms([each for each in group if isinstance(each, Sums)], options):
+        norms[found.name] = BlockNorms(found.frobenius, found.spectral, found.trace)
+    return norms
