@@ -89,7 +89,7 @@ def model_hessian(
         loss_fn: any scalar function of (outputs, targets).
         inputs: shape (B, ...).
         targets: what the loss takes.
-        chosen: options by name, see `hessinit_lib.hessians.options.Options`.
+        chosen: options by name, those of `hessinit_lib.layer_hessians`.
 
     Returns:
         Norms of the matrix of shape (P, P), with P the entries of all weights; its name is
