@@ -6,10 +6,9 @@ import math
 
 import pytest
 import torch
-from networks import Case, make_case, seeded
+from networks import Case, chain_hessians, make_case, seeded
 
 from hessinit_lib.hessians.chain.backward import LayerCurvature
-from hessinit_lib.hessians.chain.chain import chain_hessians
 from hessinit_lib.hessians.chain.frobenius import squared_norms
 from hessinit_lib.hessians.chain.sketched import _sketched_loss, pair_sketches
 from hessinit_lib.hessians.loss import LossCurvature

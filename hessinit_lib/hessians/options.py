@@ -14,19 +14,7 @@ NORMS = ("frobenius", "spectral")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of `hessinit_lib.layer_hessians`, as all routes take them.
-
-    Attributes:
-        method: "exact" (no sampling, or an error), "estimate", or "auto": exact where there
-            is an exact route, else estimated.
-        norms: which norms to compute, of "frobenius" and "spectral"; the others are NaN.
-        parts: whether to compute the linearization and the residual besides their sum.
-        tolerance: relative standard error allowed for each estimated norm. From 1e-3 on,
-            products may be rounded to bfloat16 or TF32 where that is faster and enough; an
-            exact spectral norm of float32 is sharp to a twentieth of it.
-        generator: for the random numbers of estimates; the same at each call if None.
-        max_memory: bytes that the computation may use beyond the graph of the forward
-            pass; None for no bound.
+    """The options of `hessinit_lib.layer_hessians`, as all routes take them; see there.
 
     Raises:
         ValueError: a value that is not one of these; the message names it.

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import Inputs, check_kinds, plain, single_input, without_noise
+from hessinit_lib.hessians.case import check_kinds
+from hessinit_lib.hessians.functional import Inputs, single_input, unwrap_compiled, without_noise
 from hessinit_lib.hessians.layers import layer_hessians
+from hessinit_lib.hessians.loss import LossFn, OutputCurvature
 from hessinit_lib.hessians.options import NORMS
 from hessinit_lib.init.layers import Layer, weight_layers
 from hessinit_lib.init.mirrored import branch_factors, draw_directions
@@ -18,7 +20,7 @@ from hessinit_lib.init.report import ScalingReport
 from hessinit_lib.init.scaling import meet_norms
 from hessinit_lib.init.schemes import apply
 from hessinit_lib.init.trace import Trace, last_layers, refuse_batch_statistics, trace
-from hessinit_lib.init.traces import LossFn, bend, layer_traces
+from hessinit_lib.init.traces import layer_traces
 
 LEVEL = 0.1
 """Share of the loss of zero outputs that the outputs at the start may add, to second order."""
@@ -110,7 +112,7 @@ def hessian_(
         [0.5, 0.5]
     """
     check_kinds(model, loss_fn, targets)
-    model = plain(model)
+    model = unwrap_compiled(model)
     refuse_batch_statistics(model)
     layers = weight_layers(model)
     wanted = _check(target, directions, level, norm, tolerance, rounds, layers)
@@ -240,9 +242,8 @@ class _Work:
     def _share(self, outputs: Tensor) -> float:
         """Compute half the curvature along the outputs, over the loss of zero outputs."""
         z = outputs.detach()
-        zero = torch.zeros_like(z)
-        curvature = (z * bend(self.loss_fn, zero, self.targets, z)).sum().item()
-        loss = self.loss_fn(zero, self.targets).item()
+        at_zero = OutputCurvature(self.loss_fn, torch.zeros_like(z), self.targets)
+        curvature, loss = (z * at_zero.hvp(z)).sum().item(), at_zero.value.item()
         share = curvature / (2 * loss) if loss else math.inf
         if not 0 < share < math.inf:
             raise ValueError(

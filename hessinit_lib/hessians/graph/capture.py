@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from hessinit_lib.hessians.functional import PureModel, plain
+from hessinit_lib.hessians.functional import PureModel
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -62,7 +62,6 @@ def capture(model: nn.Module, inputs: Tensor) -> tuple[list[CapturedLayer], Tens
         >>> [layer.name for layer in layers], tuple(logits.shape)
         (['1.weight'], (2, 3))
     """
-    model = plain(model)
     owners = _weight_owners(model)
     # Only the covered weights ask for a gradient: the graph holds nothing else.
     pure = PureModel(model, owners)

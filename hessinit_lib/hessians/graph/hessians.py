@@ -7,29 +7,23 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spectral_norms
-from hessinit_lib.hessians.functional import check_batch
 from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import CapturedLayer, capture
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
 from hessinit_lib.hessians.graph.gram import GramNorms, gram_norms, largest_eigenvalues
 from hessinit_lib.hessians.graph.sketched import graph_sketched_norms
-from hessinit_lib.hessians.loss import LossFn, loss_curvature
+from hessinit_lib.hessians.loss import loss_curvature
 from hessinit_lib.hessians.numerics.precision import may_round
 from hessinit_lib.hessians.numerics.workspace import PIECE, batches
 from hessinit_lib.hessians.options import Options
-from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
+from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
 
 
-def graph_hessians(
-    model: nn.Module,
-    loss_fn: LossFn,
-    inputs: Tensor,
-    targets: Tensor,
-    options: Options | None = None,
-) -> HessianReport:
+def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
     r"""Compute the norms of every layer's Hessian block, exactly, for a graph of any shape.
 
     With $D^2 l_b = \sum_i c_{bi} c_{bi}^\top$ at the logits and $j_{bi}$ the gradient of
@@ -43,14 +37,13 @@ def graph_hessians(
     gradients, buffers and mode and the global random state are left as found.
 
     Args:
-        model: any module with outputs (B, C). Weights of Linear (with any axes of
-            positions), Conv1d to Conv3d, ConvTranspose1d to 3d and Embedding; between
-            them any functions that are linear or piecewise linear, such as ReLU, pooling,
-            padding, reshapes, residual sums, concatenation, normalization in evaluation
-            mode. Computed in float64 if the parameters are float64, else in float32.
-        loss_fn: see `hessinit_lib.hessians.loss.loss_curvature`.
-        inputs: shape (B, ...), what the model takes, on the model's device.
-        targets: class indices (B,), or probabilities or values (B, C).
+        case: any module with outputs (B, C), a loss that
+            `hessinit_lib.hessians.loss.loss_curvature` takes, and a batch. Weights of Linear
+            (with any axes of positions), Conv1d to Conv3d, ConvTranspose1d to 3d and
+            Embedding; between them any functions that are linear or piecewise linear, such
+            as ReLU, pooling, padding, reshapes, residual sums, concatenation, normalization
+            in evaluation mode. Computed in float64 if the parameters are float64, else in
+            float32.
         options: what to compute. Estimates are made of Frobenius norms and traces alone,
             where they cost less; anything else is exact. In float32, at a tolerance of 1e-3
             or more, large products are rounded to bfloat16 where the processor multiplies
@@ -71,20 +64,20 @@ def graph_hessians(
     Source: arXiv 2004.09506 for the principle; derivation in the book, statements 4 and 5.
 
     Example:
+        >>> from torch import nn
         >>> generator = torch.Generator().manual_seed(0)
         >>> model = nn.Sequential(
         ...     nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)
         ... )
         >>> x = torch.randn(16, 1, 8, 8, generator=generator)
         >>> y = torch.randint(3, (16,), generator=generator)
-        >>> report = graph_hessians(model, nn.CrossEntropyLoss(), x, y)
+        >>> report = graph_hessians(Case(model, nn.CrossEntropyLoss(), x, y))
         >>> report["0.weight"].shape, report["0.weight"].residual.frobenius
         ((4, 1, 3, 3), 0.0)
     """
     options = options or Options()
-    check_batch(inputs, targets)
-    batch = len(inputs)
-    layers, logits = capture(model, inputs)
+    batch = len(case.inputs)
+    layers, logits = capture(case.model, case.inputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
         shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise NotImplementedError(
@@ -92,11 +85,11 @@ def graph_hessians(
         )
     reached = check_exact(logits, layers)
     with torch.no_grad():
-        loss = loss_curvature(loss_fn, logits.detach(), targets)
+        loss = loss_curvature(case.loss_fn, logits.detach(), case.targets)
         norms = {layer.name: ZERO for layer in layers}
         estimated: dict[str, BlockNorms] | None = None
         if not torch.isfinite(logits).all():
-            norms.update(dict.fromkeys(reached, LOST))
+            norms.update(dict.fromkeys(reached, NOT_FINITE))
         elif reached:
             found = [layer for layer in layers if layer.name in reached]
             check_independence(logits, found)
@@ -105,7 +98,9 @@ def graph_hessians(
                 estimated = graph_sketched_norms(logits, found, columns, options)
             norms.update(estimated or _exact_norms(logits, found, columns, options))
     # All linearization, no residual.
-    rest = {name: ZERO if math.isfinite(found.trace) else LOST for name, found in norms.items()}
+    rest = {
+        name: ZERO if math.isfinite(found.trace) else NOT_FINITE for name, found in norms.items()
+    }
     return HessianReport(
         [
             LayerHessian.from_parts(
