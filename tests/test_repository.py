@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from hessinit_book import word2vec
+from hessinit_lib.errors import UserError
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
@@ -139,9 +143,11 @@ def conda_requirements():
 def test_the_conda_environment_has_the_ranges_of_pyproject():
     conda, pip = conda_requirements()
     wanted = {}
-    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["notebooks"]:
+    extras = PROJECT["optional-dependencies"]
+    for text in PROJECT["dependencies"] + extras["report"] + extras["notebooks"]:
         requirement = Requirement(text)
-        wanted[canonicalize_name(requirement.name)] = requirement.specifier
+        if requirement.name != PROJECT["name"]:
+            wanted[canonicalize_name(requirement.name)] = requirement.specifier
     extra = {"python", "pip"}
     assert {name: spec for name, spec in conda.items() if name not in extra} == wanted
     assert (
@@ -180,6 +186,55 @@ def test_the_lock_is_within_the_ranges_of_pyproject():
         assert locked.get(name), f"{name} is not locked"
         for version in locked[name]:
             assert wanted.specifier.contains(version, prereleases=True), f"{name} {version}"
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [((3, 9), "expected 3.10 or newer"), ((3, 14), "expected 3.13 or older"), ((3, 12), "")],
+)
+@pytest.mark.parametrize("target", ["book", "test"])
+def test_make_refuses_a_python_that_does_not_fit(version, said, target, tmp_path):
+    """In one line, before anything is installed; the recipe's first lines are run here."""
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c "
+        f"'import sys; code = sys.argv.pop(); sys.version_info = {version}; exec(code)' \"$2\"\n"
+    )
+    python.chmod(0o755)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    pip = tmp_path / ".venv" / "bin" / "python"
+    pip.parent.mkdir(parents=True)
+    pip.write_text("#!/bin/sh\nexit 3\n")  # pip, and all that comes after it
+    pip.chmod(0o755)
+    done = subprocess.run(
+        ["make", target, f"PYTHON={python}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    if said:
+        assert len(lines) == 1
+        assert said in lines[0]
+        assert "pip" not in done.stdout
+    else:
+        assert lines == []
+        assert "pip install" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [((3, 13, 0), r'pip install "hessinit_lib\[notebooks\]"'), ((3, 14, 0), "Python 3.10 to 3.13")],
+)
+def test_word2vec_without_gensim_says_what_it_needs(version, said, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gensim", None)
+    monkeypatch.setattr(word2vec.sys, "version_info", version)
+    with pytest.raises(UserError, match=said):
+        word2vec.import_gensim()
 
 
 # Contents
