@@ -28,6 +28,7 @@ from hessinit_book.records.definitions import PACKAGES
 from hessinit_book.records.machine import current_commit
 from hessinit_book.records.records import Record
 from hessinit_book.records.repeatability import TOLERANCE
+from hessinit_book.statistics.rounding import rounded
 from hessinit_lib.errors import RecordError
 
 
@@ -92,7 +93,7 @@ def confirm_by_computing(
             duration_s=again.duration_s,
             compared=dict(comparison.counts),
             tolerance=TOLERANCE,
-            largest=float(f"{comparison.largest:.2g}"),
+            largest=rounded(comparison.largest, 2),
             where=comparison.where,
         )
         _write(path.parent, codes, again.code, repetition=repetition)
