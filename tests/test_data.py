@@ -15,7 +15,7 @@ import torchvision
 
 from hessinit_book import data
 from hessinit_book.data import full, shipped
-from hessinit_lib.errors import DataError, ParameterError
+from hessinit_book.errors import DataError, ParameterError
 
 KEYS = ("mnist", "fashionmnist", "cifar10")
 SIZES = {

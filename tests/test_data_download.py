@@ -24,7 +24,7 @@ import torchvision
 
 from hessinit_book import data
 from hessinit_book.data import download, full
-from hessinit_lib.errors import DataError
+from hessinit_book.errors import DataError
 
 KEYS = ("mnist", "fashionmnist", "cifar10")
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hessinit_book.errors import RecordError
 from hessinit_book.records import records, sealed
 from hessinit_book.records.records import DatasetInfo, Record
-from hessinit_lib.errors import RecordError
 
 DATASET = DatasetInfo(name="MNIST", kind="sample", train_size=20, test_size=5, sha256="ab")
 

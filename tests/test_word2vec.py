@@ -21,6 +21,7 @@ from hessinit_book.chapters.word2vec import run as word2vec
 from hessinit_book.chapters.word2vec.run import Word2VecParameters
 from hessinit_book.chapters.word_pair_saddle.word_pairs import WordPairs
 from hessinit_book.data.word_pairs import WordTable
+from hessinit_book.errors import DataError, ParameterError
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.prediction import spearman
 from hessinit_book.word2vec.analogies import Analogies, pack, unpack
@@ -32,7 +33,6 @@ from hessinit_book.word2vec.starts import Start, gensim_start, matched_deviation
 from hessinit_book.word2vec.training import Recipe, train
 from hessinit_book.word2vec.verdict import final_difference, token_ratios, verdict
 from hessinit_book.word2vec.vocabulary import Vocabulary
-from hessinit_lib.errors import DataError, ParameterError
 
 TINY = {"profile": "smoke", "tokens": 12_000, "deviations": [0.1, 1.0], "held_out_pairs": 100}
 RECIPE = Recipe(8, window=3, negatives=4, sample=1e-3, learning_rate=0.025, epochs=1, pieces=10)

@@ -8,7 +8,7 @@ from pathlib import Path
 from hessinit_book.data import download as _download
 from hessinit_book.data import full, shipped
 from hessinit_book.data.images import ImageData
-from hessinit_lib.errors import ParameterError
+from hessinit_book.errors import ParameterError
 
 
 def load(

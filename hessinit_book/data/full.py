@@ -20,7 +20,7 @@ from platformdirs import user_cache_dir
 from torch import Tensor
 
 from hessinit_book.data.images import ImageData
-from hessinit_lib.errors import DataError
+from hessinit_book.errors import DataError
 
 Split = tuple[UInt8[Tensor, "_ c h w"], Int64[Tensor, " _"]]
 """Images and their labels."""

@@ -20,6 +20,7 @@ from io import BytesIO
 from pathlib import Path
 
 from hessinit_book.chapters import parameters_of
+from hessinit_book.errors import RecordError
 from hessinit_book.parameters import Parameters
 from hessinit_book.records import confirmations, records, stamps
 from hessinit_book.records.comparison import Comparison, compare
@@ -29,7 +30,6 @@ from hessinit_book.records.machine import current_commit
 from hessinit_book.records.records import Record
 from hessinit_book.records.repeatability import TOLERANCE
 from hessinit_book.statistics.rounding import rounded
-from hessinit_lib.errors import RecordError
 
 
 def parameters_again(record: Record, results_dir: Path | None) -> Parameters:

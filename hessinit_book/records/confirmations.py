@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from hessinit_book.errors import RecordError
 from hessinit_book.records import sealed
 from hessinit_book.records.records import Record, Strict
-from hessinit_lib.errors import RecordError
 
 NAME = "confirmed.json"
 

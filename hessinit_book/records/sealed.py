@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from hessinit_lib.errors import RecordError
+from hessinit_book.errors import RecordError
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_book.data import load
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
-from hessinit_lib.errors import ParameterError
 from hessinit_lib.hessians import HessianReport, HessianTracker
 
 WIDTHS = (784, 30, 30, 10)

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
@@ -27,7 +28,6 @@ from hessinit_book.word2vec.similarity import SETS, Similarities
 from hessinit_book.word2vec.starts import Start, gensim_start, matched_deviation
 from hessinit_book.word2vec.training import Recipe, train
 from hessinit_book.word2vec.vocabulary import Vocabulary
-from hessinit_lib.errors import ParameterError
 
 # Where the learning curve is measured, in percent of the training: early ones more closely.
 CHECKPOINTS = (0, 1, 2, 3, 5, 8, 12, 20, 30, 40, 50, 60, 70, 80, 90, 100)

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from hessinit_book.chapters.word2vec_curvature.checks import against_gensim, dense_blocks
 from hessinit_book.chapters.word2vec_curvature.softmax import predicted_and_measured
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
@@ -29,7 +30,6 @@ from hessinit_book.word2vec.pairs import draw_pairs
 from hessinit_book.word2vec.starts import Start, gensim_start, matched_deviation, word2vec_start
 from hessinit_book.word2vec.training import Recipe
 from hessinit_book.word2vec.vocabulary import Vocabulary
-from hessinit_lib.errors import ParameterError
 
 WINDOW, NEGATIVES, SAMPLE, RATE, MIN_COUNT = 5, 5, 1e-3, 0.025, 5  # gensim's defaults
 LOOKS = (0, 1, 2, 5, 10, 20, 50, 100)  # in percent of the training

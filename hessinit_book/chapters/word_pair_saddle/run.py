@@ -26,12 +26,12 @@ from hessinit_book.chapters.word_pair_saddle.word_pairs import (
     start_eigenvalues,
 )
 from hessinit_book.data.word_pairs import WordTable, draw_counts
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
-from hessinit_lib.errors import ParameterError
 
 STARTS = ("word2vec", "both", "matched")
 POINTS = 60  # of a recorded escape
