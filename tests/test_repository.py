@@ -237,6 +237,24 @@ def test_word2vec_without_gensim_says_what_it_needs(version, said, monkeypatch):
         word2vec.import_gensim()
 
 
+def test_the_small_library_needs_neither_the_book_nor_its_libraries():
+    extras = PROJECT["optional-dependencies"]
+    names = [Requirement(text).name for text in extras["report"] + extras["notebooks"]]
+    absent = {"pillow": "PIL", PROJECT["name"]: "hessinit_book"}
+    code = (
+        "import importlib, pkgutil, sys\n"
+        f"sys.modules |= dict.fromkeys({[absent.get(name, name) for name in names]})\n"
+        "import hessinit_lib\n"
+        "for found in pkgutil.walk_packages(hessinit_lib.__path__, 'hessinit_lib.'):\n"
+        "    if not found.name.endswith(('.adapters.lightning', '.__main__')):\n"
+        "        importlib.import_module(found.name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # Contents
 
 
@@ -267,7 +285,7 @@ def test_the_install_cells_fit_the_project():
         (text,) = re.findall(r'%pip install --quiet "([^"]+)"', first)
         wanted = Requirement(text)
         assert wanted.name == PROJECT["name"]
-        assert wanted.extras <= PROJECT["optional-dependencies"].keys()
+        assert wanted.extras == {"notebooks"}
         assert wanted.url == f"git+{PROJECT['urls']['Repository']}"
 
 
