@@ -47,6 +47,7 @@ lock: ## refresh constraints.txt: newest versions for all Pythons (needs uv)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "this is Python %d.%d; expected 3.10 or newer: make PYTHON=python3.12" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 14) and "this is Python %d.%d; gensim has no wheel for it, expected 3.13 or older: make PYTHON=python3.12" % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
+from hessinit_book.errors import DataError, RecordError
 from hessinit_book.parameters import project_root
 from hessinit_book.records import confirmations, records
 from hessinit_book.records.comparison import Comparison, compare
@@ -39,7 +40,7 @@ from hessinit_book.records.confirmations import Confirmation
 from hessinit_book.records.freshness import is_current, page_problems
 from hessinit_book.records.records import Record
 from hessinit_book.records.stamps import is_benchmark, module_of
-from hessinit_lib.errors import DataError, RecordError, UserError
+from hessinit_lib.errors import UserError
 
 
 def record_problems(path: Path) -> list[str]:

@@ -18,18 +18,6 @@ class UserError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
-class ParameterError(UserError):
-    """A parameter of an experiment is unknown or has a value that is not allowed."""
-
-
-class RecordError(UserError):
-    """A result record is missing, truncated, altered or of another version."""
-
-
-class DataError(UserError):
-    """A data set is not where it was asked for, or is not what it should be."""
-
-
 def needed(module: str, purpose: str) -> ModuleType:
     """Import a library that only tables and figures need, or say how to get it.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hessinit_lib.errors import RecordError
+from hessinit_book.errors import RecordError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book" / "_ext"))
 

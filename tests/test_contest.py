@@ -18,9 +18,9 @@ from hessinit_book.chapters.contest.networks import Gpt, resnet, vgg
 from hessinit_book.chapters.contest.run import ContestParameters, entrants
 from hessinit_book.chapters.contest.schemes import SCHEMES, Entry
 from hessinit_book.chapters.contest.text import draw_text, read_text
+from hessinit_book.errors import DataError, ParameterError
 from hessinit_book.records.records import Record, look_up, read_all
 from hessinit_book.statistics.best_rate import at_best_rate
-from hessinit_lib.errors import DataError, ParameterError
 from hessinit_lib.init.trace import residual_branches, trace
 from tests.networks import seeded
 

@@ -18,6 +18,7 @@ from hessinit_book.chapters.init_targets import figures
 from hessinit_book.chapters.init_targets import run as init_targets
 from hessinit_book.chapters.init_targets.run import InitTargetsParameters
 from hessinit_book.chapters.init_targets.starts import STARTS, Start, inverse_norms
+from hessinit_book.errors import ParameterError
 from hessinit_book.records.records import Record, read_all
 from hessinit_book.statistics import best_rate as evaluation
 from hessinit_book.statistics.intervals import Interval
@@ -31,7 +32,6 @@ from hessinit_book.training.init_race import (
     train_plain,
 )
 from hessinit_lib import layer_hessians
-from hessinit_lib.errors import ParameterError
 from hessinit_lib.init import apply
 from hessinit_lib.init.layers import weight_layers
 from tests.networks import labels, seeded

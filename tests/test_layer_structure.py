@@ -27,8 +27,8 @@ from hessinit_book.chapters.layer_structure.dense import (
 from hessinit_book.chapters.layer_structure.draws import critical_network, draw_network
 from hessinit_book.chapters.layer_structure.run import LayerStructureParameters, layer_parts
 from hessinit_book.drawing.style import data_label
+from hessinit_book.errors import ParameterError
 from hessinit_book.records.records import Record
-from hessinit_lib.errors import ParameterError
 
 
 def run(folder: Path, **given: Any) -> list[Record]:

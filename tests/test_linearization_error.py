@@ -33,10 +33,10 @@ from hessinit_book.chapters.linearization_error.run import (
 )
 from hessinit_book.data import load
 from hessinit_book.drawing.style import data_label
+from hessinit_book.errors import ParameterError
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_lib import layer_hessians
-from hessinit_lib.errors import ParameterError
 
 TINY: dict[str, Any] = {
     "activations": ["relu", "tanh", "gelu"],

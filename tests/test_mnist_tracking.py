@@ -28,11 +28,11 @@ from hessinit_book.chapters.mnist_tracking.run import (
 )
 from hessinit_book.data import load
 from hessinit_book.drawing.style import band, data_label
+from hessinit_book.errors import ParameterError
 from hessinit_book.randomness import generator
 from hessinit_book.records import records
 from hessinit_book.records.records import Record
 from hessinit_lib import layer_hessians
-from hessinit_lib.errors import ParameterError
 
 NAMES = ["std_1e-5", "std_1e-2", "std_1e+0", "he", "glorot"]
 STARTS = [1e-5, 1e-2, 1.0, "he", "glorot"]

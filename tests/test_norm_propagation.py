@@ -28,9 +28,9 @@ from hessinit_book.chapters.norm_propagation.networks import (
 )
 from hessinit_book.chapters.norm_propagation.run import NormPropagationParameters
 from hessinit_book.drawing.style import data_label
+from hessinit_book.errors import ParameterError
 from hessinit_book.records import records
 from hessinit_book.records.records import Record
-from hessinit_lib.errors import ParameterError
 from hessinit_lib.theory import Masks, RandomNetwork
 
 TINY = {

@@ -11,8 +11,8 @@ from test_records import make_record
 
 from hessinit_book.chapters import parameters_of
 from hessinit_book.chapters.mnist_tracking.run import MnistTrackingParameters
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import PROFILES
-from hessinit_lib.errors import ParameterError
 
 check = MnistTrackingParameters.check
 

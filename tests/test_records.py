@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hessinit_book.records import records
+from hessinit_book.errors import RecordError
+from hessinit_book.records import records, sealed
 from hessinit_book.records.records import DatasetInfo, Record
-from hessinit_lib.errors import RecordError
 
 DATASET = DatasetInfo(name="MNIST", kind="sample", train_size=20, test_size=5, sha256="ab")
 
@@ -162,7 +162,7 @@ def resigned(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     body = json.loads(path.read_bytes())
     del body["sha256"]
     change(body)
-    path.write_text(json.dumps({"sha256": records._digest(body), **body}))
+    path.write_text(json.dumps({"sha256": sealed.digest(body), **body}))
 
 
 @pytest.mark.parametrize("field", ["seed", "duration_s", "device", "sha256"])

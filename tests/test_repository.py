@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -13,12 +12,14 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from hessinit_book import word2vec
+from hessinit_lib.errors import UserError
+
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OWNER, NAME = PROJECT["urls"]["Repository"].split("/")[-2:]
-TOOL = runpy.run_path(str(ROOT / "tools" / "set_address.py"), run_name="set_address")
 
 # PyPI's name of what conda-forge calls otherwise.
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
@@ -37,7 +38,22 @@ LOCK_LINE = re.compile(r"[a-z0-9][a-z0-9-]*(?:\[[a-z0-9,-]+\])?==[0-9][\w.!+]*(?
 
 
 def texts():
-    return [(path.relative_to(ROOT).as_posix(), text) for path, text in TOOL["source_texts"](ROOT)]
+    """Give the name and content of the text files that git tracks or would track."""
+    done = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.skip("this is not a git checkout")
+    found = []
+    for name in sorted(set(done.stdout.decode().split("\0")) - {""}):
+        path = ROOT / name
+        content = path.read_bytes() if path.is_file() and not path.is_symlink() else b"\0"
+        if b"\0" not in content:
+            found.append((name, content.decode(errors="replace")))
+    return found
 
 
 def load_yaml(name):
@@ -47,37 +63,26 @@ def load_yaml(name):
 # The address
 
 
-def run_tool(root, *arguments):
-    return subprocess.run(
-        [sys.executable, str(root / "tools" / "set_address.py"), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def addresses(text):
+    """Give the owner/name of each link that means this repository, by its use or its name."""
+    place = r"([A-Za-z0-9-]+/[A-Za-z0-9_-]+)"
+    uses = rf"(?:git\+|git clone |repository-code: \"?)https://github\.com/{place}"
+    launchers = rf"(?:mybinder\.org/v2/gh|colab\.research\.google\.com/github)/{place}"
+    named = rf"github\.com/([A-Za-z0-9-]+/{NAME}\b|{OWNER}/[A-Za-z0-9_-]+)"
+    pages = rf"([A-Za-z0-9-]+)\.github\.io/({NAME})\b"
+    found = {match for pattern in (uses, launchers, named) for match in re.findall(pattern, text)}
+    found |= {"/".join(match) for match in re.findall(pages, text)}
+    return {address.lower() for address in found}
 
 
-needs_tomllib = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is new in 3.11")
-
-
-@pytest.fixture
-def tree(tmp_path):
-    """A copy of the files that name the address."""
-    root = tmp_path / "copy"
-    for path, text in TOOL["address_texts"](ROOT):
-        if re.search(r"github\.(?:com|io)|mybinder|set_address", text):
-            target = root / path.relative_to(ROOT)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-    return root
-
-
-@needs_tomllib
 def test_all_files_agree_on_the_address():
-    done = run_tool(ROOT, "--check")
-    assert (done.returncode, done.stderr) == (0, "")
+    """It is set in pyproject.toml; files that must spell it out have the same."""
+    assert PROJECT["urls"]["Documentation"] == f"https://{OWNER.lower()}.github.io/{NAME}"
+    found = {name: addresses(text) for name, text in texts() if not name.startswith("tests/")}
+    assert {name: seen for name, seen in found.items() if seen - {f"{OWNER}/{NAME}".lower()}} == {}
+    assert all(found[name] for name in ("README.md", "CITATION.cff", "pyproject.toml"))
 
 
-@needs_tomllib
 @pytest.mark.parametrize(
     "link",
     [
@@ -89,85 +94,9 @@ def test_all_files_agree_on_the_address():
         f"https://elsewhere.github.io/{NAME}/page.html",
     ],
 )
-def test_the_check_names_the_file_and_line_of_another_address(tree, link):
-    readme = tree / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    lines = text.count("\n")
-    readme.write_text(f"{text}\nSee <{link}>.\n", encoding="utf-8")
-    done = run_tool(tree, "--check")
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"README.md:{lines + 2}: ")
-    assert done.stderr.count("\n") == 1
-
-
-@needs_tomllib
-def test_other_projects_links_are_let_be(tree):
-    readme = tree / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    text += "https://github.com/pytorch/pytorch https://snakemake.github.io/x\n"
-    readme.write_text(text, encoding="utf-8")
-    assert run_tool(tree, "--check").returncode == 0
-
-
-@needs_tomllib
-def test_the_check_misses_no_absent_address(tree):
-    (tree / "CITATION.cff").unlink()
-    done = run_tool(tree, "--check")
-    assert done.returncode == 1
-    assert "CITATION.cff" in done.stderr
-
-
-@needs_tomllib
-def test_a_new_address_reaches_all_files_and_can_be_undone(tree):
-    def contents():
-        return {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()}
-
-    before = contents()
-    old = PROJECT["urls"]["Repository"]
-    new = "https://github.com/Some-One/the.book"
-    done = run_tool(tree, new + "/")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert {"pyproject.toml", "README.md", "CITATION.cff"} <= set(
-        done.stdout.replace("changed ", "").split()
-    )
-    assert run_tool(tree, "--check").returncode == 0
-    urls = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
-    assert urls["Repository"] == new
-    assert urls["Documentation"] == "https://some-one.github.io/the.book"
-    readme = (tree / "README.md").read_text(encoding="utf-8")
-    assert "/v2/gh/Some-One/the.book/HEAD" in readme
-    assert f"{OWNER}/{NAME}" not in readme
-
-    assert run_tool(tree, old).returncode == 0
-    assert contents() == before
-
-
-@needs_tomllib
-@pytest.mark.parametrize(
-    "address",
-    [
-        "http://github.com/a/b",
-        "https://github.com/a",
-        "https://github.com/a/b/c",
-        "https://example.org/a/b",
-        "https://github.com/-a/b",
-        "https://github.com/a/a.github.io",
-        "https://github.com/a/b c",
-    ],
-)
-def test_a_wrong_address_changes_nothing(tree, address):
-    before = (tree / "pyproject.toml").read_bytes()
-    done = run_tool(tree, address)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert (tree / "pyproject.toml").read_bytes() == before
-
-
-@pytest.mark.skipif(sys.version_info >= (3, 11), reason="for older versions of Python")
-def test_the_tool_says_which_python_it_needs():
-    done = run_tool(ROOT, "--check")
-    assert done.returncode == 2
-    assert "needs Python 3.11" in done.stderr
+def test_another_address_is_seen(link):
+    assert addresses(f"See <{link}>.") - {f"{OWNER}/{NAME}".lower()}
+    assert not addresses("https://github.com/pytorch/pytorch https://snakemake.github.io/x")
 
 
 # Metadata
@@ -214,9 +143,11 @@ def conda_requirements():
 def test_the_conda_environment_has_the_ranges_of_pyproject():
     conda, pip = conda_requirements()
     wanted = {}
-    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["notebooks"]:
+    extras = PROJECT["optional-dependencies"]
+    for text in PROJECT["dependencies"] + extras["report"] + extras["notebooks"]:
         requirement = Requirement(text)
-        wanted[canonicalize_name(requirement.name)] = requirement.specifier
+        if requirement.name != PROJECT["name"]:
+            wanted[canonicalize_name(requirement.name)] = requirement.specifier
     extra = {"python", "pip"}
     assert {name: spec for name, spec in conda.items() if name not in extra} == wanted
     assert (
@@ -257,6 +188,73 @@ def test_the_lock_is_within_the_ranges_of_pyproject():
             assert wanted.specifier.contains(version, prereleases=True), f"{name} {version}"
 
 
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [((3, 9), "expected 3.10 or newer"), ((3, 14), "expected 3.13 or older"), ((3, 12), "")],
+)
+@pytest.mark.parametrize("target", ["book", "test"])
+def test_make_refuses_a_python_that_does_not_fit(version, said, target, tmp_path):
+    """In one line, before anything is installed; the recipe's first lines are run here."""
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c "
+        f"'import sys; code = sys.argv.pop(); sys.version_info = {version}; exec(code)' \"$2\"\n"
+    )
+    python.chmod(0o755)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    pip = tmp_path / ".venv" / "bin" / "python"
+    pip.parent.mkdir(parents=True)
+    pip.write_text("#!/bin/sh\nexit 3\n")  # pip, and all that comes after it
+    pip.chmod(0o755)
+    done = subprocess.run(
+        ["make", target, f"PYTHON={python}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    if said:
+        assert len(lines) == 1
+        assert said in lines[0]
+        assert "pip" not in done.stdout
+    else:
+        assert lines == []
+        assert "pip install" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [((3, 13, 0), r'pip install "hessinit_lib\[notebooks\]"'), ((3, 14, 0), "Python 3.10 to 3.13")],
+)
+def test_word2vec_without_gensim_says_what_it_needs(version, said, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gensim", None)
+    monkeypatch.setattr(word2vec.sys, "version_info", version)
+    with pytest.raises(UserError, match=said):
+        word2vec.import_gensim()
+
+
+def test_the_small_library_needs_neither_the_book_nor_its_libraries():
+    extras = PROJECT["optional-dependencies"]
+    names = [Requirement(text).name for text in extras["report"] + extras["notebooks"]]
+    absent = {"pillow": "PIL", PROJECT["name"]: "hessinit_book"}
+    code = (
+        "import importlib, pkgutil, sys\n"
+        f"sys.modules |= dict.fromkeys({[absent.get(name, name) for name in names]})\n"
+        "import hessinit_lib\n"
+        "for found in pkgutil.walk_packages(hessinit_lib.__path__, 'hessinit_lib.'):\n"
+        "    if not found.name.endswith(('.adapters.lightning', '.__main__')):\n"
+        "        importlib.import_module(found.name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # Contents
 
 
@@ -287,7 +285,7 @@ def test_the_install_cells_fit_the_project():
         (text,) = re.findall(r'%pip install --quiet "([^"]+)"', first)
         wanted = Requirement(text)
         assert wanted.name == PROJECT["name"]
-        assert wanted.extras <= PROJECT["optional-dependencies"].keys()
+        assert wanted.extras == {"notebooks"}
         assert wanted.url == f"git+{PROJECT['urls']['Repository']}"
 
 

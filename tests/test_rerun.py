@@ -1,4 +1,4 @@
-"""The page Run it again: its examples run, and the cluster profiles submit what they should."""
+"""The page Run it again: its examples run, and the profiles of Snakemake resume."""
 
 from __future__ import annotations
 
@@ -19,23 +19,6 @@ from hessinit_book.chapters.contest import schemes as contest_schemes
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "book" / "rerun.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-KUBERNETES = ROOT / "profiles" / "kubernetes"
-
-# Runs the container of the Job that it is given, as a cluster would.
-KUBECTL = """#!{python}
-import os, subprocess, sys
-from pathlib import Path
-import yaml
-
-state = Path(os.environ["STATE"])
-if sys.argv[1] == "create":
-    (state / "job.yaml").write_text(text := sys.stdin.read())
-    container = yaml.safe_load(text)["spec"]["template"]["spec"]["containers"][0]
-    done = subprocess.run(container["command"], cwd=container["workingDir"])
-    (state / "done").write_text("1," if done.returncode == 0 else ",1")
-else:
-    print((state / "done").read_text() if (state / "done").exists() else ",", end="")
-"""
 
 
 def test_results_are_read_with_pandas(
@@ -97,51 +80,7 @@ def test_commands_of_the_page_name_what_is_there() -> None:
     assert re.search(r"^class Start\b", source, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    ("script", "expected"), [("touch done-here", "success"), ("exit 3", "failed")]
-)
-def test_jobs_go_to_kubernetes_and_back(script: str, expected: str, tmp_path: Path) -> None:
-    kubectl = tmp_path / "bin" / "kubectl"
-    kubectl.parent.mkdir()
-    kubectl.write_text(KUBECTL.format(python=sys.executable))
-    kubectl.chmod(0o755)
-    (tmp_path / "job.sh").write_text(script)
-    environment = {
-        "PATH": f"{kubectl.parent}{os.pathsep}{os.environ['PATH']}",
-        "STATE": str(tmp_path),
-        "HESSINIT_IMAGE": "registry/hessinit:1",
-        "HESSINIT_CLAIM": "data",
-    }
-
-    def call(*command: str) -> str:
-        return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    assert call(str(KUBERNETES / "status"), "any") == "running"
-    name = call(str(KUBERNETES / "submit"), str(tmp_path / "job.sh"))
-    assert call(str(KUBERNETES / "status"), name) == expected
-    job = yaml.safe_load((tmp_path / "job.yaml").read_text())
-    assert job["metadata"]["name"] == name
-    pod = job["spec"]["template"]["spec"]
-    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "data"
-    assert pod["containers"][0]["volumeMounts"][0]["mountPath"] == str(tmp_path)
-
-
-def test_submission_needs_an_image(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [str(KUBERNETES / "submit"), "job.sh"],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "HESSINIT_IMAGE: expected the name of an image" in done.stderr
-
-
-@pytest.mark.parametrize("name", ["default", "slurm", "kubernetes"])
+@pytest.mark.parametrize("name", ["default", "slurm"])
 def test_profiles_resume_and_keep_what_is_whole(name: str) -> None:
     profile = yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text())
     assert profile["rerun-incomplete"]

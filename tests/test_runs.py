@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from hessinit_book.errors import ParameterError, RecordError
 from hessinit_book.parameters import Parameters
 from hessinit_book.randomness import generator
 from hessinit_book.records import confirmations, records, runs, stamps
@@ -21,7 +22,6 @@ from hessinit_book.records import machine as provenance
 from hessinit_book.records.confirmations import Confirmation
 from hessinit_book.records.records import DatasetInfo
 from hessinit_book.records.runs import committed_records, run_seeds
-from hessinit_lib.errors import ParameterError, RecordError
 
 EXPERIMENT = "mnist_tracking"
 DATASET = DatasetInfo(name="MNIST", kind="sample", train_size=20, test_size=5, sha256="ab")

@@ -31,9 +31,9 @@ from hessinit_book.chapters.step_gain.run import (
 from hessinit_book.chapters.step_gain.step_curvature import step_curvature
 from hessinit_book.data import load
 from hessinit_book.drawing.style import data_label
+from hessinit_book.errors import ParameterError
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
-from hessinit_lib.errors import ParameterError
 from hessinit_lib.theory import best_rate
 
 TINY = {

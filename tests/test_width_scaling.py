@@ -30,8 +30,8 @@ from hessinit_book.chapters.width_scaling.run import (
 )
 from hessinit_book.data import load
 from hessinit_book.drawing.style import data_label
+from hessinit_book.errors import ParameterError
 from hessinit_book.records.records import Record
-from hessinit_lib.errors import ParameterError
 from hessinit_lib.theory import balancing_scales
 
 TINY = {

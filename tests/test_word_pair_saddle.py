@@ -22,9 +22,9 @@ from hessinit_book.chapters.word_pair_saddle.run import (
     start_vectors,
 )
 from hessinit_book.data.word_pairs import WordTable, draw_counts
+from hessinit_book.errors import ParameterError
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
-from hessinit_lib.errors import ParameterError
 
 TINY = {"profile": "smoke", "words": 6, "dimension": 3, "pairs": 500, "topics": 2, "device": "cpu"}
 

@@ -27,8 +27,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import OptionSpec
 
+from hessinit_book.errors import RecordError
 from hessinit_book.records.records import Record
-from hessinit_lib.errors import RecordError
 
 PEERS = {
     "pyhessian_power": "PyHessian, power iteration",

@@ -21,8 +21,8 @@ from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
+from hessinit_book.errors import RecordError
 from hessinit_book.records import confirmations, records
-from hessinit_lib.errors import RecordError
 
 # The environment is pickled with this attribute: {page: {source: checksum}}.
 _ATTRIBUTE = "hessinit_record_states"

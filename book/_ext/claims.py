@@ -25,7 +25,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import OptionSpec
 
 from hessinit_book.claims import CLAIMS, NOT_TESTED, Claim, Finding
-from hessinit_lib.errors import RecordError
+from hessinit_book.errors import RecordError
 
 _HEADINGS = {"claim": 35, "what we find": 65}
 SOURCES = {

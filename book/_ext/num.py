@@ -38,8 +38,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxRole
 
+from hessinit_book.errors import RecordError
 from hessinit_book.records.records import look_up
-from hessinit_lib.errors import RecordError
 
 SYNTAX = "{num}`<profile>/<experiment> <key> [<aggregate>] [<format>]`"
 

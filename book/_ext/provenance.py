@@ -29,12 +29,12 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import OptionSpec
 from stale import notice
 
+from hessinit_book.errors import RecordError
 from hessinit_book.records import confirmations
 from hessinit_book.records.comparison import in_words
 from hessinit_book.records.confirmations import Confirmation
 from hessinit_book.records.freshness import is_current
 from hessinit_book.records.records import Record
-from hessinit_lib.errors import RecordError
 
 _SHORT = 12  # characters of a checksum: enough to compare by eye
 _COLUMNS = (30, 70)  # widths in percent

@@ -42,8 +42,8 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from sphinx.util.typing import OptionSpec
 from sphinx_proof.nodes import proof_node
 
+from hessinit_book.errors import RecordError
 from hessinit_book.records.records import Record
-from hessinit_lib.errors import RecordError
 
 NUMBERS = range(1, 12)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters
-from hessinit_lib.errors import ParameterError
 
 
 def parameters_of(experiment: str) -> type[Parameters]:

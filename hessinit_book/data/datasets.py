@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hessinit_book.data import debian, full, shipped
 from hessinit_book.data import download as _download
+from hessinit_book.data import full, shipped
 from hessinit_book.data.images import ImageData
-from hessinit_lib.errors import ParameterError
+from hessinit_book.errors import ParameterError
 
 
 def load(
@@ -63,15 +63,14 @@ def load(
     if sample:
         return shipped.read(key)
     folder, explicit = full.find_folder(key, data_dir)
-    if not full.is_present(key, folder):
-        if debian.is_present(key):
-            return debian.read()
+    files = full.find_files(key, folder)
+    if files is None:
         if download is False:
             raise full.absent(key, folder, "download=False")
         if download is None and _is_offline():
             raise full.absent(key, folder, "HESSINIT_OFFLINE forbids a download")
-        _download.fetch(key, folder, may_make_folder=not explicit)
-    return full.read(key, folder)
+        files = _download.fetch(key, folder, may_make_folder=not explicit)
+    return full.read(key, files)
 
 
 def _is_offline() -> bool:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,8 +17,8 @@ STALL_S = 30.0
 """How long a download may stand still, in seconds."""
 
 
-def fetch(key: str, folder: Path, *, may_make_folder: bool) -> None:
-    """Download a full set through torchvision.
+def fetch(key: str, folder: Path, *, may_make_folder: bool) -> list[Path]:
+    """Download a full set, with a progress bar for each file.
 
     Files that are there are kept as they are; the missing ones appear when all have been
     downloaded and checked. After a failure the folder is as it was before.
@@ -31,6 +28,9 @@ def fetch(key: str, folder: Path, *, may_make_folder: bool) -> None:
         folder: folder of the full sets.
         may_make_folder: make the folder if it does not exist.
 
+    Returns:
+        The files.
+
     Raises:
         DataError: the download failed.
 
@@ -38,30 +38,56 @@ def fetch(key: str, folder: Path, *, may_make_folder: bool) -> None:
         `fetch("mnist", Path("data"), may_make_folder=True)` makes "data/MNIST/raw/...".
     """
     try:
-        _probe(_first_address(key))
+        archives = _archives(key)
+        _probe(archives[0][0])
         with (
             _folder(folder, may_make_folder),
             tempfile.TemporaryDirectory(dir=folder, prefix=".hessinit-download-") as temporary,
         ):
-            with _socket_timeout(STALL_S):
-                SETS[key].reader(temporary, download=True)
+            for address, md5 in archives:
+                _retrieve(address, md5, Path(temporary) / Path(SETS[key].files[0]).parent)
             for file in SETS[key].files:
                 target = folder / file
                 if not target.is_file():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     (Path(temporary) / file).replace(target)
-    # A broken connection comes as any of many types, from urllib, http, ssl, tarfile, gzip
-    # or torchvision, and all mean the same to the user.
+        return [folder / file for file in SETS[key].files]
+    # A broken connection comes as any of many types, from requests, urllib3, ssl, tarfile or
+    # gzip, and all mean the same to the user.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        cause: BaseException = error
+        while (inner := cause.__cause__ or cause.__context__) is not None:
+            cause = inner  # what happened, without the story of who passed it on
+        reason = " ".join(str(cause).split()) or type(cause).__name__
         raise absent(key, folder, f"download failed: {reason[:200]}") from None
 
 
-def _first_address(key: str) -> str:
+def _archives(key: str) -> list[tuple[str, str]]:
+    """Give address and published MD5 sum of each file to download, which torchvision knows."""
     reader = SETS[key].reader
-    if hasattr(reader, "mirrors"):  # MNIST and its like
-        return reader.mirrors[0] + reader.resources[0][0]
-    return reader.url
+    if key == "cifar10":
+        return [(reader.url, reader.tgz_md5)]
+    return [(reader.mirrors[0] + name, md5) for name, md5 in reader.resources]
+
+
+def _retrieve(address: str, md5: str, folder: Path) -> None:
+    """Download one archive and unpack it into a folder."""
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")  # the progress bar says enough
+    name = address.rpartition("/")[2]
+    is_tar = name.endswith(".tar.gz")
+    pooch.retrieve(
+        address,
+        known_hash=f"md5:{md5}",
+        fname=name,
+        # A tar holds the folder, too.
+        path=folder.parent if is_tar else folder,
+        downloader=pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=STALL_S),
+        processor=pooch.Untar(extract_dir=".")
+        if is_tar
+        else pooch.Decompress(name=name.removesuffix(".gz")),
+    )
 
 
 def _probe(address: str) -> None:
@@ -72,23 +98,19 @@ def _probe(address: str) -> None:
     waiting there.
 
     Raises:
-        OSError: there was none.
+        Exception: there was none; what the connection failed with.
     """
-    outcome: list[OSError | None] = []
+    import requests
+
+    outcome: list[Exception | None] = []
 
     def ask() -> None:
-        request = urllib.request.Request(address, method="HEAD")
         try:
-            with urllib.request.urlopen(request, timeout=PROBE_S):
-                outcome.append(None)
-        except urllib.error.HTTPError as error:
-            # An answer is an answer; whether the file can be had is for the download to see.
-            error.close()
+            # Any answer will do; whether the file can be had is for the download to see.
+            requests.head(address, timeout=PROBE_S).close()
             outcome.append(None)
-        except OSError as error:
-            outcome.append(error)
         except Exception as error:
-            outcome.append(OSError(str(error)))
+            outcome.append(error)
 
     thread = threading.Thread(target=ask, name="hessinit-probe", daemon=True)
     thread.start()
@@ -114,14 +136,3 @@ def _folder(folder: Path, may_make_folder: bool) -> Iterator[None]:
             for path in made:
                 path.rmdir()
         raise
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    # torchvision sets no time-out of its own and offers no parameter for one.
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 import warnings
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from platformdirs import user_cache_dir
 from torch import Tensor
 
 from hessinit_book.data.images import ImageData
-from hessinit_lib.errors import DataError
+from hessinit_book.errors import DataError
 
 Split = tuple[UInt8[Tensor, "_ c h w"], Int64[Tensor, " _"]]
 """Images and their labels."""
@@ -43,7 +46,7 @@ class ImageSet:
 
     @property
     def reader(self) -> Any:
-        """Torchvision's class, which reads the set and downloads it."""
+        """Torchvision's class, which knows where the set comes from; it reads CIFAR-10."""
         # Imported where full sets are wanted: it takes a second, and the samples do without.
         from torchvision import datasets
 
@@ -57,6 +60,9 @@ IDX = (
     "t10k-labels-idx1-ubyte",
 )
 """Files of MNIST and FashionMNIST."""
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package `dataset-fashion-mnist` puts these, compressed."""
 
 # The checksums were taken from files whose MD5 sums are the published ones. They catch what
 # torchvision lets pass: it does not check MNIST's unpacked files.
@@ -144,14 +150,20 @@ def find_folder(key: str, data_dir: str | Path | None) -> tuple[Path, bool]:
     return folder, True
 
 
-def is_present(key: str, folder: Path) -> bool:
-    """Tell whether all files of a full set are in a folder; their content is not looked at.
+def find_files(key: str, folder: Path) -> list[Path] | None:
+    """Find the files of a full set; their content is not looked at.
+
+    Returns:
+        Those in the folder, or else FashionMNIST's in Debian's package; None if there are none.
 
     Example:
-        >>> is_present("mnist", Path("no such folder"))
-        False
+        >>> find_files("mnist", Path("no such folder")) is None
+        True
     """
-    return all((folder / file).is_file() for file in SETS[key].files)
+    places = [[folder / file for file in SETS[key].files]]
+    if key == "fashionmnist":
+        places.append([DEBIAN / f"{name}.gz" for name in IDX])
+    return next((files for files in places if all(file.is_file() for file in files)), None)
 
 
 def absent(key: str, folder: Path, reason: str) -> DataError:
@@ -170,12 +182,12 @@ def absent(key: str, folder: Path, reason: str) -> DataError:
     )
 
 
-def read(key: str, folder: Path) -> ImageData:
-    """Read a full set whose files are present.
+def read(key: str, files: Sequence[Path]) -> ImageData:
+    """Read a full set.
 
     Args:
         key: of `SETS`.
-        folder: folder of the full sets.
+        files: as `find_files` gives them.
 
     Returns:
         The data, checked against the known checksum.
@@ -184,24 +196,18 @@ def read(key: str, folder: Path) -> ImageData:
         DataError: a file is damaged or holds something else.
 
     Example:
-        `read("mnist", Path("data"))` gives 60000 training images of shape (1, 28, 28).
+        `read("mnist", files)` gives 60000 training images of shape (1, 28, 28).
     """
     try:
-        train = _read_split(key, folder, train=True)
-        test = _read_split(key, folder, train=False)
-    # What a damaged file makes of torchvision's reader: its own check, a short file, a wrong
-    # header (assertions), or a file that may not be read.
-    except (RuntimeError, ValueError, AssertionError, OSError, KeyError, pickle.PickleError) as e:
-        raise _damaged(key, folder, str(e)) from None
-    data = whole(key, train, test)
-    if data.sha256 != SETS[key].sha256:
-        raise _damaged(key, folder, "the images and labels do not match the known checksum")
-    return data
-
-
-def whole(key: str, train: Split, test: Split) -> ImageData:
-    """Put the two splits of a full set together; nothing is checked."""
-    return ImageData(
+        if key == "cifar10":
+            train, test = (_read_cifar10(files[0].parents[1], train=part) for part in (True, False))
+        else:
+            train, test = _read_idx(*files[:2]), _read_idx(*files[2:])
+    # What a damaged file makes of a reader: torchvision's own check (RuntimeError), a short
+    # file, a wrong length, or a file that may not be read.
+    except (RuntimeError, ValueError, OSError, EOFError, zlib.error, pickle.PickleError) as error:
+        raise _damaged(key, files[0].parent, str(error)) from None
+    data = ImageData(
         name=SETS[key].name,
         kind="full",
         train_images=train[0],
@@ -210,28 +216,41 @@ def whole(key: str, train: Split, test: Split) -> ImageData:
         test_labels=test[1],
         classes=SETS[key].classes,
     )
+    if data.sha256 != SETS[key].sha256:
+        reason = "the images and labels do not match the known checksum"
+        raise _damaged(key, files[0].parent, reason)
+    return data
 
 
-def _damaged(key: str, folder: Path, reason: str) -> DataError:
-    place = (folder / SETS[key].files[0]).parent
-    reason = " ".join(reason.split()) or "unreadable"
+def _damaged(key: str, place: Path, reason: str) -> DataError:
+    name = SETS[key].name
+    remedy = "delete that folder and load again, or put the right files there"
+    if place == DEBIAN:
+        remedy = "install the package dataset-fashion-mnist again, or set HESSINIT_DATA"
     return DataError(
-        f"the files of {SETS[key].name} in {place} are damaged or are not {SETS[key].name} "
-        f"({reason}): delete that folder and load again, or put the right files there"
+        f"the files of {name} in {place} are damaged or are not {name} "
+        f"({' '.join(reason.split()) or 'unreadable'}): {remedy}"
     )
 
 
-def _read_split(key: str, folder: Path, *, train: bool) -> Split:
-    if key != "cifar10":
-        gray = SETS[key].reader(folder, train=train, download=False)
-        return gray.data.unsqueeze(1), torch.as_tensor(gray.targets)
+def _read_idx(images: Path, labels: Path) -> Split:
+    return _content(images, header=16).reshape(-1, 1, 28, 28), _content(labels, header=8).long()
+
+
+def _content(file: Path, header: int) -> UInt8[Tensor, " n"]:
+    # Behind a header of four bytes and four more for each dimension, a byte a number.
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+        return torch.from_numpy(np.frombuffer(opened.read(), np.uint8, offset=header).copy())
+
+
+def _read_cifar10(folder: Path, *, train: bool) -> Split:
     # CIFAR-10's files are pickles, which could run code when read. torchvision compares each
     # with its published MD5 sum before it reads any, also with download=False, and that is
     # the protection here: it stops damage and mix-ups, not somebody able to forge MD5.
     with warnings.catch_warnings():
         # Old pickles of arrays make some versions of NumPy warn; users can do nothing about it.
         warnings.simplefilter("ignore", VisibleDeprecationWarning)
-        cifar = SETS[key].reader(folder, train=train, download=False)
+        cifar = SETS["cifar10"].reader(folder, train=train, download=False)
     # torchvision turns the stored n c h w into n h w c; turn it back.
     images = np.ascontiguousarray(cifar.data.transpose(0, 3, 1, 2))
     return torch.from_numpy(images), torch.tensor(cifar.targets, dtype=torch.int64)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hessinit_book.data.full import SETS
 from hessinit_book.data.images import ImageData
-from hessinit_lib.errors import DataError
+from hessinit_book.errors import DataError
 
 FOLDER = Path(__file__).parent / "sample"
 """Where the files are."""

@@ -21,7 +21,7 @@ import torch
 
 from hessinit_book.data import load
 from hessinit_book.drawing.explorer_records import measured_networks
-from hessinit_book.records import records
+from hessinit_book.records import records, sealed
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.rounding import rounded
 from hessinit_lib.theory.critical import critical_variance
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str]) -> None:
     """Write the script."""
     out, *paths = arguments
     text = script(records.read(Path(path)) for path in paths)
-    records.write_atomically(Path(out), text)
+    sealed.write_atomically(Path(out), text)
 
 
 if __name__ == "__main__":

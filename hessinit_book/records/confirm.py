@@ -20,6 +20,7 @@ from io import BytesIO
 from pathlib import Path
 
 from hessinit_book.chapters import parameters_of
+from hessinit_book.errors import RecordError
 from hessinit_book.parameters import Parameters
 from hessinit_book.records import confirmations, records, stamps
 from hessinit_book.records.comparison import Comparison, compare
@@ -28,7 +29,7 @@ from hessinit_book.records.definitions import PACKAGES
 from hessinit_book.records.machine import current_commit
 from hessinit_book.records.records import Record
 from hessinit_book.records.repeatability import TOLERANCE
-from hessinit_lib.errors import RecordError
+from hessinit_book.statistics.rounding import rounded
 
 
 def parameters_again(record: Record, results_dir: Path | None) -> Parameters:
@@ -92,7 +93,7 @@ def confirm_by_computing(
             duration_s=again.duration_s,
             compared=dict(comparison.counts),
             tolerance=TOLERANCE,
-            largest=float(f"{comparison.largest:.2g}"),
+            largest=rounded(comparison.largest, 2),
             where=comparison.where,
         )
         _write(path.parent, codes, again.code, repetition=repetition)

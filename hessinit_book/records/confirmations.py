@@ -12,26 +12,19 @@ confirmed. How it comes about: `confirm.py`. Like a record it carries its own ch
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from hessinit_book.records import records
-from hessinit_book.records.records import Record
-from hessinit_lib.errors import RecordError
+from hessinit_book.errors import RecordError
+from hessinit_book.records import sealed
+from hessinit_book.records.records import Record, Strict
 
 NAME = "confirmed.json"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Repetition(_Strict):
+class Repetition(Strict):
     """One record computed again by the present code.
 
     Attributes:
@@ -57,7 +50,7 @@ class Repetition(_Strict):
     where: str | None
 
 
-class Confirmation(_Strict):
+class Confirmation(Strict):
     """The present code was seen to give what records of earlier code hold.
 
     Attributes:
@@ -90,10 +83,7 @@ class Confirmation(_Strict):
 
 def write(confirmation: Confirmation, folder: Path) -> Path:
     """Write a confirmation atomically into the folder of its records; give the path."""
-    body = confirmation.model_dump()
-    text = json.dumps({"sha256": _digest(body), **body}, indent=1, allow_nan=False) + "\n"
-    records.write_atomically(folder / NAME, text)
-    return folder / NAME
+    return sealed.write(confirmation.model_dump(), folder / NAME)
 
 
 def read(folder: Path) -> Confirmation | None:
@@ -105,20 +95,10 @@ def read(folder: Path) -> Confirmation | None:
     """
     path = folder / NAME
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = sealed.read(path)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise RecordError(f"{path} is not a whole JSON file ({error}); delete it") from None
-    stated = body.pop("sha256", None) if isinstance(body, dict) else None
-    if stated is None or stated != _digest(body):
-        raise RecordError(f"{path}: the content does not match its checksum (altered by hand?)")
-    try:
-        confirmation = Confirmation.model_validate(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{path}: {where}: {first['msg']}") from None
+    confirmation = sealed.validated(Confirmation, body, path)
     if confirmation.repetition is None and confirmation.source is None:
         raise RecordError(f"{path}: expected a repetition or a source of the same code")
     return confirmation
@@ -158,7 +138,3 @@ def checksum(path: Path) -> str | None:
         return json.loads(path.read_text(encoding="utf-8"))["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

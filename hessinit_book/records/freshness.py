@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hessinit_book.records import records
+from hessinit_book.records import records, sealed
 from hessinit_book.records.confirmations import Confirmation
 from hessinit_book.records.records import Record
 from hessinit_book.records.stamps import code_stamp, module_of, module_stamp
@@ -80,7 +80,7 @@ def stamp_page(source: Path, executed: Path, page: Path) -> None:
         raise ValueError(f"{executed} is not a run of {source} as it is now: run it again")
     notebook["metadata"][STAMP] = stamp
     text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-    records.write_atomically(page, text)
+    sealed.write_atomically(page, text)
 
 
 def page_problems(source: Path, page: Path) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from hessinit_lib.errors import ParameterError
+from hessinit_book.errors import ParameterError
 
 _LIBRARIES = ("hessinit_lib", "torch", "torchvision", "numpy")
 _OPTIONAL = ("gensim",)  # named where the experiment uses them

@@ -11,31 +11,26 @@ values are stored as the strings "NaN", "Infinity" and "-Infinity" and come back
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from hessinit_lib.errors import RecordError
+from hessinit_book.errors import RecordError
+from hessinit_book.records import sealed
 
-# A string, which stays as it is, or a list of numbers: that goes on one line, so that a record
-# stays small and readable.
-_STRING_OR_FLAT_LIST = re.compile(r"\"(?:[^\"\\]|\\.)*\"|\[[^\[\]{}\"]*\]")
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A model that takes no other fields and converts no types."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class DatasetInfo(_Strict):
+class DatasetInfo(Strict):
     """Which data a run saw: a sample or another corpus is never labelled as the full set.
 
     Attributes:
@@ -53,7 +48,7 @@ class DatasetInfo(_Strict):
     sha256: str
 
 
-class Record(_Strict):
+class Record(Strict):
     """What one experiment gave for one seed, and how.
 
     Attributes:
@@ -107,14 +102,7 @@ def write(record: Record, path: Path | str) -> Path:
     Returns:
         The path written.
     """
-    body = _encode(record.model_dump())
-    text = json.dumps({"sha256": _digest(body), **body}, indent=1, allow_nan=False) + "\n"
-    text = _STRING_OR_FLAT_LIST.sub(
-        lambda match: match[0] if match[0][0] == '"' else " ".join(match[0].split()), text
-    )
-    path = Path(path)
-    write_atomically(path, text)
-    return path
+    return sealed.write(_encode(record.model_dump()), Path(path))
 
 
 def read(path: Path | str) -> Record:
@@ -126,26 +114,10 @@ def read(path: Path | str) -> Record:
     """
     path = Path(path)
     try:
-        body = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        body = sealed.read(path)
     except FileNotFoundError:
         raise RecordError(f"no record at {path}") from None
-    except ValueError as error:  # JSON's, the encoding's, or a number's
-        raise RecordError(
-            f"{path} is not a whole JSON file ({error}); delete it and run again"
-        ) from None
-    if not isinstance(body, dict):
-        raise RecordError(f"{path}: expected a JSON object, got {type(body).__name__}")
-    if body.get("version") != 1:
-        raise RecordError(f"{path}: record version {body.get('version')!r}, expected 1")
-    stated = body.pop("sha256", None)
-    if stated != _digest(body):
-        raise RecordError(f"{path}: the content does not match its checksum (altered by hand?)")
-    try:
-        return Record.model_validate(_decode(body))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{path}: {where}: {first['msg']}") from None
+    return sealed.validated(Record, _decode(body), path)
 
 
 def read_all(results_dir: Path | str, profile: str, experiment: str) -> list[Record]:
@@ -192,34 +164,6 @@ def look_up(records: Iterable[Record], key: str) -> list[Any]:
             done.append(part)
         found.append(node)
     return found
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner may read; records are for everybody.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _digest(body: dict[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _encode(node: Any) -> Any:

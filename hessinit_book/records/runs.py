@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,48 +44,64 @@ def run_seeds(
     Raises:
         RecordError: a record that is in the way, or a confirmation, is damaged.
     """
-    experiment = parameters.EXPERIMENT
     device = choose_device(parameters.device)
-    stamp = code_stamp(experiment)
-    common = {
-        "experiment": experiment,
-        "profile": parameters.profile,
-        "parameters": parameters.bearing(),
-        "dataset": dataset,
-        "device": describe_device(device),
-        "code": stamp,
-    }
+    run = _Run(parameters, dataset, device)
     done = []
-    with tqdm(total=len(parameters.seeds) * ticks, desc=experiment, unit="step") as bar:
+    total = len(parameters.seeds) * ticks
+    with tqdm(total=total, desc=parameters.EXPERIMENT, unit="step") as bar:
         for seed in parameters.seeds:
-            path = records.record_path(parameters.results, parameters.profile, experiment, seed)
-            if path.exists():
-                old = records.read(path)
-                confirmed = confirmations.read(path.parent)
-                holds = confirmed is not None and confirmed.covers(old, stamp)
-                wanted = {**common, "seed": seed, "code": old.code if holds else stamp}
-                if all(getattr(old, name) == value for name, value in wanted.items()):
-                    bar.update(ticks)
-                    done.append(old)
-                    continue
-            commit, versions = current_commit(), library_versions()
-            start = time.perf_counter()
-            values = run_one(seed, device, bar)
-            duration = time.perf_counter() - start
-            records.write(
-                Record(
-                    **common,
-                    seed=seed,
-                    versions=versions,
-                    commit=commit,
-                    finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                    duration_s=round(duration, 3),
-                    values=values,
-                ),
-                path,
-            )
-            done.append(records.read(path))
+            path = _place(parameters, seed)
+            record = run.read(path, seed)
+            if record is None:
+                record = run.make(path, seed, partial(run_one, seed, device, bar))
+            else:
+                bar.update(ticks)
+            done.append(record)
     return done
+
+
+class _Run:
+    """What all records of one run have in common."""
+
+    def __init__(self, parameters: Parameters, dataset: DatasetInfo, device: torch.device) -> None:
+        self._code = code_stamp(parameters.EXPERIMENT)
+        self._common = {
+            "experiment": parameters.EXPERIMENT,
+            "profile": parameters.profile,
+            "parameters": parameters.bearing(),
+            "dataset": dataset,
+            "device": describe_device(device),
+        }
+
+    def read(self, path: Path, seed: int) -> Record | None:
+        """Read a record; None if it is not there or does not hold."""
+        if not path.exists():
+            return None
+        old = records.read(path)
+        confirmed = confirmations.read(path.parent)
+        if old.code != self._code and not (confirmed and confirmed.covers(old, self._code)):
+            return None
+        wanted = {**self._common, "seed": seed}
+        same = all(getattr(old, name) == value for name, value in wanted.items())
+        return old if same else None
+
+    def make(self, path: Path, seed: int, compute: Callable[[], dict[str, Any]]) -> Record:
+        """Compute values and keep them as a record."""
+        commit, versions = current_commit(), library_versions()
+        start = time.perf_counter()
+        values = compute()
+        duration = time.perf_counter() - start
+        record = Record(
+            **self._common,
+            code=self._code,
+            seed=seed,
+            versions=versions,
+            commit=commit,
+            finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            duration_s=round(duration, 3),
+            values=values,
+        )
+        return records.read(records.write(record, path))
 
 
 def committed_records(parameters: Parameters) -> list[Record]:
@@ -116,16 +133,8 @@ class Parts:
     def __init__(
         self, parameters: Parameters, dataset: DatasetInfo, seed: int, device: torch.device
     ) -> None:
-        self._folder = _folder(parameters, seed)
-        self._seed = seed
-        self._common = {
-            "experiment": parameters.EXPERIMENT,
-            "profile": parameters.profile,
-            "parameters": parameters.bearing(),
-            "dataset": dataset,
-            "device": describe_device(device),
-            "code": code_stamp(parameters.EXPERIMENT),
-        }
+        self._folder, self._seed = _folder(parameters, seed), seed
+        self._run = _Run(parameters, dataset, device)
 
     def get(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Read a part that is there and still holds, else compute it and keep it.
@@ -138,25 +147,8 @@ class Parts:
             RecordError: a part that is in the way is damaged.
         """
         path = self._folder / f"{name}.json"
-        if path.exists():
-            old = records.read(path)
-            if old.seed == self._seed and all(
-                getattr(old, key) == value for key, value in self._common.items()
-            ):
-                return old.values
-        begin = datetime.now(timezone.utc)
-        values = compute()
-        end = datetime.now(timezone.utc)
-        record = Record(
-            **self._common,
-            seed=self._seed,
-            versions=library_versions(),
-            commit=current_commit(),
-            finished=end.isoformat(timespec="seconds"),
-            duration_s=round((end - begin).total_seconds(), 3),
-            values=values,
-        )
-        return records.read(records.write(record, path)).values
+        record = self._run.read(path, self._seed)
+        return (record or self._run.make(path, self._seed, compute)).values
 
 
 def clear_parts(parameters: Parameters) -> None:
@@ -170,6 +162,10 @@ def clear_parts(parameters: Parameters) -> None:
                 empty.rmdir()
 
 
+def _place(parameters: Parameters, seed: int) -> Path:
+    return records.record_path(parameters.results, parameters.profile, parameters.EXPERIMENT, seed)
+
+
 def _folder(parameters: Parameters, seed: int) -> Path:
-    path = records.record_path(parameters.results, parameters.profile, parameters.EXPERIMENT, seed)
+    path = _place(parameters, seed)
     return path.parent / "parts" / path.stem

@@ -1,8 +1,8 @@
 """Checksums of what an experiment computes: has the code changed since a record was made?
 
 A stamp sums up definitions, not files: the function that runs an experiment, and all that it
-rests on, each by the checksum of its bare code with the checksums of the definitions that its
-names stand for (a Merkle tree; `definitions.py` reads them from the sources). So comments,
+rests on, each by the checksum of its bare code (`bare.py`) with the checksums of the definitions
+that its names stand for (a Merkle tree; `definitions.py` finds them in the sources). So comments,
 docstrings, annotations, names of files, and where a definition stands, do not count; a changed
 constant, branch or function changes the stamps of just the experiments that reach it.
 
@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from hessinit_book.records.definitions import PACKAGES, Key, Module, Sources, is_parameters
+from hessinit_book.records.definitions import PACKAGES, Key, Module, Sources
+from hessinit_book.records.syntax import is_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that the project's packages stand in."""

@@ -7,12 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-# Two-sided 95 % points by degrees of freedom. Between these, that of fewer, which is wider.
-_STUDENT = {
-    1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262,
-    10: 2.228, 15: 2.131, 20: 2.086, 30: 2.042,
-}  # fmt: skip
+from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Interval:
         mean, count = float(np.mean(values)), len(values)
         if count < 2:
             return cls(mean)
-        student = min(point for freedom, point in _STUDENT.items() if freedom < count)
+        student = float(stats.t.ppf(0.975, count - 1))
         reach = student * float(np.std(values, ddof=1)) / math.sqrt(count)
         return cls(mean, mean - reach, mean + reach)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy import stats
 
 REPETITIONS = 200
 LEVEL = 0.95
@@ -66,7 +67,7 @@ def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
     """Compute the rank correlation; ties share their mean rank, infinities are the extremes.
 
     Returns:
-        Between -1 and 1; NaN where one of the two is constant.
+        Between -1 and 1; NaN where one of the two is constant, or there are none.
 
     Source: Spearman (1904).
 
@@ -74,15 +75,9 @@ def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
         >>> spearman(np.array([1.0, 2.0, 3.0]), np.array([0.1, np.inf, 5.0]))
         0.5
     """
-    a, b = _ranks(x), _ranks(y)
-    a, b = a - a.mean(), b - b.mean()
-    scale = math.sqrt((a @ a) * (b @ b))
-    return float(a @ b) / scale if scale else math.nan
-
-
-def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    if not len(x) or (x == x[0]).all() or (y == y[0]).all():
+        return math.nan
+    return float(stats.spearmanr(x, y).statistic)
 
 
 def spearman_with_interval(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from hessinit_book.statistics.rounding import rounded
 from hessinit_lib.init.layers import weight_layers
 
 WINDOW = 10  # steps over which a loss is averaged before it is compared with a level
@@ -158,7 +159,7 @@ def summarize(
     steps = np.where(below.any(0), below.argmax(0) + WINDOW, np.inf)
     lost = ~np.isfinite(losses).all(0) | ~(final < GUESSING * math.log(classes))
     return {
-        "final": [float(f"{value:.5g}") for value in final],
+        "final": [rounded(value, 5) for value in final],
         "steps": [float(value) for value in steps],
         "diverged": [bool(value) for value in lost],
     }

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Int32
 from numpy import ndarray
 
+from hessinit_book.errors import DataError, ParameterError
 from hessinit_book.records.records import DatasetInfo
-from hessinit_lib.errors import DataError, ParameterError
 
 _EXTRACT = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 

@@ -62,31 +62,3 @@ class Similarities:
         """Compute the cosine of each pair; shape (n,)."""
         first, second = vectors[self.pairs].double().unbind(1)
         return F.cosine_similarity(first, second)
-
-
-def spearman(x: Float64[Tensor, "*b n"], y: Float64[Tensor, "*b n"]) -> Float64[Tensor, "*b"]:
-    """Compute Spearman's rank correlation along the last axis; like values share their rank.
-
-    Args:
-        x: shape (*b, n).
-        y: shape (*b, n).
-
-    Returns:
-        Shape (*b); NaN where all values are alike, or there are none.
-
-    Example:
-        >>> x = torch.tensor([1.0, 2.0, 3.0, 3.0]).double()
-        >>> round(spearman(x, x.exp()).item(), 12), spearman(x, -x).item() < 0
-        (1.0, True)
-    """
-    x, y = _ranks(x), _ranks(y)
-    x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
-    return (x * y).sum(-1) / (x.square().sum(-1) * y.square().sum(-1)).sqrt()
-
-
-def _ranks(values: Float64[Tensor, "*b n"]) -> Float64[Tensor, "*b n"]:
-    """Rank values, with the mean rank for like ones."""
-    ordered = values.sort(-1).values
-    below = torch.searchsorted(ordered, values)
-    to = torch.searchsorted(ordered, values, right=True)
-    return (below + to - 1).double() / 2

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float64
+from scipy.stats import rankdata
 from torch import Tensor
 
 from hessinit_book.records.records import Record
@@ -124,10 +124,7 @@ def _resampled(record: Record, start: str, measure: str) -> Tensor:
     if measure == "analogies":
         right = unpack(final[measure]["right"], tests["asked"]).double()
         return _weights(len(right)) @ right
-    x, y = (
-        torch.from_numpy(pd.Series(values).rank().to_numpy(copy=True))
-        for values in (final[measure], tests["human"])
-    )
+    x, y = (torch.from_numpy(rankdata(values)) for values in (final[measure], tests["human"]))
     weights = _weights(len(x))
     x, y = x - x.mean(), y - y.mean()
     mean_x, mean_y, squares_x, squares_y, products = (

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from hessinit_book.errors import DataError
 from hessinit_book.word2vec.corpora import Corpus
-from hessinit_lib.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hessinit_book.records.records import write_atomically
+from hessinit_book.records.sealed import write_atomically
 from hessinit_lib.diagnosis.diagnose import CURVATURES, diagnose
 from hessinit_lib.errors import UserError
 

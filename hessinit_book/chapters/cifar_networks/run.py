@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_book.data import load
+from hessinit_book.errors import ParameterError
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.networks.starts import SCHEMES, weight_layers
 from hessinit_book.parameters import Parameters, as_tuple
@@ -28,7 +29,6 @@ from hessinit_book.statistics.rounding import rounded
 from hessinit_book.training.images import Images, Progress, Recipe, evaluate, train
 from hessinit_book.training.probing import layer_norms
 from hessinit_book.training.signals import signals
-from hessinit_lib.errors import ParameterError
 
 WINDOW = 10  # steps over which a loss curve is averaged
 # Depthwise convolutions are slower in bfloat16 than in float32 on the processors tried.

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hessinit_book.data import load
+from hessinit_book.errors import ParameterError
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.networks.starts import SCHEMES
 from hessinit_book.parameters import Parameters
@@ -27,7 +28,6 @@ from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
 from hessinit_book.training.images import Images, Order, Progress, Recipe, train
 from hessinit_book.training.regimes import FACTORS, follow, largest_stable_rate, scale_weights
-from hessinit_lib.errors import ParameterError
 from hessinit_lib.hessians import log_schedule, model_hessian
 
 REGIME_NETWORK, RATE_NETWORK = "cnn8", "cnn4"

@@ -29,6 +29,7 @@ from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import DatasetInfo, Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
+from hessinit_book.statistics.rounding import rounded
 from hessinit_book.training.init_race import (
     batches_of,
     plain_network,
@@ -242,8 +243,8 @@ def hold(
         curve = course.train(model)
         found[name] = {
             **summarize(curve, LEVELS[course.kind], course.classes, parameters.final_steps),
-            "first_loss": float(f"{curve[0, 0].item():.4g}"),
-            "cost": float(f"{cost:.3g}"),
+            "first_loss": rounded(curve[0, 0].item(), 4),
+            "cost": rounded(cost, 3),
         }
         bar.update()
     return found

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from hessinit_book.errors import DataError
 from hessinit_book.records.records import DatasetInfo
-from hessinit_lib.errors import DataError
 
 LETTERS = 27  # space, a to z
 _LENGTH = 5_000_000  # characters of the full text that are used

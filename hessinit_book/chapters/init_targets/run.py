@@ -21,6 +21,7 @@ from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
+from hessinit_book.statistics.rounding import rounded
 from hessinit_book.training.init_norms import gauss_newton_norms
 from hessinit_book.training.init_race import batches_of, plain_network, summarize, train_plain
 from hessinit_lib.init import apply
@@ -181,11 +182,7 @@ def _look(model: nn.Sequential, start: Start) -> dict[str, Any]:
     frobenius = gauss_newton_norms(model, start.inputs, start.labels, "frobenius")
     chosen = [frobenius[0], frobenius[len(frobenius) // 2], frobenius[-1]]
     return {
-        "first_loss": _rounded(F.cross_entropy(logits, start.labels).item()),
-        "logits": _rounded(logits.square().mean().sqrt().item()),
-        "frobenius": [_rounded(norm) for norm in chosen],
+        "first_loss": rounded(F.cross_entropy(logits, start.labels).item(), 4),
+        "logits": rounded(logits.square().mean().sqrt().item(), 4),
+        "frobenius": [rounded(norm, 4) for norm in chosen],
     }
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")

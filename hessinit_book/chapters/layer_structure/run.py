@@ -26,12 +26,12 @@ from hessinit_book.chapters.layer_structure.dense import (
 )
 from hessinit_book.chapters.layer_structure.draws import critical_network
 from hessinit_book.data import load
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
-from hessinit_lib.errors import ParameterError
 from hessinit_lib.theory.functions import differentiate
 
 POOL = 4  # pixels a side that are averaged into one: 28 x 28 becomes 7 x 7

@@ -25,12 +25,12 @@ from hessinit_book.chapters.layer_structure.draws import critical_network, draw_
 from hessinit_book.chapters.linearization_error.checks import checks
 from hessinit_book.chapters.linearization_error.residual import layer_residuals
 from hessinit_book.data import load
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
-from hessinit_lib.errors import ParameterError
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.report import HessianReport, LayerHessian
 

@@ -18,6 +18,7 @@ from hessinit_book.chapters.mnist_depth.dropout import try_dropout
 from hessinit_book.chapters.mnist_depth.starts import NAMED, make_network, measure
 from hessinit_book.chapters.mnist_depth.training import Task, make_task, train_all
 from hessinit_book.data import load
+from hessinit_book.errors import ParameterError
 from hessinit_book.networks.starts import draw_weights
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
@@ -25,7 +26,6 @@ from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.training.regimes import FACTORS, follow, scale_weights
 from hessinit_book.training.stacked import dense_network
-from hessinit_lib.errors import ParameterError
 from hessinit_lib.hessians import log_schedule
 
 INPUTS, CLASSES = 784, 10

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_book.data import load
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
-from hessinit_lib.errors import ParameterError
+from hessinit_book.statistics.rounding import rounded
 from hessinit_lib.hessians import HessianReport, HessianTracker
 
 WIDTHS = (784, 30, 30, 10)
@@ -152,8 +153,8 @@ def train_variant(
         loss = F.cross_entropy(model(probe_inputs), probe_labels)
         found = torch.autograd.grad(loss, [model.get_parameter(n) for n in layers.values()])
         for layer, gradient in zip(layers, found, strict=True):
-            gradients[layer].append(_rounded(gradient.norm().item()))
-        probe_losses.append(_rounded(loss.item()))
+            gradients[layer].append(rounded(gradient.norm().item()))
+        probe_losses.append(rounded(loss.item()))
 
     losses = torch.empty(parameters.steps, device=device)
     order = batch_indices(
@@ -177,13 +178,13 @@ def train_variant(
     final = curve[-parameters.final_steps :]
     return {
         "start": start,
-        "final_loss": _rounded(final.mean()),
-        "final_loss_spread": _rounded(final.std()),
-        "largest_loss": _rounded(curve.max()),
-        "first_loss": _rounded(curve[0]),
+        "final_loss": rounded(final.mean()),
+        "final_loss_spread": rounded(final.std()),
+        "largest_loss": rounded(curve.max()),
+        "first_loss": rounded(curve[0]),
         "steps_to_level": _steps_to_level(curve, parameters.level),
-        "test_loss": _rounded(F.cross_entropy(logits, test[1]).item()),
-        "test_accuracy": _rounded((logits.argmax(1) == test[1]).double().mean().item()),
+        "test_loss": rounded(F.cross_entropy(logits, test[1]).item()),
+        "test_accuracy": rounded((logits.argmax(1) == test[1]).double().mean().item()),
         "diverged": not bool(np.isfinite(curve).all()),
         "loss_curve": _summarize_curve(curve),
         "tracked": {
@@ -265,9 +266,9 @@ def _norms(history: dict[int, HessianReport], name: str) -> dict[str, list[float
     """Take one layer's norms out of the tracker's history."""
     layers = [report[name] for report in history.values()]
     return {
-        "frobenius": [_rounded(layer.frobenius) for layer in layers],
-        "spectral": [_rounded(layer.spectral) for layer in layers],
-        "residual_ratio": [_rounded(layer.residual_ratio) for layer in layers],
+        "frobenius": [rounded(layer.frobenius) for layer in layers],
+        "spectral": [rounded(layer.spectral) for layer in layers],
+        "residual_ratio": [rounded(layer.residual_ratio) for layer in layers],
     }
 
 
@@ -277,9 +278,9 @@ def _summarize_curve(curve: np.ndarray) -> dict[str, list[float] | list[int]]:
     parts = [curve[i : i + LOSS_INTERVAL] for i in starts]
     return {
         "step": list(starts),
-        "mean": [_rounded(part.mean()) for part in parts],
-        "min": [_rounded(part.min()) for part in parts],
-        "max": [_rounded(part.max()) for part in parts],
+        "mean": [rounded(part.mean()) for part in parts],
+        "min": [rounded(part.min()) for part in parts],
+        "max": [rounded(part.max()) for part in parts],
     }
 
 
@@ -290,8 +291,3 @@ def _steps_to_level(curve: np.ndarray, level: float) -> float:
     means = np.convolve(curve, np.full(LOSS_INTERVAL, 1 / LOSS_INTERVAL), mode="valid")
     below = np.flatnonzero(means < level)
     return float(below[0] + LOSS_INTERVAL) if len(below) else math.inf
-
-
-def _rounded(value: float) -> float:
-    """Keep six significant digits: records stay small, and float32 holds no more."""
-    return float(f"{value:.6g}")

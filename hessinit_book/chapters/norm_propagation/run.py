@@ -26,12 +26,12 @@ from hessinit_book.chapters.norm_propagation.networks import (
     make_network,
 )
 from hessinit_book.data import load
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import all_rounded, rounded
-from hessinit_lib.errors import ParameterError
 from hessinit_lib.theory import RandomNetwork, predict_layer_norms
 
 Count = Annotated[int, Field(ge=1)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from hessinit_book.records.records import Record, look_up
 
@@ -66,10 +66,7 @@ def median_interval(samples: np.ndarray) -> Median:
         Median(value=array([10.5]), low=array([6.]), high=array([15.]))
     """
     count = len(samples)
-    out, r = 2**-count, 0
-    while out <= 0.025:
-        r += 1
-        out += math.comb(count, r) / 2**count
+    r = int(stats.binom.ppf(0.025, count, 0.5))
     value = np.median(samples, 0)
     if r == 0:
         return Median(value, np.full_like(value, np.nan), np.full_like(value, np.nan))

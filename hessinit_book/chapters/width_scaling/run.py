@@ -24,12 +24,12 @@ from tqdm.auto import tqdm
 from hessinit_book.chapters.mnist_tracking.run import batch_indices
 from hessinit_book.chapters.step_gain.run import half_square
 from hessinit_book.data import load
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import all_rounded, rounded
-from hessinit_lib.errors import ParameterError
 from hessinit_lib.hessians import layer_hessians
 from hessinit_lib.theory import balancing_scales
 

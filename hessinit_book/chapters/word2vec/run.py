@@ -12,20 +12,22 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
+from hessinit_book.statistics.prediction import spearman
+from hessinit_book.statistics.rounding import rounded
 from hessinit_book.word2vec.analogies import Analogies, pack
 from hessinit_book.word2vec.corpora import Corpus, load_corpus
 from hessinit_book.word2vec.held_out import HeldOutPairs
 from hessinit_book.word2vec.neighbors import in_a_plane, nearest
 from hessinit_book.word2vec.pairs import draw_pairs
-from hessinit_book.word2vec.similarity import SETS, Similarities, spearman
+from hessinit_book.word2vec.similarity import SETS, Similarities
 from hessinit_book.word2vec.starts import Start, gensim_start, matched_deviation
 from hessinit_book.word2vec.training import Recipe, train
 from hessinit_book.word2vec.vocabulary import Vocabulary
-from hessinit_lib.errors import ParameterError
 
 # Where the learning curve is measured, in percent of the training: early ones more closely.
 CHECKPOINTS = (0, 1, 2, 3, 5, 8, 12, 20, 30, 40, 50, 60, 70, 80, 90, 100)
@@ -126,7 +128,7 @@ def run(parameters: Word2VecParameters) -> list[Record]:
         return {
             "gensim": gensim.__version__,
             "vocabulary": len(vocabulary.words),
-            "matched_deviation": _rounded(deviation),
+            "matched_deviation": rounded(deviation),
             "tests": tests.sizes(),
             "starts": found,
         }
@@ -228,7 +230,7 @@ class Measures:
         """Measure a point of the learning curve."""
         return {
             **{
-                name: float(spearman(pairs.cosines(inputs), pairs.human))
+                name: spearman(pairs.cosines(inputs).numpy(), pairs.human.numpy())
                 for name, pairs in self._similarities.items()
             },
             "analogies": float(self._some.correct(inputs).double().mean()),
@@ -245,7 +247,7 @@ class Measures:
                 name: [round(cosine, 4) for cosine in pairs.cosines(inputs).tolist()]
                 for name, pairs in self._similarities.items()
             },
-            "analogies": {"share": _rounded(float(right.double().mean())), "right": pack(right)},
+            "analogies": {"share": rounded(float(right.double().mean())), "right": pack(right)},
             "neighbors": nearest(inputs, self.vocabulary, candidates=self._candidates),
             "plane": in_a_plane(inputs, self.vocabulary),
         }
@@ -268,16 +270,11 @@ def _follow(
     train(corpus, tests.vocabulary, recipe, start, seed, look)
     return {
         "law": start.law,
-        "inputs": _rounded(start.inputs),
-        "outputs": _rounded(start.outputs),
+        "inputs": rounded(start.inputs),
+        "outputs": rounded(start.outputs),
         "curve": {
             "tokens": [done * recipe.tokens(corpus) for done in CHECKPOINTS],
-            **{name: [_rounded(point[name]) for point in curve] for name in curve[0]},
+            **{name: [rounded(point[name]) for point in curve] for name in curve[0]},
         },
         "final": final,
     }
-
-
-def _rounded(value: float) -> float:
-    """Keep six significant digits, so that records stay small."""
-    return float(f"{value:.6g}")

@@ -14,10 +14,12 @@ from tqdm.auto import tqdm
 
 from hessinit_book.chapters.word2vec_curvature.checks import against_gensim, dense_blocks
 from hessinit_book.chapters.word2vec_curvature.softmax import predicted_and_measured
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
+from hessinit_book.statistics.rounding import rounded
 from hessinit_book.word2vec import sgns, training
 from hessinit_book.word2vec.blocks import word_curvature
 from hessinit_book.word2vec.corpora import Corpus, load_corpus
@@ -28,7 +30,6 @@ from hessinit_book.word2vec.pairs import draw_pairs
 from hessinit_book.word2vec.starts import Start, gensim_start, matched_deviation, word2vec_start
 from hessinit_book.word2vec.training import Recipe
 from hessinit_book.word2vec.vocabulary import Vocabulary
-from hessinit_lib.errors import ParameterError
 
 WINDOW, NEGATIVES, SAMPLE, RATE, MIN_COUNT = 5, 5, 1e-3, 0.025, 5  # gensim's defaults
 LOOKS = (0, 1, 2, 5, 10, 20, 50, 100)  # in percent of the training
@@ -221,17 +222,17 @@ def leave(
     predicted = mode.predict(seen[0], RATE, at)
     unit = float(np.hypot(*measured[0]))
     found: dict[str, Any] = {
-        "growth": _rounded(mode.growth),
-        "frequency_cosine": _rounded(mode.frequency_cosine),
+        "growth": rounded(mode.growth),
+        "frequency_cosine": rounded(mode.frequency_cosine),
         "pairs": at.round().astype(int).tolist(),
-        "tokens_per_pair": _rounded(parameters.escape_tokens / len(pairs)),
+        "tokens_per_pair": rounded(parameters.escape_tokens / len(pairs)),
     }
     for name, norms in (("measured", measured), ("predicted", predicted)):
         distance = np.hypot(*norms.T) / unit
         found[name] = {
             "inputs": _list(norms[:, 0] / unit),
             "outputs": _list(norms[:, 1] / unit),
-            "pairs_to_leave": [_rounded(first_reach(at, distance, r)) for r in parameters.radii],
+            "pairs_to_leave": [rounded(first_reach(at, distance, r)) for r in parameters.radii],
         }
     return found
 
@@ -255,9 +256,9 @@ def follow(
         for band, centers in words.items():
             found = [vars(word_curvature(text.law, c, v, u)) for c in centers]
             looks[band].append(
-                {key: _rounded(float(np.median([row[key] for row in found]))) for key in found[0]}
+                {key: rounded(float(np.median([row[key] for row in found]))) for key in found[0]}
             )
-        losses.append(_rounded(text.held_out.loss(inputs, outputs)))
+        losses.append(rounded(text.held_out.loss(inputs, outputs)))
 
     training.train(
         text.corpus,
@@ -302,10 +303,10 @@ def compare_trainers(
     sgns.train(part, text.vocabulary, chosen, start, seed, look, batch_size=BATCH, device=device)
     begin, by_gensim, again, by_torch = losses
     return {
-        "start": _rounded(begin),
-        "start_of_torch": _rounded(again),
-        "gensim": _rounded(by_gensim),
-        "torch": _rounded(by_torch),
+        "start": rounded(begin),
+        "start_of_torch": rounded(again),
+        "gensim": rounded(by_gensim),
+        "torch": rounded(by_torch),
     }
 
 
@@ -322,14 +323,9 @@ def compare_starts(
             losses.append(text.held_out.loss(inputs, outputs))
 
         training.train(part, text.vocabulary, recipe(dimension, 1), starts[name], seed, look)
-        found[name] = _rounded(losses[-1])
-    return {**found, "matched_deviation": _rounded(starts["matched"].inputs)}
+        found[name] = rounded(losses[-1])
+    return {**found, "matched_deviation": rounded(starts["matched"].inputs)}
 
 
 def _list(values: np.ndarray) -> list[float]:
-    return [_rounded(value) for value in values.tolist()]
-
-
-def _rounded(value: float) -> float:
-    """Keep six significant digits, so that records stay small."""
-    return float(f"{value:.6g}")
+    return [rounded(value) for value in values.tolist()]

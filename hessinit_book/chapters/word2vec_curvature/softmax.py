@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
 from hessinit_book.randomness import generator
+from hessinit_book.statistics.rounding import rounded
 from hessinit_lib.hessians import layer_hessians
 from hessinit_lib.theory.output import output_pairs
 from hessinit_lib.theory.propagation import predict_layer_norms
@@ -46,9 +47,9 @@ def predicted_and_measured(pairs: Int64[Tensor, "pairs 2"], seed: int) -> list[d
             {
                 "deviation": deviation,
                 "layer": layer,
-                "limit": _rounded(at.limit),
-                "predicted": _rounded(norm),
-                "measured": _rounded(report[at.name].frobenius),
+                "limit": rounded(at.limit),
+                "predicted": rounded(norm),
+                "measured": rounded(report[at.name].frobenius),
             }
             for layer, (at, norm) in zip(LAYERS, predicted.items(), strict=True)
         ]
@@ -89,8 +90,3 @@ def full_softmax(deviation: float, seed: int) -> nn.Sequential:
             linear.weight.copy_(deviation * torch.randn(fan_out, fan_in, generator=source))
         model.append(linear.double())
     return model
-
-
-def _rounded(value: float) -> float:
-    """Keep six significant digits, so that records stay small."""
-    return float(f"{value:.6g}")

@@ -26,11 +26,12 @@ from hessinit_book.chapters.word_pair_saddle.word_pairs import (
     start_eigenvalues,
 )
 from hessinit_book.data.word_pairs import WordTable, draw_counts
+from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
-from hessinit_lib.errors import ParameterError
+from hessinit_book.statistics.rounding import rounded
 
 STARTS = ("word2vec", "both", "matched")
 POINTS = 60  # of a recorded escape
@@ -167,7 +168,7 @@ def look_at_saddle(
                 start_eigenvalues(word.inputs[0], word.positive[0], word.negative[0])
             ),
             "found": _list(torch.linalg.eigvalsh(word.joint_hessian())),
-            "norm_mu": _rounded(matrix[0].norm().item()),
+            "norm_mu": rounded(matrix[0].norm().item()),
         },
         "all": {
             "at_zero": _list(
@@ -177,10 +178,10 @@ def look_at_saddle(
         },
         "singular_values": _list(values),
         # How alike the first mode is to one that knows frequencies only.
-        "frequency_cosine": _rounded(abs(float(left[:, 0] @ frequency / frequency.norm()))),
+        "frequency_cosine": rounded(abs(float(left[:, 0] @ frequency / frequency.norm()))),
         # And each mode to what knows frequencies and topics.
         "topic_cosines": _list((topics @ left).norm(dim=0)),
-        "blocks": {name: _rounded(value) for name, value in vars(norms).items()},
+        "blocks": {name: rounded(value) for name, value in vars(norms).items()},
         "gradient_inputs": pairs.gradient()[0].norm().item(),
     }
 
@@ -236,7 +237,7 @@ def leave(
     found: dict[str, Any] = {
         "scale": scale,
         "rate": rate,
-        "typical_steps": _rounded(typical_steps(parameters, table, scale, rate)),
+        "typical_steps": rounded(typical_steps(parameters, table, scale, rate)),
         "step": shown.tolist(),
     }
     for way, (inputs, outputs) in norms.items():
@@ -298,9 +299,9 @@ def train(
         if step in steps:
             rows.append(_look(pairs))
     return {
-        "deviation": _rounded(first.inputs.std().item()),
+        "deviation": rounded(first.inputs.std().item()),
         "steps": steps,
-        **{name: [_rounded(row[name]) for row in rows] for name in rows[0]},
+        **{name: [rounded(row[name]) for row in rows] for name in rows[0]},
     }
 
 
@@ -392,9 +393,4 @@ def _first(reached: Tensor) -> float:
 
 
 def _list(values: Tensor) -> list[float]:
-    return [_rounded(value) for value in values.tolist()]
-
-
-def _rounded(value: float) -> float:
-    """Keep six significant digits, so that records stay small."""
-    return float(f"{value:.6g}")
+    return [rounded(value) for value in values.tolist()]

@@ -1,0 +1,107 @@
+"""JSON files that carry the checksum of their own content, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from hessinit_book.errors import RecordError
+
+M = TypeVar("M", bound=BaseModel)
+
+# A string, which stays as it is, or a list of numbers: that goes on one line, so that a file
+# stays small and readable.
+_STRING_OR_FLAT_LIST = re.compile(r"\"(?:[^\"\\]|\\.)*\"|\[[^\[\]{}\"]*\]")
+
+
+def write(body: dict[str, Any], path: Path) -> Path:
+    """Write a JSON object with its checksum atomically; its folder is made.
+
+    Raises:
+        ValueError: a number in it is not finite.
+        TypeError: JSON cannot hold a value in it.
+    """
+    text = json.dumps({"sha256": digest(body), **body}, indent=1, allow_nan=False) + "\n"
+    text = _STRING_OR_FLAT_LIST.sub(
+        lambda match: match[0] if match[0][0] == '"' else " ".join(match[0].split()), text
+    )
+    write_atomically(path, text)
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a JSON object and compare it with its checksum, which is left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RecordError: the file is not whole, of another version, or its content does not match
+            its checksum.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except ValueError as error:  # JSON's, the encoding's, or a number's
+        raise RecordError(
+            f"{path} is not a whole JSON file ({error}); delete it and run again"
+        ) from None
+    if not isinstance(body, dict):
+        raise RecordError(f"{path}: expected a JSON object, got {type(body).__name__}")
+    if body.get("version") != 1:
+        raise RecordError(f"{path}: record version {body.get('version')!r}, expected 1")
+    if body.pop("sha256", None) != digest(body):
+        raise RecordError(f"{path}: the content does not match its checksum (altered by hand?)")
+    return body
+
+
+def validated(model: type[M], body: dict[str, Any], path: Path) -> M:
+    """Check what was read against a model.
+
+    Raises:
+        RecordError: a field is missing or of another type; one line that names it.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecordError(f"{path}: {where}: {first['msg']}") from None
+
+
+def digest(body: dict[str, Any]) -> str:
+    """Compute the checksum of a JSON object, whatever the order of its keys.
+
+    Example:
+        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+        True
+    """
+    text = json.dumps(body, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner may read; records are for everybody.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
