@@ -15,11 +15,10 @@ from torch.utils.hooks import RemovableHandle
 
 from hessinit_lib.diagnosis.events import Activation, Events
 from hessinit_lib.hessians.functional import PureModel
+from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED
 from hessinit_lib.hessians.loss import LossFn
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_MAPS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, *_CONVOLUTIONS, *_TRANSPOSED)
+_MAPS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, *CONVOLUTIONS, *TRANSPOSED)
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def observe(model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor) 
         found = _first_tensor(output)
         if found is None or not found.requires_grad:
             return
-        last_axis = 1 if isinstance(module, _CONVOLUTIONS + _TRANSPOSED) else -1
+        last_axis = 1 if isinstance(module, CONVOLUTIONS + TRANSPOSED) else -1
         fed = _first_tensor(args) if args else _first_tensor(tuple(kwargs.values()))
         for signal in owners[module]:
             if signal.order is None:  # of a layer that is called again, the first call
@@ -221,7 +220,7 @@ def _gain(module: nn.Module, weight: Tensor) -> tuple[float, bool]:
     if not isinstance(module, _MAPS):
         return size, True
     fan_in = weight[0].numel()
-    if isinstance(module, _TRANSPOSED):
+    if isinstance(module, TRANSPOSED):
         fan_in = weight[:, 0].numel() / module.groups / math.prod(module.stride)
     return size * math.sqrt(fan_in), False
 
