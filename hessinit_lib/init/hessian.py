@@ -12,13 +12,18 @@ from torch import Tensor, nn
 from hessinit_lib.hessians.functional import Inputs, check_kinds, plain, single_input, without_noise
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.options import NORMS
+from hessinit_lib.init.forward_graph import (
+    ForwardGraph,
+    forward_graph,
+    last_layers,
+    refuse_batch_statistics,
+)
+from hessinit_lib.init.gauss_newton_traces import LossFn, bend, gauss_newton_traces
 from hessinit_lib.init.layers import Layer, weight_layers
 from hessinit_lib.init.mirrored import branch_factors, draw_directions
 from hessinit_lib.init.report import ScalingReport
 from hessinit_lib.init.scaling import meet_norms
 from hessinit_lib.init.schemes import apply
-from hessinit_lib.init.trace import Trace, last_layers, refuse_batch_statistics, trace
-from hessinit_lib.init.traces import LossFn, bend, layer_traces
 
 LEVEL = 0.1
 """Share of the loss of zero outputs that the outputs at the start may add, to second order."""
@@ -144,13 +149,13 @@ class _Work:
         self, directions: str, level: float, generator: torch.Generator | None
     ) -> ScalingReport:
         """Set the curvature along the outputs."""
-        found = self._draw(directions, generator)
-        before = self._traces(found)
-        if directions == "draw" and (factors := branch_factors(found)):
+        graph = self._draw(directions, generator)
+        before = self._traces(graph)
+        if directions == "draw" and (factors := branch_factors(graph)):
             self._scale(factors)
-            found = self._trace()
-        last = last_layers(found)
-        needed = math.sqrt(level / self._share(found.outputs))
+            graph = self._run()
+        last = last_layers(graph)
+        needed = math.sqrt(level / self._share(graph.outputs))
         if directions == "draw" and needed > _FADED:
             raise ValueError(
                 f"the signals fade on the way to {', '.join(sorted(last))}: expected a network "
@@ -166,14 +171,14 @@ class _Work:
                     "expected outputs that do, with no normalization, softmax or sigmoid behind it"
                 )
             self._scale(dict.fromkeys(last, needed), biases=True)
-            found = self._trace()
-            needed = math.sqrt(level / self._share(found.outputs))
+            graph = self._run()
+            needed = math.sqrt(level / self._share(graph.outputs))
             changes += 1
         return ScalingReport(
             f"outputs add {level:g} of the loss",
             "trace",
             before,
-            self._traces(found),
+            self._traces(graph),
             self.scales,
             changes,
             self.evaluations,
@@ -222,20 +227,20 @@ class _Work:
             self.evaluations,
         )
 
-    def _draw(self, directions: str, generator: torch.Generator | None) -> Trace:
+    def _draw(self, directions: str, generator: torch.Generator | None) -> ForwardGraph:
         """Draw the directions, or keep them, and run the model."""
         if directions == "draw":
             # The weights as given may be anything: zero ones would make all look like ReLUs.
             apply(self.model, "lecun", generator=generator)
-            draw_directions(self._trace(), generator=generator)
-        found = self._trace()
-        if not torch.isfinite(found.outputs).all():
+            draw_directions(self._run(), generator=generator)
+        graph = self._run()
+        if not torch.isfinite(graph.outputs).all():
             raise ValueError("the model's outputs are not finite: expected finite ones to scale")
-        return found
+        return graph
 
-    def _trace(self) -> Trace:
+    def _run(self) -> ForwardGraph:
         self.passes += 1
-        return trace(self.model, self.inputs)
+        return forward_graph(self.model, self.inputs)
 
     def _share(self, outputs: Tensor) -> float:
         """Compute half the curvature along the outputs, over the loss of zero outputs."""
@@ -252,11 +257,13 @@ class _Work:
             )
         return share
 
-    def _traces(self, found: Trace) -> dict[str, float]:
+    def _traces(self, graph: ForwardGraph) -> dict[str, float]:
         self.evaluations += 1
         self.passes += 2 * _PROBES
         fixed = torch.Generator().manual_seed(0)
-        traces = layer_traces(found, self.loss_fn, self.targets, probes=_PROBES, generator=fixed)
+        traces = gauss_newton_traces(
+            graph, self.loss_fn, self.targets, probes=_PROBES, generator=fixed
+        )
         return {name: traces.get(name, 0.0) for name in self.scales}
 
     def _norms(self) -> list[float]:

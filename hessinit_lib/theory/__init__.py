@@ -17,8 +17,8 @@ from hessinit_lib.theory.balancing import balancing_scales
 from hessinit_lib.theory.critical import critical_variance
 from hessinit_lib.theory.gains import Gains, gains
 from hessinit_lib.theory.kernels import Kernels, kernel_maps
-from hessinit_lib.theory.networks import Masks, RandomNetwork
 from hessinit_lib.theory.propagation import LayerPrediction, predict_layer_norms
+from hessinit_lib.theory.random_network import Masks, RandomNetwork
 from hessinit_lib.theory.steps import best_rate, predicted_gain
 
 __all__ = [

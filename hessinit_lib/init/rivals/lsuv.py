@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.functional import Inputs, plain, single_input, without_noise
+from hessinit_lib.init.forward_graph import refuse_batch_statistics
 from hessinit_lib.init.layers import Layer, weight_layers
 from hessinit_lib.init.schemes import apply
-from hessinit_lib.init.trace import refuse_batch_statistics
 
 
 def lsuv_(

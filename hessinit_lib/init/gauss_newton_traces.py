@@ -17,13 +17,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hessinit_lib.init.trace import Trace
+from hessinit_lib.init.forward_graph import ForwardGraph
 
 LossFn = Callable[..., Tensor]
 
 
-def layer_traces(
-    found: Trace,
+def gauss_newton_traces(
+    graph: ForwardGraph,
     loss_fn: LossFn,
     targets: Tensor,
     *,
@@ -33,7 +33,7 @@ def layer_traces(
     r"""Estimate $\operatorname{tr} G_k$ of all layers, with the same probes for all.
 
     Args:
-        found: a forward pass.
+        graph: of a forward pass.
         loss_fn: function of (outputs, targets) that gives one number.
         targets: what the loss takes.
         probes: random $\pm 1$ vectors $\xi$.
@@ -42,7 +42,7 @@ def layer_traces(
     Returns:
         Estimates by layer; unbiased.
     """
-    outputs, weights = found.outputs, found.weights
+    outputs, weights = graph.outputs, graph.weights
     total = dict.fromkeys(weights, 0.0)
     for _ in range(probes):
         signs = torch.randint(2, outputs.shape, generator=generator).mul_(2).sub_(1)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from hessinit_lib.theory.functions import Activation, activation_function
+from hessinit_lib.hessians.chain.activations import is_elementwise
+from hessinit_lib.theory.activations import Activation, activation_function
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class RandomNetwork:
                         raise NotImplementedError(f"{name}: a second dropout behind one layer")
                     if active:
                         between[-1] = (between[-1][0], Masks(1 - module.p))
-                case _ if linears and between[-1] == (None, Masks()) and _is_elementwise(module):
+                case _ if linears and between[-1] == (None, Masks()) and is_elementwise(module):
                     between[-1] = (module, Masks())
                 case _:
                     raise NotImplementedError(
@@ -145,12 +146,6 @@ def _modules(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module
             yield from _modules(child, f"{name}.{child_name}" if name else child_name)
     elif type(module) is not nn.Identity:
         yield name, module
-
-
-def _is_elementwise(module: nn.Module) -> bool:
-    from hessinit_lib.hessians.chain.activations import is_elementwise
-
-    return is_elementwise(module)
 
 
 def _mean_square(values: Tensor | None) -> float:
