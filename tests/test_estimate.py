@@ -323,7 +323,7 @@ def test_lost_and_unused_blocks() -> None:
     ("model", "loss_fn", "error", "words"),
     [
         (Recurrent(nn.GRU).cells, F.mse_loss, ValueError, "gave a tuple, expected one tensor"),
-        (nn.Linear(3, 3), lambda z, t: z - t, ValueError, r"loss gave shape \(4, 3, 3\)"),
+        (nn.Linear(3, 3), lambda z, t: z - t, ValueError, r"gave shape \(4, 3, 3\)"),
         (nn.Sequential(nn.Linear(3, 3), nn.Dropout()), F.mse_loss, NotImplementedError, "Dropout"),
     ],
 )

@@ -15,7 +15,8 @@ from networks import Case, labels, make_case, seeded
 from torch import Tensor, nn
 
 from hessinit_lib import layer_hessians
-from hessinit_lib.hessians.loss import loss_curvature, output_hessian, softmax_factor
+from hessinit_lib.hessians.cross_entropy import softmax_factor
+from hessinit_lib.hessians.loss import loss_curvature, output_hessian
 
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
 

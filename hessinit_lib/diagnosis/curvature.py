@@ -17,7 +17,7 @@ from torch import Tensor
 from hessinit_lib.hessians.estimate.products import BlockProducts
 from hessinit_lib.hessians.graph.capture import CapturedLayer, capture
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
-from hessinit_lib.hessians.loss import LossFn
+from hessinit_lib.hessians.loss import LossFn, OutputCurvature
 
 # Outputs from which on products of the blocks cost less than a backward pass for each.
 _MANY = 100
@@ -114,9 +114,10 @@ def _by_outputs(
         pulled = torch.autograd.grad(outputs, edges, ones, retain_graph=True, allow_unused=True)
         columns.append([_by_sample(p, change) for p, change in zip(pulled, changes, strict=True)])
     bends = dict.fromkeys(gradients, 0.0)
+    curvature = OutputCurvature(loss_fn, outputs, targets)
     for place, layer in enumerate(reached):
-        moved = torch.stack([column[place] for column in columns], dim=1)
-        bends[layer.name] = _curvature(loss_fn, outputs.detach(), targets, moved)
+        jvp = torch.stack([column[place] for column in columns], dim=1)
+        bends[layer.name] = (jvp * curvature.hvp(jvp)).sum().item()
     return bends
 
 
@@ -133,19 +134,3 @@ def _by_sample(pulled: Tensor | None, change: Tensor) -> Float[Tensor, " b"]:
     if pulled is None:
         return change.new_zeros(len(change))
     return (pulled * change).flatten(1).sum(1)
-
-
-def _curvature(
-    loss_fn: LossFn, outputs: Float[Tensor, "b c"], targets: Tensor, moved: Float[Tensor, "b c"]
-) -> float:
-    r"""Compute $v^\top (D_z^2 L) v$."""
-    if targets.is_floating_point():
-        targets = targets.to(outputs.dtype)
-    z = outputs.requires_grad_()
-    with torch.enable_grad():
-        (slope,) = torch.autograd.grad(loss_fn(z, targets).sum(), z, create_graph=True)
-        along = (slope * moved).sum()
-    if not along.requires_grad:  # a loss that is linear in the outputs
-        return 0.0
-    (image,) = torch.autograd.grad(along, z)
-    return (image * moved).sum().item()

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
+
+from hessinit_lib.hessians.cross_entropy import softmax_factor, target_weights
 
 LossFn = Callable[..., Tensor]
 
@@ -76,7 +78,9 @@ def loss_curvature(
     """
     known = _known(loss_fn) if logits.ndim == 2 else None
     if known is None:
-        return _by_autograd(loss_fn, logits, targets)
+        gradient, hessian = output_hessian(loss_fn, logits, targets)
+        factor = convex_factor(hessian, name_of(loss_fn))
+        return LossCurvature(gradient.to(logits.dtype), factor.to(logits.dtype))
     if known.reduction not in ("mean", "sum"):
         raise ValueError(
             f"{type(known).__name__} with reduction={known.reduction!r}: "
@@ -141,7 +145,7 @@ def _binary_cross_entropy(
 def _cross_entropy(
     loss_fn: nn.CrossEntropyLoss, logits: Float[Tensor, "b c"], targets: Tensor
 ) -> LossCurvature:
-    weighted = _target_weights(loss_fn, logits, targets)
+    weighted = target_weights(loss_fn, logits, targets)
     mass = _convex(loss_fn, weighted.sum(1, keepdim=True))
     # l_b = -sum_c t_bc log p_bc, so D l_b = m_b p_b - t_b with m_b = sum_c t_bc, and
     # D^2 l_b = m_b (diag p_b - p_b p_b^T).
@@ -150,146 +154,140 @@ def _cross_entropy(
     return LossCurvature(gradient, mass.sqrt()[:, None] * softmax_factor(probabilities))
 
 
-def softmax_factor(probabilities: Float[Tensor, "b c"]) -> Float[Tensor, "b c-1 c"]:
-    r"""Factor the Hessian of the softmax cross-entropy with C - 1 vectors.
+class OutputCurvature:
+    r"""A loss differentiated at the outputs: its gradient, and products with its Hessian.
 
-    With $q = \sqrt{p}$, $\operatorname{diag}(p) - pp^\top = D_q (I - qq^\top) D_q$, and
-    $I - qq^\top$ projects on the complement of the unit vector $q$. The Householder
-    reflection $I - vv^\top/(1 + q_1)$, $v = q + e_1$, sends $q$ to $-e_1$; so its columns
-    2 to C are an orthonormal basis $Q$ of that complement, and $D_q Q$ is a factor.
+    Both are those of $L$ itself, over one graph from $z$, the outputs, to $L$.
 
     Args:
-        probabilities: $p$, shape (B, C), rows that sum to 1.
-
-    Returns:
-        $S_b = (D_q Q)^\top$ with $S_b^\top S_b = \operatorname{diag}(p_b) - p_b p_b^\top$,
-        shape (B, C - 1, C).
-
-    Example:
-        >>> p = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
-        >>> s = softmax_factor(p)
-        >>> torch.allclose(s.mT @ s, torch.diag(p[0]) - p.mT @ p)
-        True
-    """
-    root = probabilities.sqrt()
-    v = root.clone()
-    v[:, 0] += 1  # both terms are >= 0: no cancellation
-    rest = root[:, 1:] / v[:, :1]
-    basis = -rest[:, :, None] * v[:, None, :]
-    basis[:, :, 1:].diagonal(dim1=1, dim2=2).add_(1)
-    return root[:, None, :] * basis
-
-
-def _target_weights(
-    loss_fn: nn.CrossEntropyLoss, logits: Float[Tensor, "b c"], targets: Tensor
-) -> Float[Tensor, "b c"]:
-    """Write the loss as the batch mean of -sum_c t_bc log p_bc and give t, shape (B, C).
-
-    Label smoothing, class weights, ignored targets and a sum in place of the mean all end
-    up in t.
-    """
-    batch, classes = logits.shape
-    class_weights = (
-        torch.ones(classes, dtype=logits.dtype, device=logits.device)
-        if loss_fn.weight is None
-        else loss_fn.weight.to(logits)
-    )
-    smoothing = loss_fn.label_smoothing
-    mean = loss_fn.reduction == "mean"
-    if targets.dtype.is_floating_point:
-        if targets.shape != logits.shape:
-            raise ValueError(
-                f"class probabilities have shape {tuple(targets.shape)}, "
-                f"expected that of the logits, {tuple(logits.shape)}"
-            )
-        smoothed = targets.to(logits.dtype) * (1 - smoothing) + smoothing / classes
-        return smoothed * class_weights * (1 if mean else batch)
-    kept = _check_classes(targets, batch, classes, loss_fn.ignore_index)
-    one_hot = F.one_hot(torch.where(kept, targets, 0), classes).to(logits.dtype)
-    smoothed = (one_hot * (1 - smoothing) + smoothing / classes) * class_weights
-    # torch divides by the summed weight of the true classes, not by the batch size.
-    normalizer = ((one_hot * class_weights).sum(1) * kept).sum() if mean else 1
-    return smoothed * kept[:, None] * (batch / normalizer)
-
-
-def _check_classes(
-    targets: Int64[Tensor, ...], batch: int, classes: int, ignore_index: int
-) -> Tensor:
-    """Check class indices and say which samples count, shape (B,)."""
-    if targets.shape != (batch,):
-        raise ValueError(
-            f"class targets have shape {tuple(targets.shape)}, expected ({batch},): "
-            "one index a sample"
-        )
-    kept = targets != ignore_index
-    wrong = kept & ((targets < 0) | (targets >= classes))
-    if wrong.any():
-        value = int(targets[wrong][0])
-        raise ValueError(f"class target {value}: expected 0 to {classes - 1}")
-    return kept
-
-
-def _by_autograd(loss_fn: LossFn, logits: Float[Tensor, "b ..."], targets: Tensor) -> LossCurvature:
-    """Differentiate a loss without a closed form."""
-    gradient, hessian = output_hessian(loss_fn, logits, targets)
-    factor = convex_factor(hessian, name_of(loss_fn))
-    return LossCurvature(gradient.to(logits.dtype), factor.to(logits.dtype))
-
-
-class OutputHessian(NamedTuple):
-    r"""Derivatives of the per-sample losses in the outputs, $L = \frac1B \sum_b l_b$.
+        loss_fn: any function of (outputs, targets) that gives one number.
+        outputs: $z$, of any shape.
+        targets: what the loss takes.
+        dtype: type to compute in, that of the outputs if None. Floating-point targets, and
+            the tensors of a loss that is a module, are converted to it.
 
     Attributes:
-        gradient: $D l_b$, shape (B, C).
-        hessian: $D^2 l_b$, shape (B, C, C).
+        value: $L$.
+        gradient: $D_z L$, of the outputs' shape.
+
+    Raises:
+        ValueError: the loss does not take outputs and targets of these shapes, or does not
+            give one number, or none that can be differentiated.
+
+    Example:
+        >>> curvature = OutputCurvature(nn.MSELoss(), torch.zeros(2, 1), torch.ones(2, 1))
+        >>> curvature.gradient.tolist(), curvature.hvp(torch.ones(2, 1)).tolist()
+        ([[-1.0], [-1.0]], [[1.0], [1.0]])
     """
 
-    gradient: Float[Tensor, "b c"]
-    hessian: Float[Tensor, "b c c"]
+    def __init__(
+        self, loss_fn: LossFn, outputs: Tensor, targets: Tensor, dtype: torch.dtype | None = None
+    ) -> None:
+        dtype = dtype or outputs.dtype
+        self._name = name_of(loss_fn)
+        self._outputs = outputs.detach().to(dtype).requires_grad_()
+        with torch.enable_grad():
+            value = self._evaluate(loss_fn, _converted(targets, dtype))
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                shape = getattr(value, "shape", None)
+                shown = type(value).__name__ if shape is None else f"shape {tuple(shape)}"
+                raise ValueError(
+                    f"loss {self._name} gave {shown}, expected one number: "
+                    "the mean or the sum over the batch"
+                )
+            if not value.requires_grad:
+                raise ValueError(
+                    f"loss {self._name} gave a constant: expected a differentiable function"
+                )
+            (self._gradient,) = torch.autograd.grad(
+                value.sum(), self._outputs, create_graph=True, materialize_grads=True
+            )
+        self.value, self.gradient = value.detach(), self._gradient.detach()
+
+    def hvp(self, vector: Tensor) -> Tensor:
+        r"""Multiply $D_z^2 L$ by a vector of the outputs' shape.
+
+        Raises:
+            NotImplementedError: torch has no second derivative of an operation in the loss.
+        """
+        if not self._gradient.requires_grad:  # linear in the outputs, almost everywhere
+            return torch.zeros_like(self.gradient)
+        try:
+            (product,) = torch.autograd.grad(
+                self._gradient, self._outputs, vector, retain_graph=True, materialize_grads=True
+            )
+        except RuntimeError as error:
+            raise NotImplementedError(
+                f"loss {self._name} cannot be differentiated twice: {error}"
+            ) from error
+        return product
+
+    def _evaluate(self, loss_fn: LossFn, targets: Tensor) -> Tensor:
+        z = self._outputs
+        try:
+            if not isinstance(loss_fn, nn.Module):
+                return loss_fn(z, targets)
+            state = {name: _converted(p, z.dtype) for name, p in loss_fn.named_parameters()}
+            for name, buffer in loss_fn.named_buffers():
+                state[name] = _converted(buffer, z.dtype).clone()
+            return torch.func.functional_call(loss_fn, state, (z, targets))
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"loss {self._name} refused outputs of shape {tuple(z.shape)} and targets of "
+                f"shape {tuple(targets.shape)}: {error}"
+            ) from error
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
 
 
 def output_hessian(
-    loss_fn: Callable[..., Tensor], outputs: Float[Tensor, "b ..."], targets: Tensor
-) -> OutputHessian:
+    loss_fn: LossFn, outputs: Float[Tensor, "b ..."], targets: Tensor
+) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c c"]]:
     r"""Differentiate a loss twice in the outputs; check that it does not couple samples.
 
-    $D^2 l_b = B \, D^2_{z_b} L$ whether L is written as a mean or as a sum. One backward
-    pass through the gradient for each output gives a column of all samples' Hessians. In
-    float64, where the loss allows it: second derivatives of saturated losses are small
-    differences.
+    $D^2 l_b = B \, D^2_{z_b} L$ whether L is written as a mean or as a sum. One product for
+    each output gives a column of all samples' Hessians. In float64, where the loss allows it:
+    second derivatives of saturated losses are small differences.
 
     Args:
-        loss_fn: any scalar function of (outputs, targets) that autograd can differentiate
-            twice, a module or a function.
+        loss_fn: see `OutputCurvature`.
         outputs: shape (B, ...), C numbers a sample.
         targets: what the loss takes.
 
     Returns:
-        Gradients and Hessians in float64 or in the outputs' type; NaN where the outputs are.
+        $D l_b$, shape (B, C), and $D^2 l_b$, shape (B, C, C), in float64 or in the outputs'
+        type; NaN where the outputs are.
 
     Raises:
-        NotImplementedError: the loss couples samples, or an operation in it has no second
-            derivative in torch.
-        ValueError: the loss does not give one number, or none that depends on the outputs.
+        NotImplementedError: the loss couples samples, or has no second derivative in torch.
+        ValueError: see `OutputCurvature`.
 
     Example:
         >>> def poisson(outputs, targets):
         ...     return (outputs.exp() - targets * outputs).mean()
-        >>> output_hessian(poisson, torch.zeros(4, 2), torch.ones(4, 2)).hessian[0]
+        >>> output_hessian(poisson, torch.zeros(4, 2), torch.ones(4, 2))[1][0]
         tensor([[0.5000, 0.0000],
                 [0.0000, 0.5000]], dtype=torch.float64)
     """
     batch = len(outputs)
-    with torch.enable_grad():
-        z, gradient = _gradient(loss_fn, outputs, targets)
-        _check_independence(loss_fn, z, gradient)
-        columns = [
-            _product(loss_fn, gradient, z, unit.expand_as(z))
-            for unit in torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-        ]
-    hessian = torch.stack(columns, 2)
+    try:
+        curvature = OutputCurvature(loss_fn, outputs, targets, torch.float64)
+    except (RuntimeError, TypeError, ValueError):
+        # Tensors inside the loss that must have the outputs' type, a device without float64,
+        # or an error of the loss itself, which comes again.
+        curvature = OutputCurvature(loss_fn, outputs, targets)
+    gradient = curvature.gradient.reshape(batch, -1)
+
+    def hvp(vector: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
+        return curvature.hvp(vector.reshape(outputs.shape)).reshape(batch, -1)
+
+    _check_independence(loss_fn, hvp, gradient)
+    units = torch.eye(gradient.shape[1], dtype=gradient.dtype, device=gradient.device)
+    hessian = torch.stack([hvp(unit.expand_as(gradient)) for unit in units], 2)
     # Each half is right up to rounding; their mean is symmetric.
-    return OutputHessian(batch * gradient.detach(), batch / 2 * (hessian + hessian.mT))
+    return batch * gradient, batch / 2 * (hessian + hessian.mT)
 
 
 def convex_factor(hessian: Float[Tensor, "b c c"], name: str) -> Float[Tensor, "b r c"]:
@@ -338,78 +336,22 @@ def name_of(loss_fn: object) -> str:
     return getattr(loss_fn, "__name__", type(loss_fn).__name__)
 
 
-def _gradient(
-    loss_fn: Callable[..., Tensor], outputs: Float[Tensor, "b ..."], targets: Tensor
-) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]:
-    """Give the outputs as a leaf, one row a sample, and the gradient with its graph."""
-    try:
-        z, value = _evaluate(loss_fn, outputs, targets, torch.float64)
-    except (RuntimeError, TypeError):
-        # Tensors inside the loss that must have the outputs' type, a device without float64,
-        # or an error of the loss itself, which comes again.
-        z, value = _evaluate(loss_fn, outputs, targets, outputs.dtype)
-    name = name_of(loss_fn)
-    if value.numel() != 1:
-        raise ValueError(
-            f"loss {name} gave a tensor of shape {tuple(value.shape)}, expected one number: "
-            "the mean or the sum over the batch"
-        )
-    if not value.requires_grad:
-        raise ValueError(f"loss {name} gave a constant: expected a differentiable function")
-    (gradient,) = torch.autograd.grad(value.sum(), z, create_graph=True, materialize_grads=True)
-    return z, gradient
-
-
-def _evaluate(
-    loss_fn: Callable[..., Tensor], outputs: Tensor, targets: Tensor, dtype: torch.dtype
-) -> tuple[Float[Tensor, "b c"], Tensor]:
-    def convert(tensor: Tensor) -> Tensor:
-        return tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
-
-    z = convert(outputs).reshape(len(outputs), -1).clone().requires_grad_()
-    arguments: tuple[Any, ...] = (z.view(outputs.shape), convert(targets))
-    if not isinstance(loss_fn, nn.Module):
-        return z, loss_fn(*arguments)
-    state = {name: convert(value) for name, value in loss_fn.named_parameters()}
-    state.update((name, convert(value).clone()) for name, value in loss_fn.named_buffers())
-    return z, torch.func.functional_call(loss_fn, state, arguments)
-
-
-def _product(
-    loss_fn: Callable[..., Tensor],
-    gradient: Float[Tensor, "b c"],
-    z: Float[Tensor, "b c"],
-    vector: Float[Tensor, "b c"],
-) -> Float[Tensor, "b c"]:
-    """Multiply the Hessian of L by a vector."""
-    if not gradient.requires_grad:  # a loss that is linear in the outputs, almost everywhere
-        return torch.zeros_like(z)
-    try:
-        (product,) = torch.autograd.grad(
-            gradient, z, vector, retain_graph=True, materialize_grads=True
-        )
-    except RuntimeError as error:
-        raise NotImplementedError(
-            f"loss {name_of(loss_fn)} cannot be differentiated twice: {error}"
-        ) from error
-    return product
-
-
 def _check_independence(
-    loss_fn: Callable[..., Tensor], z: Float[Tensor, "b c"], gradient: Float[Tensor, "b c"]
+    loss_fn: LossFn, hvp: Callable[[Tensor], Tensor], gradient: Float[Tensor, "b c"]
 ) -> None:
     """Make sure that the Hessian of L has no entries between samples.
 
     The product with a vector that is zero on some samples has to vanish, exactly, on those.
-    Any two samples differ in a bit of their indices, so one product a bit tells all of
-    them apart.
+    Any two samples differ in a bit of their indices, so one product for each bit separates
+    all of them.
     """
-    index = torch.arange(len(z), device=z.device)
+    batch = len(gradient)
+    index = torch.arange(batch, device=gradient.device)
     generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z)
-    for bit in range((len(z) - 1).bit_length()):
+    vector = torch.randn(gradient.shape, generator=generator, dtype=torch.float64).to(gradient)
+    for bit in range((batch - 1).bit_length()):
         chosen = (index >> bit) & 1 == 1
-        product = _product(loss_fn, gradient, z, vector * chosen[:, None])
+        product = hvp(vector * chosen[:, None])
         if product[~chosen].nan_to_num(0, 0, 0).any():
             raise NotImplementedError(
                 f"loss {name_of(loss_fn)} couples samples: expected a mean or a sum of "

@@ -12,14 +12,11 @@ backward passes a probe.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from hessinit_lib.hessians.loss import LossFn, OutputCurvature
 from hessinit_lib.init.forward_graph import ForwardGraph
-
-LossFn = Callable[..., Tensor]
 
 
 def gauss_newton_traces(
@@ -43,52 +40,20 @@ def gauss_newton_traces(
         Estimates by layer; unbiased.
     """
     outputs, weights = graph.outputs, graph.weights
+    curvature = OutputCurvature(loss_fn, outputs, targets)
     total = dict.fromkeys(weights, 0.0)
     for _ in range(probes):
         signs = torch.randint(2, outputs.shape, generator=generator).mul_(2).sub_(1)
         xi = signs.to(outputs)
-        pulled = _pull(outputs, weights, xi)
-        curved = _pull(outputs, weights, bend(loss_fn, outputs, targets, xi))
-        for name, (a, b) in {name: (pulled[name], curved[name]) for name in weights}.items():
-            total[name] += (a * b).sum().item() / probes
+        left = _vjp(outputs, weights, xi)
+        right = _vjp(outputs, weights, curvature.hvp(xi))
+        for name in weights:
+            total[name] += (left[name] * right[name]).sum().item() / probes
     return total
 
 
-def bend(loss_fn: LossFn, outputs: Tensor, targets: Tensor, vector: Tensor) -> Tensor:
-    r"""Multiply a vector by the Hessian $D^2_z L$ at the outputs.
-
-    Args:
-        loss_fn: function of (outputs, targets) that gives one number.
-        outputs: any shape.
-        targets: what the loss takes.
-        vector: of the outputs' shape.
-
-    Returns:
-        The product, of the outputs' shape; zero for a loss that is linear in them.
-
-    Raises:
-        ValueError: the loss is not one number.
-
-    Example:
-        >>> z = torch.zeros(2, 1)
-        >>> bend(torch.nn.MSELoss(), z, torch.ones(2, 1), torch.ones(2, 1))
-        tensor([[1.],
-                [1.]])
-    """
-    z = outputs.detach().requires_grad_()
-    with torch.enable_grad():
-        loss = loss_fn(z, targets)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise ValueError("the loss is not one number: expected a mean or a sum over samples")
-        (slope,) = torch.autograd.grad(loss, z, create_graph=True)
-        if not slope.requires_grad:
-            return torch.zeros_like(z)
-        (bent,) = torch.autograd.grad(slope, z, vector)
-    return bent
-
-
-def _pull(outputs: Tensor, weights: dict[str, Tensor], vector: Tensor) -> dict[str, Tensor]:
-    pulled = torch.autograd.grad(
+def _vjp(outputs: Tensor, weights: dict[str, Tensor], vector: Tensor) -> dict[str, Tensor]:
+    products = torch.autograd.grad(
         outputs, list(weights.values()), vector, retain_graph=True, materialize_grads=True
     )
-    return dict(zip(weights, pulled, strict=True))
+    return dict(zip(weights, products, strict=True))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.functional import Inputs, check_kinds, plain, single_input, without_noise
 from hessinit_lib.hessians.layers import layer_hessians
+from hessinit_lib.hessians.loss import LossFn, OutputCurvature
 from hessinit_lib.hessians.options import NORMS
 from hessinit_lib.init.forward_graph import (
     ForwardGraph,
@@ -18,7 +19,7 @@ from hessinit_lib.init.forward_graph import (
     last_layers,
     refuse_batch_statistics,
 )
-from hessinit_lib.init.gauss_newton_traces import LossFn, bend, gauss_newton_traces
+from hessinit_lib.init.gauss_newton_traces import gauss_newton_traces
 from hessinit_lib.init.layers import Layer, weight_layers
 from hessinit_lib.init.mirrored import branch_factors, draw_directions
 from hessinit_lib.init.report import ScalingReport
@@ -245,9 +246,8 @@ class _Work:
     def _share(self, outputs: Tensor) -> float:
         """Compute half the curvature along the outputs, over the loss of zero outputs."""
         z = outputs.detach()
-        zero = torch.zeros_like(z)
-        curvature = (z * bend(self.loss_fn, zero, self.targets, z)).sum().item()
-        loss = self.loss_fn(zero, self.targets).item()
+        at_zero = OutputCurvature(self.loss_fn, torch.zeros_like(z), self.targets)
+        curvature, loss = (z * at_zero.hvp(z)).sum().item(), at_zero.value.item()
         share = curvature / (2 * loss) if loss else math.inf
         if not 0 < share < math.inf:
             raise ValueError(

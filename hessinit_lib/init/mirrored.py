@@ -84,7 +84,8 @@ def draw_directions(graph: ForwardGraph, *, generator: torch.Generator | None = 
     Layers become orthogonal maps with rows of norm 1, or He's $\sqrt2$ behind a ReLU. Where
     the layer that follows reads a ReLU or another activation that is not odd, the outputs
     are mirrored (see `hessinit_lib.init.mirrored`) and the rows of the layer behind have
-    the norm $\sqrt2 / s$, where s is the activation's `mirrored_slope`. Embeddings are drawn from $N(0, 1)$.
+    the norm $\sqrt2 / s$, s the activation's `mirrored_slope`. Embeddings are drawn from
+    $N(0, 1)$.
 
     Args:
         graph: of a forward pass of the model.

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.functional import PureModel
-from hessinit_lib.hessians.loss import LossFn
+from hessinit_lib.hessians.loss import LossFn, OutputCurvature
 
 Blocks = Mapping[str, Sequence[str]]
 """Parameter names by block: one for a layer, all of them for the whole model."""
@@ -91,12 +91,12 @@ class BlockProducts:
                     "the model draws random numbers in its forward pass: they differ between "
                     "parts of the batch, which max_memory asks for"
                 )
-            # The loss is differentiated at the outputs, apart from the model.
-            self._outputs = outputs.detach().requires_grad_()
-            self._slope = _slope(loss_fn, self._outputs, targets)
+            # The loss is differentiated at the outputs, in a graph of its own.
+            self._curvature = OutputCurvature(loss_fn, outputs, targets)
             self._held = None if self._chunk else self._gradients(outputs, slice(None))
-        self.like = self._outputs.detach().new_empty(0)
-        self.finite = bool(torch.isfinite(outputs).all() and torch.isfinite(self._slope).all())
+        gradient = self._curvature.gradient
+        self.like = gradient.new_empty(0)
+        self.finite = bool(torch.isfinite(outputs).all() and torch.isfinite(gradient).all())
         self.sizes = {
             block: sum(self._weights[name].numel() for name in names)
             for block, names in blocks.items()
@@ -116,8 +116,8 @@ class BlockProducts:
         Returns:
             For each block J^T D^2L w with w of independent normal entries, shape (count, P).
         """
-        drawn = torch.randn(count, *self._outputs.shape, generator=generator)
-        curved = torch.stack([self._bend(w.to(self.like)) for w in drawn])
+        drawn = torch.randn(count, *self._curvature.gradient.shape, generator=generator)
+        curved = torch.stack([self._hvp_at_outputs(w.to(self.like)) for w in drawn])
         total = {block: self.like.new_zeros(count, self.sizes[block]) for block in chosen}
         names = list(dict.fromkeys(name for block in chosen for name in self._blocks[block]))
         weights = [self._weights[name] for name in names]
@@ -167,23 +167,21 @@ class BlockProducts:
         if not paired:  # the outputs do not depend on the block
             return vector.new_zeros(2 if self._parts else 1, len(vector))
         sources, directions = zip(*paired, strict=True)
-        pushed, *bent = _backward(sources, [graph.direction, *weights], directions)
-        pulled = _backward(graph.outputs, weights, self._bend(pushed, samples))
-        linear, residual = _flat(pulled), _flat(bent)
+        jvp, *residuals = _backward(sources, [graph.direction, *weights], directions)
+        ggn = _backward(graph.outputs, weights, self._hvp_at_outputs(jvp, samples))
+        linear, residual = _flat(ggn), _flat(residuals)
         return torch.stack((linear, residual)) if self._parts else (linear + residual)[None]
 
-    def _bend(self, pushed: Tensor, samples: slice = slice(None)) -> Tensor:
-        """Multiply by D^2 L at the outputs; of some samples, if the loss keeps them apart."""
-        whole = pushed
-        if self._chunk:
-            whole = torch.zeros_like(self._outputs)
-            whole[samples] = pushed
-        (bent,) = _backward(self._slope, [self._outputs], whole)
+    def _hvp_at_outputs(self, vector: Tensor, samples: slice = slice(None)) -> Tensor:
+        """Multiply by D^2 L at the outputs; of some samples, if the loss does not couple them."""
         if not self._chunk:
-            return bent
-        part = bent[samples].clone()
-        bent[samples] = 0
-        if bent.any():
+            return self._curvature.hvp(vector)
+        whole = torch.zeros_like(self._curvature.gradient)
+        whole[samples] = vector
+        product = self._curvature.hvp(whole)
+        part = product[samples].clone()
+        product[samples] = 0
+        if product.any():
             raise NotImplementedError(
                 "the loss couples the samples: max_memory needs a mean over samples"
             )
@@ -208,7 +206,7 @@ class BlockProducts:
         return outputs
 
     def _gradients(self, outputs: Tensor, samples: slice) -> _Graph:
-        direction = self._slope.detach()[samples].clone().requires_grad_()
+        direction = self._curvature.gradient[samples].clone().requires_grad_()
         gradients: Sequence[Tensor | None] = [None] * len(self._weights)
         if outputs.requires_grad:
             gradients = torch.autograd.grad(
@@ -238,28 +236,6 @@ def _backward(
         allow_unused=True,
         materialize_grads=True,
     )
-
-
-def _slope(loss_fn: LossFn, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Differentiate the loss at the outputs, so that it can be differentiated again."""
-    if isinstance(targets, Tensor) and targets.is_floating_point():
-        targets = targets.to(outputs.dtype)
-    with torch.enable_grad():
-        try:
-            loss = loss_fn(outputs, targets)
-        except (RuntimeError, IndexError, ValueError) as error:
-            shapes = [tuple(getattr(value, "shape", ())) for value in (outputs, targets)]
-            raise ValueError(
-                f"the loss refused outputs of shape {shapes[0]} and targets of shape "
-                f"{shapes[1]}: {error}"
-            ) from error
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            shown = (
-                f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            )
-            raise ValueError(f"the loss gave {shown}, expected one number")
-        (slope,) = torch.autograd.grad(loss.sum(), outputs, create_graph=True)
-    return slope
 
 
 def _flat(tensors: Sequence[Tensor]) -> Float[Tensor, " _"]:

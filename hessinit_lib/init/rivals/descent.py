@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessinit_lib.hessians.chain.network import compute_dtype
 from hessinit_lib.hessians.functional import without_noise
+from hessinit_lib.hessians.loss import LossFn
 
-LossFn = Callable[..., Tensor]
 Inputs = Tensor | tuple[Tensor, ...]
 Batches = Iterable[tuple[Inputs, Tensor]]
 """Pairs of inputs and targets; one step for each."""
