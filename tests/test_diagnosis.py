@@ -19,7 +19,7 @@ from diagnosis_networks import DEVELOPMENT, HELD_OUT, Planted, batch, gpt, loss,
 from torch import Tensor, nn
 
 from hessinit_lib.diagnosis import Diagnosis, diagnose
-from hessinit_lib.diagnosis.curvature import bend_of_all, bends_by_layer
+from hessinit_lib.diagnosis.curvature import layer_curvatures, model_curvature
 from hessinit_lib.diagnosis.signals import observe
 from hessinit_lib.errors import UserError
 from hessinit_lib.init import apply, hessian_
@@ -137,9 +137,9 @@ def test_both_ways_to_the_curvature_along_gradients_agree() -> None:
     x = torch.randn(6, 1, 7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     y = torch.arange(6) % 4
     gradients = observe(model, loss, x, y).gradients
-    exact = bends_by_layer(model, loss, x, y, gradients)
+    exact = layer_curvatures(model, loss, x, y, gradients)
     for name, gradient in gradients.items():
-        alone = bend_of_all(model, loss, x, y, {name: gradient})
+        alone = model_curvature(model, loss, x, y, {name: gradient})
         assert exact[name] == pytest.approx(alone, rel=1e-9)
 
 

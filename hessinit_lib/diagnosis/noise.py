@@ -28,9 +28,9 @@ BIAS = 0.05
 def biased_noise(model: nn.Module, inputs: Tensor) -> dict[str, float]:
     r"""Find modules of noise whose mean in training is not what they do in evaluation.
 
-    Looked at are modules without parameters and parts, normalization aside, in training
-    mode, on what they are fed in evaluation mode: for those that draw random numbers the
-    coefficient above, over 16 draws.
+    Modules without parameters and submodules, normalization aside, are run in training mode
+    on their inputs of evaluation mode: for those that draw random numbers, the coefficient
+    above is averaged over 16 draws.
 
     Args:
         model: any module, in evaluation mode.

@@ -36,7 +36,7 @@ _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 @dataclass(frozen=True)
 class LayerDiagnosis:
-    r"""One weight of a network at the start of training. NaN: not to be had.
+    r"""One weight of a network before training. NaN: not available.
 
     Attributes:
         name: the parameter.
@@ -60,7 +60,7 @@ class LayerDiagnosis:
         hessian_norm: $\|H_k\|_F$ of the loss's Hessian in the weight.
         hessian_error: its standard error, 0 where it is exact.
         hessian_gain: predicted gain of the best step of this layer alone, $\|g_k\|^4 / (2
-            g_k^\top H_k g_k)$; infinite where the loss does not bend upward.
+            g_k^\top H_k g_k)$; infinite where that curvature is not positive.
         verdict: "vanishing", "balanced" or "exploding".
         reasons: what is out of bounds, in words.
     """
@@ -99,7 +99,7 @@ class Fault:
         where: the weight's or module's name; "" for the whole network.
         verdict: what it makes of signals or gradients.
         reason: in words.
-        remedy: what would mend it.
+        remedy: what would fix it.
     """
 
     kind: CauseKind
@@ -114,11 +114,11 @@ class Fault:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    r"""A network at the start of training, see `hessinit_lib.diagnose`.
+    r"""A network before training, see `hessinit_lib.diagnose`.
 
     Attributes:
         layers: its weights, in model order.
-        faults: what is wrong with it; empty for a sound start.
+        faults: what is wrong with it; empty for a sound initialization.
         loss: of the batch.
         samples: in the batch.
         largest_eigenvalue: the spectral norm $\lambda$ of the Hessian of all trainable weights.
@@ -126,9 +126,9 @@ class Diagnosis:
             with a larger one.
         suggested_rate: the smaller of $1 / \lambda$ and the rate of the best step along the
             gradient, $\|g\|^2 / g^\top H g$, for plain gradient descent on this batch.
-        scheme: name of the scheme that would mend it, see `hessinit_lib.init.apply`, or
-            `"hessian_"` for `hessinit_lib.init.hessian_`; "" where nothing is to be mended, or
-            neither does. Of faults that belong to no single layer, each is tried on a copy.
+        scheme: name of the scheme that would fix it, see `hessinit_lib.init.apply`, or
+            `"hessian_"` for `hessinit_lib.init.hessian_`; "" where nothing is wrong, or
+            neither works. Of faults that belong to no single layer, each is tried on a copy.
         notes: what to know about how the numbers were found.
 
     Example:

@@ -1,4 +1,4 @@
-r"""One forward and one backward pass, with what every layer was fed, gave, and got back.
+r"""One forward and one backward pass: inputs, outputs and gradients of every layer.
 
 For a layer $a = W z + b$ these are the moments of z, of $\nabla_a L$ and of $\nabla_W L$.
 """
@@ -60,7 +60,7 @@ class Moments:
 
 @dataclass
 class Signal:
-    r"""What one pass told of the layer of one weight.
+    r"""What one forward and backward pass shows of the layer of one weight.
 
     Attributes:
         name: the parameter.
@@ -70,8 +70,8 @@ class Signal:
         gain: $s \sqrt{n_\mathrm{in}}$ with s the root mean square of the weights: the factor
             on the size of independent inputs (statement 6); of a table s itself.
         order: place in the forward pass; None if the layer was not called.
-        inputs: moments of what it was fed, if those were numbers.
-        outputs: moments of what it gave, before the activation.
+        inputs: moments of its inputs, if those were floating-point numbers.
+        outputs: moments of its outputs, before the activation.
         output_gradients: moments of the gradient of the loss there.
         gradient: moments of the gradient in the weight.
         activation: what followed it.
@@ -92,7 +92,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class Pass:
-    """All that one pass told.
+    """All that one forward and backward pass shows.
 
     Attributes:
         signals: of every weight, in model order.
@@ -146,13 +146,13 @@ def observe(model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor) 
         if found is None or not found.requires_grad:
             return
         last_axis = 1 if isinstance(module, CONVOLUTIONS + TRANSPOSED) else -1
-        fed = _first_tensor(args) if args else _first_tensor(tuple(kwargs.values()))
+        given = _first_tensor(args) if args else _first_tensor(tuple(kwargs.values()))
         for signal in owners[module]:
             if signal.order is None:  # of a layer that is called again, the first call
                 signal.order = len(calls)
                 signal.outputs = Moments.of(found)
-                if fed is not None and fed.is_floating_point():
-                    signal.inputs = Moments.of(fed)
+                if given is not None and given.is_floating_point():
+                    signal.inputs = Moments.of(given)
         calls.append((module, found))
 
     handles: list[RemovableHandle] = [

@@ -1,4 +1,4 @@
-"""`hessian_`: an initializer that is led by the curvature of the loss."""
+"""`hessian_`: initialize a model by the curvature of its loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hessinit_lib.init.scaling import meet_norms
 from hessinit_lib.init.schemes import apply
 
 LEVEL = 0.1
-"""Share of the loss of zero outputs that the outputs at the start may add, to second order."""
+"""Second-order term of the loss in the initial outputs, over the loss of zero outputs."""
 
 _RULES = ("level", "equal")
 _PROBES = 2
@@ -52,8 +52,8 @@ def hessian_(
     r"""Initialize a model by the curvature of its loss on a batch, in place.
 
     First the directions of the weights are drawn: orthogonal maps with zero biases, mirrored
-    around ReLU, GELU, SiLU, sigmoid and the like, of which only the odd part is left at the
-    start (`hessinit_lib.init.mirrored`). Then the layers are scaled to the target:
+    around ReLU, GELU, SiLU, sigmoid and the like, of which at first only the odd part acts
+    (`hessinit_lib.init.mirrored`). Then the layers are scaled to the target:
 
     - `"level"`, the default and what trained best of what was tried: let
       $\kappa = \frac1B \sum_b z_b^\top D^2 \ell_b(0) \, z_b$ be the curvature along the
@@ -128,7 +128,7 @@ def hessian_(
 
 
 class _Work:
-    """One initialization under way: what to measure with, and what was done so far."""
+    """One call of `hessian_`: its case, and the scales and counts so far."""
 
     def __init__(
         self,

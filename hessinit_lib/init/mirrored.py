@@ -1,4 +1,4 @@
-r"""Mirrored weights: a ReLU network that starts as a linear one.
+r"""Mirrored weights: a ReLU network that is linear at initialization.
 
 Let the outputs of a layer come in two halves, one the negative of the other, and let the next
 layer read their ReLUs with weights of opposite sign:
@@ -7,9 +7,9 @@ $$\begin{pmatrix} V & -V \\ -V & V \end{pmatrix}
   \begin{pmatrix} \max(a, 0) \\ \max(-a, 0) \end{pmatrix}
   = \begin{pmatrix} V a \\ -V a \end{pmatrix}.$$
 
-No sample's signal is cut off, so at the start the Jacobian of the network is one and the same
+No sample's signal is cut off, so at first the Jacobian of the network is one and the same
 orthogonal map for all samples, and samples do not grow alike with depth, as they do behind
-independent weights. Training leaves the linear start at once.
+independent weights. Training breaks the symmetry at once.
 
 Nothing of this is special to ReLU: with any activation $\phi$ the next layer reads V times
 $\phi(a) - \phi(-a)$, and that is a whenever $\phi(a) = a \, g(a)$ with $g(a) + g(-a) = 1$, as

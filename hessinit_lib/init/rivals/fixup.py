@@ -1,4 +1,4 @@
-"""Fixup: residual branches that start from nothing."""
+"""Fixup: residual branches that are zero at initialization."""
 
 from __future__ import annotations
 

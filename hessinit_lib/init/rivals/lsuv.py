@@ -73,6 +73,6 @@ def lsuv_(
 
             stack.callback(module.register_forward_hook(hook, prepend=True).remove)
         stack.enter_context(without_noise(model))
-        whole, fed, _ = single_input(model, inputs)
-        whole(fed)
+        whole, single, _ = single_input(model, inputs)
+        whole(single)
     return deviations
