@@ -176,9 +176,7 @@ class _Curvature:
                     tolerance=tolerance,
                     generator=generator,
                 ).spectral
-                square = sum(
-                    gradient.double().square().sum().item() for gradient in gradients.values()
-                )
+                square = sum(g.double().square().sum().item() for g in gradients.values())
                 best = best_rate(square, model_curvature(*case.all(), gradients))
                 rate = min(best, 1 / eigenvalue) if eigenvalue > 0 else best
         except RuntimeError as error:
@@ -186,9 +184,8 @@ class _Curvature:
                 raise
             none.notes.append(f"no curvature: {str(error).splitlines()[0]}")
             return none
-        notes = (
-            [f"Hessian norms are estimated: {norms.why_estimated}"] if norms.why_estimated else []
-        )
+        why = norms.why_estimated
+        notes = [f"Hessian norms are estimated: {why}"] if why else []
         return cls(norms, along, eigenvalue, rate, notes)
 
 

@@ -258,34 +258,27 @@ def _from_plain(value: Any, kind: Any, where: str) -> Any:
     Raises:
         ValueError: it does not fit; the message says where, and what was expected.
     """
-    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
-        return kind(**_fields(value, get_type_hints(kind), f"{where}." if where else ""))
-    if get_origin(kind) is tuple and isinstance(value, list):
-        (part, _) = get_args(kind)
-        return tuple(_from_plain(v, part, f"{where}.{i}") for i, v in enumerate(value))
+    origin, parts = get_origin(kind), get_args(kind)
+    if is_dataclass(kind) and isinstance(value, dict):
+        return _from_fields(value, kind, f"{where}." if where else "")
+    if origin is tuple and isinstance(value, list):
+        return tuple(_from_plain(v, parts[0], f"{where}.{i}") for i, v in enumerate(value))
     if kind is float and (type(value) in (int, float) or value in _NOT_FINITE):
         return float(value)
-    if get_origin(kind) is Literal:
-        if value in get_args(kind):
-            return value
-        expected = f"one of {', '.join(get_args(kind))}"
-    else:
-        if type(value) in (kind, *get_args(kind)) and kind in (str, int, int | None):
-            return value
-        names = {float: "a number", str: "a string", int: "a whole number", tuple: "a list"}
-        expected = names.get(get_origin(kind) or kind, "an object")
-        expected = "a whole number or null" if kind == int | None else expected
-    raise ValueError(f"{where or 'the whole'}: got {value!r:.60}, expected {expected}")
+    fits = value in parts if origin is Literal else type(value) in (kind, *parts)
+    if origin is tuple or not fits:
+        expected = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
+        raise ValueError(f"{where or 'all'}: got {value!r:.60}, expected {expected}")
+    return value
 
 
-def _fields(value: dict[str, Any], kinds: dict[str, Any], where: str) -> dict[str, Any]:
-    for name in kinds:
-        if name not in value:
-            raise ValueError(f"{where}{name}: Field required")
-    for name in value:
-        if name not in kinds:
-            raise ValueError(f"{where}{name}: unknown field")
-    return {name: _from_plain(value[name], kind, f"{where}{name}") for name, kind in kinds.items()}
+def _from_fields(value: dict[str, Any], kind: Any, where: str) -> Any:
+    kinds = get_type_hints(kind)
+    for name in (*kinds, *value):
+        if name not in value or name not in kinds:
+            what = "Field required" if name in kinds else "unknown field"
+            raise ValueError(f"{where}{name}: {what}")
+    return kind(**{name: _from_plain(value[name], kinds[name], where + name) for name in kinds})
 
 
 def _row(layer: LayerDiagnosis) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -127,24 +128,22 @@ def hessian_(
         return work.set_norms(directions, wanted, rounds, generator)
 
 
+@dataclass
 class _Work:
     """One call of `hessian_`: its case, and the scales and counts so far."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss_fn: LossFn,
-        inputs: Inputs,
-        targets: Tensor,
-        layers: list[Layer],
-        norm: str,
-        tolerance: float,
-    ) -> None:
-        self.model, self.loss_fn, self.inputs, self.targets = model, loss_fn, inputs, targets
-        self.layers, self.norm, self.tolerance = layers, norm, tolerance
-        self.scales = {layer.name: 1.0 for layer in layers}
-        self.evaluations = 0
-        self.passes = 0.0
+    model: nn.Module
+    loss_fn: LossFn
+    inputs: Inputs
+    targets: Tensor
+    layers: list[Layer]
+    norm: str
+    tolerance: float
+    evaluations: int = 0
+    passes: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.scales = {layer.name: 1.0 for layer in self.layers}
 
     def set_level(
         self, directions: str, level: float, generator: torch.Generator | None
