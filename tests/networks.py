@@ -12,6 +12,13 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from hessinit_lib.hessians import HessianReport, case
+from hessinit_lib.hessians.chain import chain as by_chain
+from hessinit_lib.hessians.chain.network import Chain
+from hessinit_lib.hessians.estimate import hessians as by_estimates
+from hessinit_lib.hessians.graph import hessians as by_graph
+from hessinit_lib.hessians.options import Options
+
 ACTIVATIONS = {
     "relu": nn.ReLU,
     "leaky_relu": lambda: nn.LeakyReLU(0.2),
@@ -150,3 +157,30 @@ def curvature_along_weights(model: nn.Module, x: Tensor, y: Tensor) -> tuple[lis
     p = z.detach().softmax(1)
     mean = (p * z.detach()).sum(1)
     return along, ((p * z.detach().square()).sum(1) - mean.square()).mean().item()
+
+
+# The three routes as `layer_hessians` takes them, each by itself.
+
+
+def chain_hessians(
+    model: nn.Module, loss_fn: Callable[..., Tensor], x: Tensor, y: Tensor, options: Options
+) -> HessianReport:
+    chain = Chain.of(model, x)
+    assert chain is not None
+    return by_chain.chain_hessians(chain, loss_fn, x, y, options)
+
+
+def graph_hessians(
+    model: nn.Module,
+    loss_fn: Callable[..., Tensor],
+    x: Tensor,
+    y: Tensor,
+    options: Options | None = None,
+) -> HessianReport:
+    return by_graph.graph_hessians(case.Case.checked(model, loss_fn, x, y), options)
+
+
+def estimated_hessians(
+    model: nn.Module, loss_fn: Callable[..., Tensor], x: Tensor, y: Tensor, options: Options
+) -> HessianReport:
+    return by_estimates.estimated_hessians(case.Case.checked(model, loss_fn, x, y), options)

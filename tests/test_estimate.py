@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Case, labels, make_case, seeded
+from networks import Case, chain_hessians, estimated_hessians, labels, make_case, seeded
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessinit_lib.hessians import layer_hessians
-from hessinit_lib.hessians.chain.chain import chain_hessians
-from hessinit_lib.hessians.estimate.estimate import estimated_hessians, model_hessian
+from hessinit_lib.hessians.case import Case as HessianCase
+from hessinit_lib.hessians.estimate.hessians import model_hessian
 from hessinit_lib.hessians.estimate.products import BlockProducts
 from hessinit_lib.hessians.functional import FROZEN, PureModel
 from hessinit_lib.hessians.options import Options
@@ -131,7 +131,7 @@ def test_products_equal_dense_matrices(name: str, chunk: int | None) -> None:
     model = initialized(make)
     names = [n for n, p in model.named_parameters() if p.ndim > 1]
     blocks = {n: [n] for n in names[:2]} | {"all": names}
-    products = BlockProducts(model, loss_fn, x, y, blocks, chunk=chunk)
+    products = BlockProducts(HessianCase(model, loss_fn, x, y), blocks, chunk=chunk)
     vectors = {b: normal(3, size) for b, size in products.sizes.items()}
     for block, (linear, residual) in products.apply(vectors).items():
         hessian, gauss_newton = (
@@ -299,11 +299,13 @@ def test_same_generator_same_numbers() -> None:
 
 
 def test_compiled_models_are_unwrapped() -> None:
-    model = convolutional()
-    pure = PureModel(torch.compile(model), ["0.weight"])
+    model, x = convolutional(), normal(2, 2, 4, 4).float()
+    case = HessianCase.checked(torch.compile(model), F.mse_loss, x, x)
+    assert case.model is model
+    pure = PureModel(case.model, ["0.weight"])
     with pure.running():
-        outputs = pure(normal(2, 2, 4, 4).float())
-    torch.testing.assert_close(outputs, model(normal(2, 2, 4, 4).float()))
+        outputs = pure(x)
+    torch.testing.assert_close(outputs, model(x))
     assert "0.weight" in pure.state
 
 
@@ -340,7 +342,9 @@ def test_coupled_samples_and_a_memory_bound() -> None:
         return (outputs @ outputs.mT).exp().mean() + targets.sum() * 0
 
     products = BlockProducts(
-        nn.Linear(3, 3), contrast, torch.ones(4, 3), torch.ones(4), {"w": ["weight"]}, chunk=2
+        HessianCase(nn.Linear(3, 3), contrast, torch.ones(4, 3), torch.ones(4)),
+        {"w": ["weight"]},
+        chunk=2,
     )
     with pytest.raises(NotImplementedError, match="couples the samples"):
         products.apply({"w": torch.eye(9)[:1]})

@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import Function, labels, make_case, seeded
+from networks import Function, graph_hessians, labels, make_case, seeded
 from torch import Tensor, nn
 
 from hessinit_lib import layer_hessians
 from hessinit_lib.hessians.graph import gram
-from hessinit_lib.hessians.graph.graph import graph_hessians
 
 
 def prepare(model: nn.Module, seed: int) -> nn.Module:

@@ -7,10 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Function, labels, seeded
+from networks import Function, graph_hessians, labels, seeded
 from torch import Tensor, nn
-
-from hessinit_lib.hessians.graph.graph import graph_hessians
 
 
 def weight_norm() -> nn.Module:

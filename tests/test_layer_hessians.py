@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
-from networks import ACTIVATIONS, Case, cases, make_case
+from networks import ACTIVATIONS, Case, cases, chain_hessians, make_case
 from torch import Tensor, nn
 
 from hessinit_lib import layer_hessians
-from hessinit_lib.hessians.chain.chain import chain_hessians
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 
@@ -200,6 +200,18 @@ def test_report_as_a_table() -> None:
     assert row.linearization_spectral == layer.linearization.spectral
     assert row.residual_ratio == layer.residual.frobenius / layer.frobenius
     assert "2.weight" in repr(report)
+
+
+def test_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case([4, 6, 3], ["tanh"], "cross_entropy", 7, 1.0, seed=16)
+    report = layer_hessians(case.model, case.loss_fn, case.inputs, case.targets)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    title, columns, *rows = repr(report).splitlines()
+    assert title == "HessianReport of 2 layers"
+    assert columns.split() == ["parameter", "frobenius", "spectral", "trace", "residual_ratio"]
+    assert [row.split()[0] for row in rows] == list(report)
+    with pytest.raises(ImportError, match=r"report\.to_frame\(\) needs pandas: pip install"):
+        report.to_frame()
 
 
 class _Sine(nn.Module):

@@ -9,14 +9,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from networks import labels, seeded
+from networks import graph_hessians, labels, seeded
 from test_graph_hessians import Inception, ResNet, Tokens, normal, prepare
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.graph import passes
+from hessinit_lib.hessians.graph import backward
+from hessinit_lib.hessians.graph.backward import segments
 from hessinit_lib.hessians.graph.capture import capture
-from hessinit_lib.hessians.graph.graph import graph_hessians
-from hessinit_lib.hessians.graph.passes import segments
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 
@@ -65,7 +64,7 @@ def test_results_do_not_depend_on_the_memory(
 def test_segments_need_not_be_held_together(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = prepare(ResNet(), 1), normal(5, 2, 4, 4)
     joined = report(model, inputs, None)
-    monkeypatch.setattr(passes, "_SEGMENT", 1)
+    monkeypatch.setattr(backward, "_SEGMENT", 1)
     layers, logits = capture(model, inputs)
     assert [len(part.layers) for part in segments(logits, layers, 1)] == [1, 2, 1]
     for name, layer in report(model, inputs, None).items():
@@ -75,8 +74,9 @@ def test_segments_need_not_be_held_together(monkeypatch: pytest.MonkeyPatch) -> 
 _MEASURE = """
 import pathlib, torch
 from torch import nn
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.graph.capture import capture
-from hessinit_lib.hessians.graph.graph import graph_hessians
+from hessinit_lib.hessians.graph.hessians import graph_hessians
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 
@@ -89,11 +89,11 @@ for _ in range(5):
     layers += [nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1)]
 model = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
 x, y = torch.rand(32, 3, 32, 32), torch.arange(32) % 10
-graph_hessians(model, nn.CrossEntropyLoss(), x[:2], y[:2])  # libraries and their buffers
+graph_hessians(Case(model, nn.CrossEntropyLoss(), x[:2], y[:2]))  # libraries and their buffers
 graph = capture(model, x)
 before = peak()
 del graph
-graph_hessians(model, nn.CrossEntropyLoss(), x, y, Options(max_memory={limit}))
+graph_hessians(Case(model, nn.CrossEntropyLoss(), x, y), Options(max_memory={limit}))
 print(peak() - before)
 """
 

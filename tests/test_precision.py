@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import make_case
+from networks import chain_hessians, make_case
 from torch import nn
 
 from hessinit_lib.hessians import layer_hessians, model_hessian, spectrum
-from hessinit_lib.hessians.chain.chain import chain_hessians
 from hessinit_lib.hessians.numerics.precision import (
     cpu_multiplies_bfloat16,
     fast_products,

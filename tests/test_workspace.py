@@ -1,13 +1,16 @@
-"""Memory that one call leaves to the next."""
+"""Memory that one call leaves to the next, and that waits to be used."""
 
 from __future__ import annotations
 
 import threading
+import weakref
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from hessinit_lib.hessians.numerics import workspace
-from hessinit_lib.hessians.numerics.workspace import kept_workspace
+from hessinit_lib.hessians.numerics.workspace import batches, kept_workspace
 
 LIKE = torch.zeros(1)
 
@@ -51,3 +54,19 @@ def test_what_was_lent_comes_back_after_an_error() -> None:
         pass
     with kept_workspace(LIKE) as again:
         assert again is lent
+
+
+def test_a_batch_is_freed_before_the_next_is_made() -> None:
+    made: list[weakref.ref[Tensor]] = []
+
+    def items() -> Iterator[Tensor]:
+        for _ in range(3):
+            assert not any(reference() is not None for reference in made)
+            item = torch.zeros(4)
+            made.append(weakref.ref(item))
+            yield item
+            del item
+
+    for batch in batches(items(), lambda item: item.nbytes, limit=8):
+        assert len(batch) == 1
+    assert len(made) == 3

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.estimate.products import BlockProducts
 from hessinit_lib.hessians.graph.capture import CapturedLayer, capture
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
@@ -54,7 +55,7 @@ def layer_curvatures(
         return _by_outputs(model, loss_fn, inputs, targets, gradients)
     except NotImplementedError:
         blocks = {name: [name] for name in gradients}
-        products = BlockProducts(model, loss_fn, inputs, targets, blocks, parts=False)
+        products = BlockProducts(Case(model, loss_fn, inputs, targets), blocks, parts=False)
         flat = {name: gradient.reshape(1, -1) for name, gradient in gradients.items()}
         with torch.no_grad():
             hvps = products.apply(flat)
@@ -84,7 +85,7 @@ def model_curvature(
         18.0
     """
     blocks = {"model": list(gradients)}
-    products = BlockProducts(model, loss_fn, inputs, targets, blocks, parts=False)
+    products = BlockProducts(Case(model, loss_fn, inputs, targets), blocks, parts=False)
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients.values()])
     with torch.no_grad():
         hvp = products.apply({"model": flat[None]})["model"][0, 0]

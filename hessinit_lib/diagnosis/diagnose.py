@@ -15,14 +15,13 @@ from hessinit_lib.diagnosis.noise import biased_noise
 from hessinit_lib.diagnosis.report import Diagnosis, Fault, LayerDiagnosis
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
-from hessinit_lib.hessians.estimate.estimate import estimated_hessians, model_hessian
+from hessinit_lib.hessians.case import Case, check_kinds
+from hessinit_lib.hessians.estimate.hessians import estimated_hessians, model_hessian
 from hessinit_lib.hessians.functional import (
     FROZEN,
     Inputs,
-    check_batch,
-    check_kinds,
-    plain,
     single_input,
+    unwrap_compiled,
     without_noise,
 )
 from hessinit_lib.hessians.layers import layer_hessians
@@ -99,20 +98,19 @@ def diagnose(
     check_kinds(model, loss_fn, targets)
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(f"generator: got {generator!r}, expected a torch.Generator")
-    single, batch, prefix = single_input(plain(model), inputs)
-    check_batch(batch, targets)
-    if not any(p.requires_grad and p.ndim > 1 for p in single.parameters()):
+    single, batch, prefix = single_input(unwrap_compiled(model), inputs)
+    case = Case.checked(single, loss_fn, batch, targets)
+    if not case.weights:
         raise ValueError("model: no weight of two or more axes requires a gradient")
-    case = _Case(single, loss_fn, batch, targets)
     with without_noise(single):
-        found = observe(*case.all())
+        found = observe(*case)
         findings = judge_all(found)
         curved = _Curvature.of(case, found, tolerance, generator, curvature)
         noise = {} if math.isnan(found.loss) else biased_noise(single, batch)
         scheme = fitting_scheme(found)
         wrong = causes(found, findings, noise, scheme)
         if any(cause.kind == "depth" for cause in wrong):
-            scheme = working_scheme(*case.all(), scheme)
+            scheme = working_scheme(*case, scheme)
             wrong = causes(found, findings, noise, scheme)
     notes = [*(note.replace(prefix, "") for note in curved.notes), *_mode_notes(single)]
     return Diagnosis(
@@ -129,17 +127,6 @@ def diagnose(
 
 
 @dataclass(frozen=True)
-class _Case:
-    model: nn.Module
-    loss_fn: LossFn
-    inputs: Tensor
-    targets: Tensor
-
-    def all(self) -> tuple[nn.Module, LossFn, Tensor, Tensor]:
-        return self.model, self.loss_fn, self.inputs, self.targets
-
-
-@dataclass(frozen=True)
 class _Curvature:
     """Everything of second order; NaN where there is none."""
 
@@ -152,7 +139,7 @@ class _Curvature:
     @classmethod
     def of(
         cls,
-        case: _Case,
+        case: Case,
         found: Pass,
         tolerance: float,
         generator: torch.Generator | None,
@@ -166,18 +153,18 @@ class _Curvature:
         gradients = found.gradients
         try:
             norms = _norms(case, found, tolerance, generator)
-            along = layer_curvatures(*case.all(), gradients)
+            along = layer_curvatures(*case, gradients)
             eigenvalue = rate = math.nan
             if curvature == "all":
                 eigenvalue = model_hessian(
-                    *case.all(),
+                    *case,
                     norms=("spectral",),
                     parts=False,
                     tolerance=tolerance,
                     generator=generator,
                 ).spectral
                 square = sum(g.double().square().sum().item() for g in gradients.values())
-                best = best_rate(square, model_curvature(*case.all(), gradients))
+                best = best_rate(square, model_curvature(*case, gradients))
                 rate = min(best, 1 / eigenvalue) if eigenvalue > 0 else best
         except RuntimeError as error:
             if "derivative" not in str(error):
@@ -190,15 +177,15 @@ class _Curvature:
 
 
 def _norms(
-    case: _Case, found: Pass, tolerance: float, generator: torch.Generator | None
+    case: Case, found: Pass, tolerance: float, generator: torch.Generator | None
 ) -> HessianReport:
     """Compute the norms of the layers' Hessians, exactly where there is a route to that."""
     options = Options(norms=("frobenius",), parts=False, tolerance=tolerance, generator=generator)
     if found.output_axes != 2:  # tokens, pixels: no exact route takes these
         why = f"outputs of {found.output_axes} axes"
-        return estimated_hessians(*case.all(), options, why)
+        return estimated_hessians(case, options, why)
     return layer_hessians(
-        *case.all(), norms=options.norms, parts=False, tolerance=tolerance, generator=generator
+        *case, norms=options.norms, parts=False, tolerance=tolerance, generator=generator
     )
 
 

@@ -26,7 +26,7 @@ norms in training (`schedule.py`: at which steps, `background.py`: meanwhile, `q
 without dropout's noise).
 """
 
-from hessinit_lib.hessians.estimate.estimate import model_hessian
+from hessinit_lib.hessians.estimate.hessians import model_hessian
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.report import BlockNorms, HessianReport, LayerHessian
 from hessinit_lib.hessians.spectrum import Spectrum, spectrum

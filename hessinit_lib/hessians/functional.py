@@ -19,8 +19,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from hessinit_lib.hessians.chain.network import compute_dtype, refuse_active_noise
+from torch.nn.modules.dropout import _DropoutNd
 
 FROZEN = (
     "batch normalization in training mode couples the samples: these are the norms of the "
@@ -28,11 +27,32 @@ FROZEN = (
 )
 
 
-def plain(model: nn.Module) -> nn.Module:
+def unwrap_compiled(model: nn.Module) -> nn.Module:
     """Give the module behind `torch.compile`, or the module itself."""
     inner = getattr(model, "_orig_mod", model)
     assert isinstance(inner, nn.Module)
     return inner
+
+
+def refuse_active_noise(model: nn.Module) -> None:
+    """Refuse modules that draw random numbers in this mode.
+
+    Raises:
+        NotImplementedError: there is one; the message names it.
+    """
+    for name, module in model.named_modules():
+        drops = isinstance(module, _DropoutNd) and module.p > 0
+        if module.training and (drops or isinstance(module, nn.RReLU)):
+            raise NotImplementedError(
+                f"{name or 'the model'} ({type(module).__name__}) is active: "
+                "its mask changes with every call; call model.eval() first"
+            )
+
+
+def compute_dtype(model: nn.Module) -> torch.dtype:
+    """Give the type to compute in: that of the parameters, at least float32."""
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    return torch.float64 if torch.float64 in kinds else torch.float32
 
 
 class PureModel:
@@ -42,7 +62,7 @@ class PureModel:
     with, held constant: in the derivatives, and for later calls on parts of that batch.
 
     Args:
-        model: any module, compiled or not.
+        model: any module; of a compiled one what `unwrap_compiled` gives.
         trainable: names of the parameters that derivatives are asked for.
 
     Attributes:
@@ -63,7 +83,7 @@ class PureModel:
     """
 
     def __init__(self, model: nn.Module, trainable: Iterable[str]) -> None:
-        self.module = plain(model)
+        self.module = model
         refuse_active_noise(self.module)
         self._dtype = compute_dtype(self.module)
         self.state: dict[str, Tensor] = {
@@ -243,43 +263,3 @@ def single_input(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Tensor, s
         raise ValueError(f"inputs: got {lengths} samples, expected as many in each")
     places = torch.arange(lengths[0], device=tensors[0].device)
     return Bundle(model, inputs), places, PREFIX
-
-
-def check_kinds(model: object, loss_fn: object, targets: object) -> None:
-    """Make sure that a model, a loss and targets are what their names say.
-
-    Raises:
-        ValueError: one of them is not; the message says what it is.
-
-    Example:
-        >>> check_kinds(nn.Linear(3, 2), nn.CrossEntropyLoss, Tensor([0.0]))
-        Traceback (most recent call last):
-        ValueError: loss_fn: got the class CrossEntropyLoss, expected CrossEntropyLoss()
-    """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model: got {_kind(model)}, expected a torch.nn.Module")
-    if isinstance(loss_fn, type):
-        name = loss_fn.__name__
-        raise ValueError(f"loss_fn: got the class {name}, expected {name}()")
-    if not callable(loss_fn):
-        raise ValueError(f"loss_fn: got {_kind(loss_fn)}, expected a function")
-    if not isinstance(targets, Tensor):
-        raise ValueError(f"targets: got {_kind(targets)}, expected a tensor")
-
-
-def check_batch(inputs: Tensor, targets: Tensor) -> None:
-    """Make sure that there are samples and as many targets.
-
-    Raises:
-        ValueError: no tensor of inputs, an empty batch, or sizes that differ.
-    """
-    if not isinstance(inputs, Tensor):
-        raise ValueError(f"inputs: got {_kind(inputs)}, expected a tensor")
-    if len(inputs) != len(targets):
-        raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: expected as many")
-    if len(inputs) == 0:
-        raise ValueError("an empty batch has no mean loss: expected at least one sample")
-
-
-def _kind(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

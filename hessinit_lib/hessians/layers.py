@@ -7,11 +7,11 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.chain.chain import chain_hessians
-from hessinit_lib.hessians.chain.network import is_chain
-from hessinit_lib.hessians.estimate.estimate import estimated_hessians
-from hessinit_lib.hessians.functional import check_batch, check_kinds, plain
-from hessinit_lib.hessians.graph.graph import graph_hessians
+from hessinit_lib.hessians.chain.network import Chain
+from hessinit_lib.hessians.estimate.hessians import estimated_hessians
+from hessinit_lib.hessians.graph.hessians import graph_hessians
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.numerics.precision import without_autocast
 from hessinit_lib.hessians.options import NORMS, Options
@@ -46,11 +46,11 @@ def layer_hessians(
       `hessinit_lib.hessians.chain.chain`; or
     - the outputs (B, C) are piecewise linear in the output of every Linear, convolution and
       Embedding layer (ReLU, pooling, residual sums, concatenation, normalization by fixed
-      statistics), so that $R_k = 0$: see `hessinit_lib.hessians.graph.graph`.
+      statistics), so that $R_k = 0$: see `hessinit_lib.hessians.graph.hessians`.
 
     **Estimated** with a standard error for all else that can be differentiated twice, such
     as attention, layer normalization, recurrent layers, tied weights and any loss: see
-    `hessinit_lib.hessians.estimate.estimate`. The report says why.
+    `hessinit_lib.hessians.estimate.hessians`. The report says why.
 
     Args:
         model: any module with one tensor of outputs, compiled or not. Computed in float64
@@ -105,25 +105,22 @@ def layer_hessians(
         generator=generator,
         max_memory=max_memory,
     )
-    check_kinds(model, loss_fn, targets)
-    check_batch(inputs, targets)
-    model = plain(model)
+    case = Case.checked(model, loss_fn, inputs, targets)
     why = 'method="estimate"'
     # Factors of the Gauss-Newton block give exact norms, and with random signs estimates of
     # Frobenius norms; all else goes by products of the block with vectors.
     if options.method != "estimate" or not options.spectral:
         try:
-            return _by_factors(model, loss_fn, inputs, targets, options)
+            return _by_factors(case, options)
         except NotImplementedError as refusal:
             if options.method == "exact":
                 raise
             why = str(refusal)
-    return estimated_hessians(model, loss_fn, inputs, targets, options, why)
+    return estimated_hessians(case, options, why)
 
 
-def _by_factors(
-    model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor, options: Options
-) -> HessianReport:
-    if is_chain(model, inputs):
-        return chain_hessians(model, loss_fn, inputs, targets, options)
-    return graph_hessians(model, loss_fn, inputs, targets, options)
+def _by_factors(case: Case, options: Options) -> HessianReport:
+    chain = Chain.of(case.model, case.inputs)
+    if chain is None:
+        return graph_hessians(case, options)
+    return chain_hessians(chain, case.loss_fn, case.inputs, case.targets, options)

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hessinit_lib.errors import needed
+from hessinit_lib.tables import text_table
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -151,9 +154,11 @@ class HessianReport(Mapping[str, LayerHessian]):
             Columns: fan_out, fan_in, frobenius, spectral, trace, the same three with the
             prefixes `linearization_` and `residual_`, residual_ratio, exact, stderr,
             products.
-        """
-        import pandas as pd
 
+        Raises:
+            ImportError: pandas is not installed (the package's extra `report`).
+        """
+        pd = needed("pandas", "report.to_frame()")
         rows = []
         for layer in self.values():
             row: dict[str, object] = {
@@ -177,6 +182,12 @@ class HessianReport(Mapping[str, LayerHessian]):
         columns = ["frobenius", "spectral", "trace", "residual_ratio"]
         if not all(layer.exact for layer in self.values()):
             columns.insert(1, "stderr")
-        shown = self.to_frame()[columns].map("{:.4g}".format).to_string()
-        why = f"\nestimated: {self.why_estimated}" if self.why_estimated else ""
-        return f"HessianReport of {len(self)} layers\n{shown}{why}"
+        rows = [
+            (layer.name, *(f"{getattr(layer, column):.4g}" for column in columns))
+            for layer in self.values()
+        ]
+        table = text_table([("parameter", *columns), *rows])
+        lines = [f"HessianReport of {len(self)} layers", *table]
+        if self.why_estimated:
+            lines.append(f"estimated: {self.why_estimated}")
+        return "\n".join(lines)

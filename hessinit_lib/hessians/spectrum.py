@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.estimate.products import BlockProducts
-from hessinit_lib.hessians.functional import check_batch, check_kinds, plain
+from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import capture
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
-from hessinit_lib.hessians.graph.passes import layer_grams
 from hessinit_lib.hessians.loss import LossFn, loss_curvature
 from hessinit_lib.hessians.numerics.precision import without_autocast
 from hessinit_lib.hessians.numerics.quadrature import lanczos_quadrature
@@ -95,8 +95,8 @@ def spectrum(
     r"""Compute the spectrum of a layer's Hessian block, or of the Hessian of all weights.
 
     All eigenvalues where there is an exact route to them: the linearization, or a Hessian
-    that equals it, of a network that `hessinit_lib.hessians.graph.graph` covers, if its Gram matrix
-    is small enough, or blocks of at most `steps` parameters. Else the density of the
+    that equals it, of a network that `hessinit_lib.hessians.graph.hessians` covers, if its Gram
+    matrix is small enough, or blocks of at most `steps` parameters. Else the density of the
     eigenvalues, by stochastic Lanczos quadrature.
 
     Args:
@@ -128,29 +128,26 @@ def spectrum(
         >>> found.size, found.exact, round(found.spectral, 3)
         (8, True, 4.0)
     """
-    check_kinds(model, loss_fn, targets)
-    check_batch(inputs, targets)
+    case = Case.checked(model, loss_fn, inputs, targets)
     for key, value, known in (("matrix", matrix, MATRICES), ("method", method, METHODS)):
         if value not in known:
             raise ValueError(f"{key}={value!r}: expected one of {', '.join(known)}")
     for key, value in {"probes": probes, "steps": steps}.items():
         if value < 1:
             raise ValueError(f"{key}={value!r}: expected a whole number, at least 1")
-    sizes = {
-        n: p.numel() for n, p in plain(model).named_parameters() if p.requires_grad and p.ndim > 1
-    }
+    sizes = {key: weight.numel() for key, weight in case.weights.items()}
     if name is not None and name not in sizes:
         raise ValueError(f"name={name!r}: expected one of {', '.join(sizes)}")
     size = sizes[name] if name else sum(sizes.values())
     if method != "estimate" and size > steps:
         try:
-            found = gram_eigenvalues(model, loss_fn, inputs, targets, name, matrix)
+            found = gram_eigenvalues(case, name, matrix)
             return _with_zeros(name or "model", size, found.cpu().numpy())
         except NotImplementedError:
             if method == "exact":
                 raise
     blocks = {name or "model": [name] if name else list(sizes)}
-    products = BlockProducts(model, loss_fn, inputs, targets, blocks)
+    products = BlockProducts(case, blocks)
     return _by_products(products, matrix, probes, steps, generator)
 
 
@@ -210,25 +207,15 @@ def _by_products(
 _LARGEST = 6000
 
 
-def gram_eigenvalues(
-    model: nn.Module,
-    loss_fn: LossFn,
-    inputs: Tensor,
-    targets: Tensor,
-    name: str | None,
-    matrix: str,
-) -> Float[Tensor, " k"]:
+def gram_eigenvalues(case: Case, name: str | None, matrix: str) -> Float[Tensor, " k"]:
     r"""Compute the eigenvalues of $G_k$, or of G of all weights, that can differ from zero.
 
     $G = B^{-1} J^\top J$ has the nonzero eigenvalues of $B^{-1} J J^\top$; the rows of J for
     all weights are those of the layers side by side, so their Gram matrices add up.
 
     Args:
-        model: see `hessinit_lib.hessians.graph.graph_hessians`; the layers of every trainable
-            weight must be covered, what lies above them may be smooth.
-        loss_fn: see `hessinit_lib.hessians.loss.loss_curvature`.
-        inputs: shape (B, ...).
-        targets: shape (B,) or (B, C).
+        case: see `hessinit_lib.hessians.graph.hessians.graph_hessians`; the layers of every
+            trainable weight must be covered, what lies above them may be smooth.
         name: the weight; None for all of them.
         matrix: "linearization", or "hessian" where it is the same.
 
@@ -240,12 +227,14 @@ def gram_eigenvalues(
 
     Example:
         >>> x, y = torch.ones(8, 4), torch.zeros(8, 2)
-        >>> values = gram_eigenvalues(nn.Linear(4, 2), nn.MSELoss(), x, y, None, "hessian")
+        >>> case = Case(nn.Linear(4, 2), nn.MSELoss(), x, y)
+        >>> values = gram_eigenvalues(case, None, "hessian")
         >>> round(float(values[-1]), 3)
         4.0
     """
-    layers, outputs = capture(model, inputs)
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
+    batch = len(case.inputs)
+    layers, outputs = capture(case.model, case.inputs)
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != batch:
         raise NotImplementedError("expected outputs of shape (B, C)")
     if matrix == "residual" or (matrix == "hessian" and name is None and len(layers) > 1):
         raise NotImplementedError(f"matrix={matrix!r} is no Gauss-Newton matrix")
@@ -256,11 +245,12 @@ def gram_eigenvalues(
         raise NotImplementedError(f"the outputs do not depend on {name}, or are not finite")
     check_independence(outputs, chosen)
     with torch.no_grad():
-        columns = loss_curvature(loss_fn, outputs.detach(), targets).factor.transpose(0, 1)
+        loss = loss_curvature(case.loss_fn, outputs.detach(), case.targets)
+        columns = loss.factor.transpose(0, 1)
         rows = columns.shape[0] * columns.shape[1]
         if min(rows, chosen[0].weight.numel() if name else rows) > _LARGEST:
             raise NotImplementedError(f"a Gram matrix of side {rows}: at most {_LARGEST}")
         grams = layer_grams(outputs, chosen, columns, by_rows=name is None)
         total = sum(gram.matrix() for gram in grams)
         assert isinstance(total, Tensor)
-        return torch.linalg.eigvalsh(total.double()) / len(inputs)
+        return torch.linalg.eigvalsh(total.double()) / batch

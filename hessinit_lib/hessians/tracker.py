@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import torch
 from torch import Tensor, nn
 
+from hessinit_lib.errors import needed
 from hessinit_lib.hessians.background import Worker, take_snapshot
 from hessinit_lib.hessians.functional import without_noise
 from hessinit_lib.hessians.layers import layer_hessians
@@ -181,9 +182,12 @@ class HessianTracker:
                 self._worker.close()
 
     def to_frame(self) -> pd.DataFrame:
-        """Make a pandas table, one row for each step and layer, indexed by both."""
-        import pandas as pd
+        """Make a pandas table, one row for each step and layer, indexed by both.
 
+        Raises:
+            ImportError: pandas is not installed (the package's extra `report`).
+        """
+        pd = needed("pandas", "tracker.to_frame()")
         history = self.history
         if not history:
             return pd.DataFrame()

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hessinit_lib.hessians.functional import Inputs, PureModel, plain, single_input, without_noise
+from hessinit_lib.hessians.functional import (
+    Inputs,
+    PureModel,
+    single_input,
+    unwrap_compiled,
+    without_noise,
+)
 from hessinit_lib.hessians.graph.nodes import inputs_first
 from hessinit_lib.init.layers import Layer, weight_layers
 
@@ -60,7 +66,7 @@ def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
         >>> [layer.name for layer in graph.layers], graph.slopes
         (['0.weight', '2.weight'], {'2.weight': 1.0})
     """
-    model = plain(model)
+    model = unwrap_compiled(model)
     refuse_batch_statistics(model)
     layers = weight_layers(model)
     order: dict[str, Layer] = {}

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import Inputs, check_kinds, plain, single_input, without_noise
+from hessinit_lib.hessians.case import check_kinds
+from hessinit_lib.hessians.functional import Inputs, single_input, unwrap_compiled, without_noise
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn, OutputCurvature
 from hessinit_lib.hessians.options import NORMS
@@ -117,7 +118,7 @@ def hessian_(
         [0.5, 0.5]
     """
     check_kinds(model, loss_fn, targets)
-    model = plain(model)
+    model = unwrap_compiled(model)
     refuse_batch_statistics(model)
     layers = weight_layers(model)
     wanted = _check(target, directions, level, norm, tolerance, rounds, layers)

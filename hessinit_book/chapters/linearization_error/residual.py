@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.chain.activations import activation_derivatives
-from hessinit_lib.hessians.chain.network import LinearStage, forward
+from hessinit_lib.hessians.chain.network import Chain, LinearStage
 from hessinit_lib.hessians.loss import LossFn, loss_curvature
 
 
@@ -87,7 +87,7 @@ def layer_residuals(
     residual's norms without them.
 
     Args:
-        model: a fully connected network, see `hessinit_lib.hessians.chain.network.is_chain`.
+        model: a fully connected network, see `hessinit_lib.hessians.chain.network.Chain`.
         loss_fn: see `hessinit_lib.hessians.loss.loss_curvature`.
         inputs: shape (B, ...).
         targets: shape (B,) or (B, C).
@@ -101,7 +101,10 @@ def layer_residuals(
         >>> len(last.terms), first.name, first.residuals().shape
         (0, '0.weight', torch.Size([1, 3, 3]))
     """
-    stages, logits = forward(model, inputs)
+    chain = Chain.of(model, inputs)
+    if chain is None:
+        raise ValueError(f"model: expected a fully connected network, got {model}")
+    stages, logits = chain.forward(inputs)
     gradient = loss_curvature(loss_fn, logits, targets).gradient
     found: list[LayerResidual] = []
     terms: list[Term] = []

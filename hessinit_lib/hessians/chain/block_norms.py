@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hessinit_lib.hessians.chain.backward import LayerCurvature
-from hessinit_lib.hessians.chain.pair_sums import squared_norms
+from hessinit_lib.hessians.chain.frobenius import squared_norms
 from hessinit_lib.hessians.chain.spectral import block_spectral_norms, gauss_newton_spectral_norms
 from hessinit_lib.hessians.numerics.lanczos import in_range, power_of_two
 from hessinit_lib.hessians.numerics.workspace import Workspace

@@ -8,12 +8,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hessinit_lib.hessians.chain.backward import backward
 from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spectral_norms
-from hessinit_lib.hessians.chain.network import LinearStage, Stage, forward, has_residual
-from hessinit_lib.hessians.chain.signs import estimated_norms
+from hessinit_lib.hessians.chain.network import Chain, LinearStage, Stage
+from hessinit_lib.hessians.chain.sketched import chain_sketched_norms
 from hessinit_lib.hessians.loss import LossCurvature, LossFn, loss_curvature
 from hessinit_lib.hessians.numerics.workspace import kept_workspace
 from hessinit_lib.hessians.options import Options
@@ -25,31 +25,31 @@ _WAITING = 1 << 27
 
 @torch.no_grad()
 def chain_hessians(
-    model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor, options: Options
+    chain: Chain, loss_fn: LossFn, inputs: Tensor, targets: Tensor, options: Options
 ) -> HessianReport:
     """Compute the norms of every layer's Hessian block, exactly.
 
     Args:
-        model: a network of which `hessinit_lib.hessians.chain.network.is_chain` is true.
+        chain: the network.
         loss_fn: see `hessinit_lib.hessians.loss.loss_curvature`.
         inputs: shape (B, ...).
         targets: shape (B,) or (B, C).
         options: what to compute.
 
     Raises:
-        NotImplementedError: active dropout, tied weights, a loss that is not covered.
+        NotImplementedError: a loss that is not covered.
         ValueError: shapes that do not fit, or a `max_memory` that is too small.
     """
-    stages, logits = forward(model, inputs)
+    stages, logits = chain.forward(inputs)
     if logits.ndim != 2:
         raise ValueError(f"the model gave outputs of shape {tuple(logits.shape)}, expected (B, C)")
     loss = loss_curvature(loss_fn, logits, targets)
     finite = bool(torch.isfinite(logits).all())
-    bent = has_residual(model)
-    piece = piece_size(stages, loss, options, dense=bent)
+    dense = chain.has_residual
+    piece = piece_size(stages, loss, options, dense=dense)
     sampled = None
-    if options.method == "estimate" and options.frobenius and finite and not bent:
-        sampled = estimated_norms(stages, loss, options)
+    if options.method == "estimate" and options.frobenius and finite and not dense:
+        sampled = chain_sketched_norms(stages, loss, options)
     if sampled is None:
         layers = list(_exact(stages, loss, options, finite, piece))
     else:

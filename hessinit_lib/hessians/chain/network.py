@@ -1,7 +1,7 @@
-"""A fully connected network as a chain of stages, and its forward pass.
+"""A fully connected network as a chain of layers, and its forward pass.
 
 The derivation of the layer Hessians speaks of a^k = W^k z^(k-1) + b^k and z^k = f_k(a^k).
-This file finds those in an `nn.Module` and keeps what the backward pass needs of them.
+`Chain` finds those in an `nn.Module`; its forward pass keeps what the backward pass needs.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from hessinit_lib.hessians.chain.activations import is_elementwise, is_piecewise_linear
+from hessinit_lib.hessians.functional import compute_dtype, refuse_active_noise
 from hessinit_lib.hessians.numerics.precision import fast_products
 
 
 @dataclass(frozen=True)
 class LinearStage:
-    """a = W z + b, with what was fed to it.
+    """a = W z + b, with its inputs.
 
     Attributes:
         name: name of the weight parameter.
@@ -46,115 +47,122 @@ class ActivationStage:
 Stage = LinearStage | ActivationStage
 
 
-def is_chain(model: nn.Module, inputs: Tensor) -> bool:
-    """Tell whether a model, fed these inputs, is a fully connected network in this file's sense.
+@dataclass(frozen=True)
+class Chain:
+    """A fully connected network.
 
     Linear layers and elementwise activations in (nested) `nn.Sequential`, with Flatten,
-    Identity and dropout between them, fed one vector a sample.
+    Identity and dropout between them, and one vector for each sample as input.
+
+    Attributes:
+        modules: names and modules in the order of the forward pass, without Identity.
+        dtype: the type to compute in.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+        >>> chain = Chain.of(model, torch.ones(5, 4))
+        >>> [name for name, _ in chain.modules], chain.has_residual
+        (['0', '1', '2'], True)
+        >>> Chain.of(nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)), torch.ones(5, 4)) is None
+        True
     """
-    modules = [module for _, module in _chain(model)]
-    known = all(
-        type(module) in (nn.Linear, nn.Flatten)
-        or isinstance(module, _DropoutNd)
-        or is_elementwise(module)
-        for module in modules
-    )
-    first = modules[0] if modules else None
-    return known and (inputs.ndim == 2 or isinstance(first, nn.Flatten))
+
+    modules: tuple[tuple[str, nn.Module], ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: Tensor) -> Chain | None:
+        """Find the layers of a model; None if it is no such network on these inputs.
+
+        Raises:
+            NotImplementedError: it is one, but with active dropout or a weight that is used
+                twice; the message names it.
+        """
+        modules = tuple(_flatten(model))
+        known = all(
+            type(module) in (nn.Linear, nn.Flatten)
+            or isinstance(module, _DropoutNd)
+            or is_elementwise(module)
+            for _, module in modules
+        )
+        vectors = inputs.ndim == 2 or (modules and isinstance(modules[0][1], nn.Flatten))
+        if not (known and vectors):
+            return None
+        refuse_active_noise(model)
+        seen: dict[int, str] = {}
+        for name, module in modules:
+            if isinstance(module, nn.Linear):
+                weight = _weight_name(name)
+                first = seen.setdefault(id(module.weight), weight)
+                if first != weight:
+                    raise NotImplementedError(
+                        f"{weight} shares its tensor with {first}: tied weights are not covered"
+                    )
+        return cls(modules, compute_dtype(model))
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether some block is more than its linearization.
+
+        So it is if a smooth activation comes after a trainable weight.
+        """
+        trainable = False
+        for _, module in self.modules:
+            if isinstance(module, nn.Linear):
+                trainable = trainable or module.weight.requires_grad
+            elif trainable and is_elementwise(module) and not is_piecewise_linear(module):
+                return True
+        return False
+
+    def forward(self, inputs: Tensor) -> tuple[list[Stage], Float[Tensor, "b c"]]:
+        """Run the network and keep each stage's input.
+
+        Args:
+            inputs: shape (B, ...).
+
+        Returns:
+            The stages from input to output, and the logits, shape (B, C).
+
+        Raises:
+            ValueError: the input of a Linear layer is not of shape (B, fan_in).
+        """
+        stages: list[Stage] = []
+        dtype = self.dtype
+        z = inputs.to(dtype) if inputs.dtype.is_floating_point else inputs
+        for name, module in self.modules:
+            if isinstance(module, nn.Linear):
+                if z.ndim != 2 or z.shape[1] != module.in_features:
+                    raise ValueError(
+                        f"{name or 'Linear'} got an input of shape {tuple(z.shape)}, "
+                        f"expected (batch, {module.in_features})"
+                    )
+                weight = module.weight.to(dtype)
+                trainable = module.weight.requires_grad
+                stages.append(LinearStage(_weight_name(name), weight, z, trainable))
+                bias = None if module.bias is None else module.bias.to(dtype)
+                with fast_products(dtype, 0.0, z.numel() * len(weight)):
+                    z = nn.functional.linear(z, weight, bias)
+            elif is_elementwise(module):
+                if not stages:
+                    z = module(z.clone())  # before the first weight: part of the input
+                    continue
+                stages.append(ActivationStage(module, z))
+                z = module(z.clone() if getattr(module, "inplace", False) else z)
+            else:  # Flatten, idle dropout: no parameters, no curvature
+                z = module(z)
+        return stages, z
 
 
-def has_residual(model: nn.Module) -> bool:
-    """Tell whether some block of a network is more than its linearization.
-
-    So it is if a smooth activation comes after a trainable weight.
-
-    Args:
-        model: a network of which `is_chain` is true.
-    """
-    trainable = False
-    for _, module in _chain(model):
-        if isinstance(module, nn.Linear):
-            trainable = trainable or module.weight.requires_grad
-        elif trainable and is_elementwise(module) and not is_piecewise_linear(module):
-            return True
-    return False
+def _weight_name(module: str) -> str:
+    return f"{module}.weight" if module else "weight"
 
 
-def forward(model: nn.Module, inputs: Tensor) -> tuple[list[Stage], Float[Tensor, "b c"]]:
-    """Run the network and keep each stage's input.
-
-    Args:
-        model: a network of which `is_chain` is true.
-        inputs: shape (B, ...).
-
-    Returns:
-        The stages from input to output, and the logits, shape (B, C).
-
-    Raises:
-        NotImplementedError: active dropout, or a weight used twice; the message names it.
-        ValueError: a Linear layer is fed something that is not of shape (B, fan_in).
-    """
-    refuse_active_noise(model)
-    stages: list[Stage] = []
-    seen: dict[int, str] = {}
-    dtype = compute_dtype(model)
-    z = inputs.to(dtype) if inputs.dtype.is_floating_point else inputs
-    for name, module in _chain(model):
-        if isinstance(module, nn.Linear):
-            weight_name = f"{name}.weight" if name else "weight"
-            first = seen.setdefault(id(module.weight), weight_name)
-            if first != weight_name:
-                raise NotImplementedError(
-                    f"{weight_name} shares its tensor with {first}: tied weights are not covered"
-                )
-            if z.ndim != 2 or z.shape[1] != module.in_features:
-                raise ValueError(
-                    f"{name or 'Linear'} got an input of shape {tuple(z.shape)}, "
-                    f"expected (batch, {module.in_features})"
-                )
-            weight = module.weight.to(dtype)
-            stages.append(LinearStage(weight_name, weight, z, module.weight.requires_grad))
-            bias = None if module.bias is None else module.bias.to(dtype)
-            with fast_products(dtype, 0.0, z.numel() * len(weight)):
-                z = nn.functional.linear(z, weight, bias)
-        elif is_elementwise(module):
-            if not stages:
-                z = module(z.clone())  # before the first weight: part of the input
-                continue
-            stages.append(ActivationStage(module, z))
-            z = module(z.clone() if getattr(module, "inplace", False) else z)
-        else:  # Flatten, idle dropout: no parameters, no curvature
-            z = module(z)
-    return stages, z
-
-
-def refuse_active_noise(model: nn.Module) -> None:
-    """Refuse modules that draw random numbers in this mode.
-
-    Raises:
-        NotImplementedError: there is one; the message names it.
-    """
-    for name, module in model.named_modules():
-        drops = isinstance(module, _DropoutNd) and module.p > 0
-        if module.training and (drops or isinstance(module, nn.RReLU)):
-            raise NotImplementedError(
-                f"{name or 'the model'} ({type(module).__name__}) is active: "
-                "its mask changes with every call; call model.eval() first"
-            )
-
-
-def compute_dtype(model: nn.Module) -> torch.dtype:
-    """Give the type to compute in: that of the parameters, at least float32."""
-    kinds = {parameter.dtype for parameter in model.parameters()}
-    return torch.float64 if torch.float64 in kinds else torch.float32
-
-
-def _chain(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+def _flatten(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Flatten nested `nn.Sequential`; leave out `nn.Identity`."""
     if type(module) is nn.Sequential:
         # Not named_children(), which passes over a module that comes a second time.
         for child_name, child in module._modules.items():
             assert child is not None  # nn.Sequential holds no empty places
-            yield from _chain(child, f"{name}.{child_name}" if name else child_name)
+            yield from _flatten(child, f"{name}.{child_name}" if name else child_name)
     elif type(module) is not nn.Identity:
         yield name, module

@@ -40,9 +40,9 @@ _FEW = 10.0
 class DeflatedNorms:
     """Ask for products until the norms of a block are known well enough.
 
-    First `start`, then `feed` the products of what `growth` asks for until it asks for
-    nothing, then `sample` those of `probes` until `done`, and feed what `deflation` asks
-    for in between.
+    First `start`, then `add_rows` with the products of what `growth` asks for until it asks
+    for nothing, then `add_probes` with those of `probes` until `done`, and `add_rows` with
+    what `deflation` asks for in between.
 
     Args:
         size: P, the number of parameters.
@@ -55,7 +55,7 @@ class DeflatedNorms:
         >>> norms = DeflatedNorms(3, 3, torch.empty(0), Options(parts=False))
         >>> rows = norms.start(torch.ones(1, 3))
         >>> while len(rows):
-        ...     norms.feed(rows, (rows @ matrix)[None])
+        ...     norms.add_rows(rows, (rows @ matrix)[None])
         ...     rows = norms.growth()
         >>> norms.done
         True
@@ -69,16 +69,16 @@ class DeflatedNorms:
         self._space = Subspace(size, len(self._operators[0]), capacity, like)
         # What rounding allows is not asked for more sharply.
         self._tolerance = max(options.tolerance, 100 * torch.finfo(like.dtype).eps)
-        self._samples: list[_Draws] = []
+        self._probed: list[_Probes] = []
 
     def start(self, vectors: Float[Tensor, "p _"]) -> Float[Tensor, "k _"]:
         """Give the rows to begin with, from vectors that reach what is large in the block."""
         return self._space.new_directions(vectors)
 
-    def feed(self, rows: Float[Tensor, "k _"], images: Float[Tensor, "o k _"]) -> None:
+    def add_rows(self, rows: Float[Tensor, "k _"], images: Float[Tensor, "o k _"]) -> None:
         """Take in the products of the rows that were asked for."""
         self._space.add(rows, images)
-        self._samples = []  # they were drawn from a larger complement
+        self._probed = []  # they were drawn from a larger complement
 
     def growth(self) -> Float[Tensor, "k _"]:
         """Give the rows to go on with; none if the spectral norms are known."""
@@ -87,14 +87,14 @@ class DeflatedNorms:
             return space.rows[:0]
         leading = [space.leading(weights) for weights in self._operators]
         scale = abs(leading[0].value)
-        wanted = [ritz.directions for ritz in leading if not self._known(ritz, scale)]
+        wanted = [ritz.directions for ritz in leading if not self._converged(ritz, scale)]
         if not wanted:
             return space.rows[:0]
         if space.full:
             space.compress(self._operators)
         return space.new_directions(torch.cat(wanted))
 
-    def _known(self, ritz: Ritz, scale: float) -> bool:
+    def _converged(self, ritz: Ritz, scale: float) -> bool:
         """Tell whether a spectral norm is sure to a tenth of the tolerance, of the block's norm.
 
         A small residual alone could belong to an inner eigenvalue: nothing else may turn
@@ -109,7 +109,7 @@ class DeflatedNorms:
         """Whether the Frobenius norms are known well enough."""
         if not self._options.frobenius or self._space.whole:
             return True
-        if not self._samples:
+        if not self._probed:
             return False
         return max(self._excess()) <= 1
 
@@ -126,11 +126,11 @@ class DeflatedNorms:
 
     def deflation(self) -> Float[Tensor, "k _"]:
         """Give rows to go on with where few eigenvectors carry what is still unknown."""
-        if not self._samples or self._space.full:
+        if not self._probed or self._space.full:
             return self._space.rows[:0]
         excess = self._excess()
         worst = excess.index(max(excess))
-        last = self._samples[-1]
+        last = self._probed[-1]
         mean, square = float(last.lengths[worst].mean()), float(last.pairs[worst])
         if mean**2 >= _FEW * square:
             return self._space.rows[:0]
@@ -138,21 +138,21 @@ class DeflatedNorms:
         return self._space.new_directions(last.images[worst])
 
     def probes(self, generator: torch.Generator) -> Float[Tensor, "p _"]:
-        """Draw random vectors in the complement of the subspace, for `sample`."""
+        """Draw random vectors in the complement of the subspace, for `add_probes`."""
         rows = self._space.rows
         drawn = torch.randn(_PROBES, rows.shape[1], generator=generator)
         return self._space.project_out(drawn.to(rows))
 
-    def sample(self, probes: Float[Tensor, "p _"], images: Float[Tensor, "o p _"]) -> None:
+    def add_probes(self, probes: Float[Tensor, "p _"], images: Float[Tensor, "o p _"]) -> None:
         """Take in the products of the probes."""
         kept = []
         for weights in self._operators:
             image = sum(w * part for w, part in zip(weights, images, strict=True) if w)
             assert isinstance(image, Tensor)
             kept.append((self._space.project_out(image), (image * probes).sum(1).double()))
-        if self._samples:
-            self._samples[-1] = self._samples[-1].without_images()
-        self._samples.append(_Draws.of(*zip(*kept, strict=True)))
+        if self._probed:
+            self._probed[-1] = self._probed[-1].without_images()
+        self._probed.append(_Probes.of(*zip(*kept, strict=True)))
 
     def norms(self) -> tuple[BlockNorms, ...]:
         """Give the norms of the block, and of its two parts if they were asked for."""
@@ -167,10 +167,10 @@ class DeflatedNorms:
         square = float(2 * _inner_products(images).trace() - inner.square().sum())
         trace = float(inner.trace())
         square_error = trace_error = 0.0
-        if self._samples:
-            lengths = torch.cat([draws.lengths[index] for draws in self._samples])
-            traces = torch.cat([draws.traces[index] for draws in self._samples])
-            pairs = torch.stack([draws.pairs[index] for draws in self._samples]).mean()
+        if self._probed:
+            lengths = torch.cat([each.lengths[index] for each in self._probed])
+            traces = torch.cat([each.traces[index] for each in self._probed])
+            pairs = torch.stack([each.pairs[index] for each in self._probed]).mean()
             rest, square_error = mean_and_error(lengths, 2 * pairs)
             rest_trace, trace_error = mean_and_error(traces, 2 * lengths.mean())
             # Few eigenvectors make a skewed distribution: low draws come with low errors.
@@ -189,8 +189,8 @@ class DeflatedNorms:
 
 
 @dataclass(frozen=True)
-class _Draws:
-    """Some draws for each of the operators.
+class _Probes:
+    """Some probes under each of the operators.
 
     Attributes:
         lengths: |P M P w|^2, shape (operators, p).
@@ -205,7 +205,7 @@ class _Draws:
     images: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, images: tuple[Tensor, ...], traces: tuple[Tensor, ...]) -> _Draws:
+    def of(cls, images: tuple[Tensor, ...], traces: tuple[Tensor, ...]) -> _Probes:
         """Sum up the images."""
         lengths, pairs = [], []
         for image in images:
@@ -215,7 +215,7 @@ class _Draws:
             pairs.append((inner.square().sum() - lengths[-1].square().sum()) / (count**2 - count))
         return cls(torch.stack(lengths), torch.stack(traces), torch.stack(pairs), images)
 
-    def without_images(self) -> _Draws:
+    def without_images(self) -> _Probes:
         """Keep only the numbers."""
         return replace(self, images=())
 

@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import PureModel
-from hessinit_lib.hessians.loss import LossFn, OutputCurvature
+from hessinit_lib.hessians.loss import OutputCurvature
 
 Blocks = Mapping[str, Sequence[str]]
 """Parameter names by block: one for a layer, all of them for the whole model."""
@@ -39,10 +40,8 @@ class BlockProducts:
     """Multiply Hessian blocks by vectors.
 
     Args:
-        model: any module with one tensor of outputs, differentiable twice.
-        loss_fn: any scalar function of (outputs, targets).
-        inputs: shape (B, ...).
-        targets: what the loss takes.
+        case: any module with one tensor of outputs, differentiable twice, any scalar
+            function of (outputs, targets), and a batch.
         blocks: which parameters make up each block.
         parts: whether products come in two parts, G v and R v, or as their sum.
         chunk: samples whose graph is held at a time, which costs a forward and a backward
@@ -60,27 +59,19 @@ class BlockProducts:
 
     Example:
         >>> x, y = torch.ones(2, 3), torch.zeros(2, 1)
-        >>> model = nn.Linear(3, 1)
-        >>> products = BlockProducts(model, nn.MSELoss(), x, y, {"w": ["weight"]})
+        >>> case = Case(nn.Linear(3, 1), nn.MSELoss(), x, y)
+        >>> products = BlockProducts(case, {"w": ["weight"]})
         >>> products.apply({"w": torch.eye(3)[:1]})["w"][0]  # G = 2 x x^T
         tensor([[2., 2., 2.]])
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss_fn: LossFn,
-        inputs: Tensor,
-        targets: Tensor,
-        blocks: Blocks,
-        *,
-        parts: bool = True,
-        chunk: int | None = None,
+        self, case: Case, blocks: Blocks, *, parts: bool = True, chunk: int | None = None
     ) -> None:
         wanted = list(dict.fromkeys(name for names in blocks.values() for name in names))
-        self._model = PureModel(model, wanted)
-        self._inputs, self._blocks, self._parts = inputs, blocks, parts
-        self._chunk = chunk if chunk and chunk < len(inputs) else None
+        self._model = PureModel(case.model, wanted)
+        self._inputs, self._blocks, self._parts = case.inputs, blocks, parts
+        self._chunk = chunk if chunk and chunk < len(case.inputs) else None
         self._weights = {name: self._model.state[name] for name in wanted}
         with self._model.running():
             # Of all samples first, without a graph if it is too large to be held.
@@ -92,7 +83,7 @@ class BlockProducts:
                     "parts of the batch, which max_memory asks for"
                 )
             # The loss is differentiated at the outputs, in a graph of its own.
-            self._curvature = OutputCurvature(loss_fn, outputs, targets)
+            self._curvature = OutputCurvature(case.loss_fn, outputs, case.targets)
             self._held = None if self._chunk else self._gradients(outputs, slice(None))
         gradient = self._curvature.gradient
         self.like = gradient.new_empty(0)
@@ -103,7 +94,7 @@ class BlockProducts:
         }
         self.count = dict.fromkeys(blocks, 0)
 
-    def mixtures(
+    def range_sketch(
         self, count: int, chosen: Sequence[str], generator: torch.Generator
     ) -> dict[str, Float[Tensor, "_ _"]]:
         """Draw vectors in the range of each G, for all blocks by the same backward passes.
@@ -123,11 +114,11 @@ class BlockProducts:
         weights = [self._weights[name] for name in names]
         for graph, samples in self._graphs():
             for row, w in enumerate(curved):
-                pulled = dict(
+                products = dict(
                     zip(names, _backward(graph.outputs, weights, w[samples]), strict=True)
                 )
                 for block in chosen:
-                    total[block][row] += _flat([pulled[name] for name in self._blocks[block]])
+                    total[block][row] += _flat([products[name] for name in self._blocks[block]])
         return total
 
     def apply(
@@ -224,7 +215,7 @@ def _backward(
     inputs: Sequence[Tensor],
     directions: Tensor | Sequence[Tensor],
 ) -> Sequence[Tensor]:
-    """Pull directions back, with zeros for what the outputs do not depend on."""
+    """Vector-Jacobian products, with zeros for what the outputs do not depend on."""
     first = outputs if isinstance(outputs, Tensor) else outputs[0]
     if not first.requires_grad:
         return [torch.zeros_like(tensor) for tensor in inputs]
@@ -242,7 +233,7 @@ def _flat(tensors: Sequence[Tensor]) -> Float[Tensor, " _"]:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def bytes_a_sample(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> float:
+def bytes_per_sample(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> float:
     """Measure what the graph of one sample keeps for products, on two samples of the batch.
 
     Args:

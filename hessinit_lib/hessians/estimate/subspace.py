@@ -93,7 +93,7 @@ class Subspace:
         return vectors
 
     def new_directions(self, vectors: Float[Tensor, "p _"]) -> Float[Tensor, "k _"]:
-        """Orthonormalize vectors against the subspace and each other, as many as there is room.
+        """Orthonormalize vectors against the subspace and each other, as many as fit.
 
         Returns:
             At most p rows: those that nothing is left of are dropped.

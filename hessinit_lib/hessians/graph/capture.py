@@ -1,4 +1,4 @@
-"""One forward pass of any model that keeps what its layers were fed and gave.
+"""One forward pass of any model that keeps its layers' inputs and outputs.
 
 Forward hooks catch the inputs of every parameterized layer, and the place of its output in
 the autograd graph, so that the model may be any `nn.Module` with any `forward`.
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from hessinit_lib.hessians.functional import PureModel, plain
+from hessinit_lib.hessians.functional import PureModel
 from hessinit_lib.hessians.kinds import COVERED
 
 
@@ -25,7 +25,7 @@ class CapturedLayer:
         name: the weight parameter.
         module: the layer, of a type in `COVERED`.
         weight: the leaf of the graph that stands for the weight.
-        inputs: z, what the layer was fed; None if it was not called.
+        inputs: z, the layer's inputs; None if it was not called.
         version: the version counter of the inputs at that time.
         edge: where its output is in the graph; None if it was not called.
     """
@@ -59,7 +59,6 @@ def capture(model: nn.Module, inputs: Tensor) -> tuple[list[CapturedLayer], Tens
         >>> [layer.name for layer in layers], tuple(logits.shape)
         (['1.weight'], (2, 3))
     """
-    model = plain(model)
     owners = _weight_owners(model)
     # Only the covered weights ask for a gradient: the graph holds nothing else.
     pure = PureModel(model, owners)

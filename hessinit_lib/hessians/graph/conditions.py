@@ -1,7 +1,8 @@
-"""Is a layer's Hessian block its Gauss-Newton block? The autograd graph tells.
+"""What the exact norms of a graph rest on, checked in the autograd graph above the layers.
 
-It is where the logits are a piecewise-linear function of the layer's output (almost
-everywhere). Every node of the graph between the two is looked up here.
+A layer's Hessian block is its Gauss-Newton block (almost everywhere) where the logits are a
+piecewise-linear function of the layer's output, and it is a mean over samples where each
+sample's logits depend on that sample alone. Every node between the two is looked up here.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from hessinit_lib.hessians.graph.capture import CapturedLayer
-from hessinit_lib.hessians.graph.nodes import edge_shape, inputs_first
+from hessinit_lib.hessians.graph.nodes import edge_shape, inputs_first, operation
 
-# Names of autograd nodes, without "Backward" and the overload's number.
-_NAMES = """
+# Operations, named as `operation` names their autograd nodes.
+_PIECEWISE_LINEAR_NAMES = """
 Relu LeakyRelu Threshold Hardtanh Hardsigmoid Hardshrink Softshrink Abs Neg Sign
 RreluWithNoise Clamp ClampMin ClampMax Where MaskedFill Maximum Minimum Max Min Amax Amin
 Sort Topk Kthvalue Gather Median
@@ -33,29 +34,33 @@ UpsampleTrilinear3D UpsampleBicubic2D PixelShuffle PixelUnshuffle ChannelShuffle
 NativeChannelShuffle Im2Col Col2Im
 NativeDropout FusedDropout
 """
-_PIECEWISE_LINEAR = frozenset(_NAMES.split())
+_PIECEWISE_LINEAR = frozenset(_PIECEWISE_LINEAR_NAMES.split())
 
 # Products: linear in each of these arguments, so at most one may depend on a layer's output.
 _PRODUCTS = {
-    "Mul": (0, 1),
-    "Mm": (0, 1),
-    "Bmm": (0, 1),
-    "Mv": (0, 1),
-    "Dot": (0, 1),
-    "Linear": (0, 1),
-    "MkldnnLinear": (0, 1),
-    "Convolution": (0, 1),
-    "PreluKernel": (0, 1),
-    "Addmm": (1, 2),
-    "Addmv": (1, 2),
-    "Baddbmm": (1, 2),
-    "Addbmm": (1, 2),
-    "Addcmul": (1, 2),
-    "NativeBatchNorm": (0, 1),
-    "CudnnBatchNorm": (0, 1),
-    "MiopenBatchNorm": (0, 1),
+    **dict.fromkeys(("Mul", "Mm", "Bmm", "Mv", "Dot", "Linear", "MkldnnLinear"), (0, 1)),
+    **dict.fromkeys(("Convolution", "PreluKernel"), (0, 1)),
+    **dict.fromkeys(("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"), (0, 1)),
+    **dict.fromkeys(("Addmm", "Addmv", "Baddbmm", "Addbmm", "Addcmul"), (1, 2)),
 }
+# Linear in the numerator alone: the divisor, of that index, may not depend on it.
 _QUOTIENTS = {"Div": 1}
+
+# Operations that mix no samples where the first axis holds B of them, or B blocks of as many
+# entries, before and after. Entry by entry, or along other axes:
+_SAMPLEWISE_NAMES = """
+Relu LeakyRelu Threshold Hardtanh Hardshrink Softshrink Abs Neg Clamp ClampMin ClampMax
+Maximum Minimum Add Sub Mul Div Clone ToCopy Alias Cat Slice NativeDropout
+MaxPool2DWithIndices AvgPool2D AdaptiveAvgPool2D AdaptiveMaxPool2D MkldnnMaxPool2D
+MkldnnAdaptiveAvgPool2D ReflectionPad2D ReplicationPad2D
+"""
+_SAMPLEWISE = frozenset(_SAMPLEWISE_NAMES.split())
+# In row-major order.
+_RESHAPING = ("View", "Reshape", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze")
+# Linear in the argument of that index, row by row.
+_BY_ROW = {"Convolution": 0, "Mm": 0, "Addmm": 1, "NativeBatchNorm": 0, "PreluKernel": 0}
+# Over the axes that are saved.
+_REDUCING = ("Mean", "Sum")
 
 
 def check_exact(outputs: Tensor, layers: list[CapturedLayer]) -> set[str]:
@@ -120,28 +125,27 @@ def _check_node(node: Node, sources: list[str | None]) -> None:
     layer = next((source for source in sources if source is not None), None)
     if layer is None:
         return
-    name = node.name()
-    short = name.rstrip("0123456789").removesuffix("Backward")
-    if short in _PRODUCTS:
-        factors = [i for i in _PRODUCTS[short] if i < len(sources) and sources[i] is not None]
+    kind = operation(node)
+    if kind in _PRODUCTS:
+        factors = [i for i in _PRODUCTS[kind] if i < len(sources) and sources[i] is not None]
         allowed = len(factors) <= 1
-    elif short in _QUOTIENTS:
-        allowed = sources[_QUOTIENTS[short]] is None
+    elif kind in _QUOTIENTS:
+        allowed = sources[_QUOTIENTS[kind]] is None
     else:
-        allowed = short in _PIECEWISE_LINEAR
-    if short.endswith("CopySlices"):  # the operation itself is not to be seen in the graph
+        allowed = kind in _PIECEWISE_LINEAR
+    if kind.endswith("CopySlices"):  # the operation itself is not to be seen in the graph
         raise NotImplementedError(
             f"an operation in place on a view above {layer} hides what it does: "
             "make it out of place"
         )
     if not allowed:
         raise NotImplementedError(
-            f"{name} above {layer}: exact norms need a graph that is piecewise linear above "
+            f"{node.name()} above {layer}: exact norms need a graph that is piecewise linear above "
             "each layer (ReLU, pooling, sums, concatenation, normalization in evaluation mode)"
         )
-    if short.endswith("BatchNorm") and getattr(node, "_saved_training", False):
+    if kind.endswith("BatchNorm") and getattr(node, "_saved_training", False):
         raise NotImplementedError(
-            f"{name} in training mode above {layer}: batch statistics couple the samples; "
+            f"{node.name()} in training mode above {layer}: batch statistics couple the samples; "
             "model.eval() gives the exact norms of the network with frozen statistics"
         )
 
@@ -159,23 +163,6 @@ def _check_uses(layer: CapturedLayer, uses: int) -> None:
             f"the inputs of {layer.name} are changed in place after their use: "
             "make that operation out of place"
         )
-
-
-# Autograd nodes that keep samples apart where the first axis holds B of them, or B blocks of
-# as many entries, before and after. Entry by entry, or along other axes:
-_MIXERS = """
-Relu LeakyRelu Threshold Hardtanh Hardshrink Softshrink Abs Neg Clamp ClampMin ClampMax
-Maximum Minimum Add Sub Mul Div Clone ToCopy Alias Cat Slice NativeDropout
-MaxPool2DWithIndices AvgPool2D AdaptiveAvgPool2D AdaptiveMaxPool2D MkldnnMaxPool2D
-MkldnnAdaptiveAvgPool2D ReflectionPad2D ReplicationPad2D
-"""
-_ENTRYWISE = frozenset(_MIXERS.split())
-# In row-major order.
-_RESHAPING = ("View", "Reshape", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze")
-# Linear in the argument of that index, row by row.
-_BY_ROW = {"Convolution": 0, "Mm": 0, "Addmm": 1, "NativeBatchNorm": 0, "PreluKernel": 0}
-# Over the axes that are saved.
-_REDUCING = ("Mean", "Sum")
 
 
 def check_independence(logits: Float[Tensor, "b c"], layers: list[CapturedLayer]) -> None:
@@ -201,12 +188,12 @@ def check_independence(logits: Float[Tensor, "b c"], layers: list[CapturedLayer]
         ...     print(str(error).split(":")[0])
         the model mixes the samples of the batch above weight, or its output does not have...
     """
-    if not _apart(logits, layers):
+    if not _known_independent(logits, layers):
         _check_by_gradient(logits, layers)
 
 
-def _apart(logits: Float[Tensor, "b c"], layers: list[CapturedLayer]) -> bool:
-    """Tell whether every node between the layers and the logits is known to keep them apart."""
+def _known_independent(logits: Float[Tensor, "b c"], layers: list[CapturedLayer]) -> bool:
+    """Tell whether every node between the layers and the logits is known to mix no samples."""
     batch = len(logits)
     outlets = {layer.edge[:2] for layer in layers if layer.edge is not None}
     above: set[Node] = set()
@@ -223,7 +210,8 @@ def _apart(logits: Float[Tensor, "b c"], layers: list[CapturedLayer]) -> bool:
         edges = [GradientEdge(node, 0), *sources.values()]
         if not all(_in_blocks(edge, batch) for edge in edges):
             return False
-        if not _keeps_apart(node, {place: edge_shape(edge) for place, edge in sources.items()}):
+        shapes = {place: edge_shape(edge) for place, edge in sources.items()}
+        if not _is_samplewise(node, shapes):
             return False
     return all(layer.edge is not None and _in_blocks(layer.edge, batch) for layer in layers)
 
@@ -233,26 +221,26 @@ def _in_blocks(edge: GradientEdge, batch: int) -> bool:
     return bool(shape) and shape[0] % batch == 0
 
 
-def _keeps_apart(node: Node, sources: dict[int, tuple[int, ...]]) -> bool:
-    short = node.name().rstrip("0123456789").removesuffix("Backward")
-    if short in _RESHAPING:
+def _is_samplewise(node: Node, sources: dict[int, tuple[int, ...]]) -> bool:
+    kind = operation(node)
+    if kind in _RESHAPING:
         return True
     shape = edge_shape(GradientEdge(node, 0))
     if any(source[0] != shape[0] for source in sources.values()):
         return False
-    if short in _BY_ROW:
-        return list(sources) == [_BY_ROW[short]]
+    if kind in _BY_ROW:
+        return list(sources) == [_BY_ROW[kind]]
     # An axis that is added comes first, and moves the samples to the second.
     same = all(len(source) == len(shape) for source in sources.values())
-    if short == "ConstantPadNd":
+    if kind == "ConstantPadNd":
         amounts = getattr(node, "_saved_pad", [0] * 2 * len(shape))
         return same and len(amounts) < 2 * len(shape)  # none at the first axis
-    if short in _REDUCING:
+    if kind in _REDUCING:
         axes = getattr(node, "_saved_dim", None) or (0,)  # none stand for all
         (source,) = sources.values()
         # Negative axes are saved modulo 2^64.
         return all((axis - 2**64 if axis >= 2**63 else axis) % len(source) for axis in axes)
-    return same and short in _ENTRYWISE
+    return same and kind in _SAMPLEWISE
 
 
 def _check_by_gradient(logits: Float[Tensor, "b c"], layers: list[CapturedLayer]) -> None:

@@ -17,10 +17,17 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.chain.backward import LayerCurvature
 from hessinit_lib.hessians.graph.capture import CapturedLayer
-from hessinit_lib.hessians.graph.patches import lay_patches, sizes, spread, tokens
-from hessinit_lib.hessians.numerics.lanczos import random_start, spectral_norms
+from hessinit_lib.hessians.graph.patches import extract_factor, extract_patches, sizes, tokens
+from hessinit_lib.hessians.numerics.lanczos import (
+    in_range,
+    power_of_two,
+    random_start,
+    spectral_norms,
+)
 from hessinit_lib.hessians.numerics.precision import fast_products
 from hessinit_lib.hessians.numerics.workspace import Workspace
+from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.report import BlockNorms
 
 # Entries of J held at a time: much fewer make the products small and slow, many more leave
 # the cache and gain nothing.
@@ -28,7 +35,6 @@ _PIECE = 1 << 22
 
 # Rows up to which a symmetric product is not worth splitting.
 _SPLIT = 300
-
 
 # Multiplications from which on rounding to bfloat16 pays, and its errors average out.
 _LARGE = 1 << 27
@@ -49,15 +55,16 @@ class LayerGram:
         batch: B.
         rank: r, the number of factors.
         by_rows: J J^T, even where it is the larger matrix.
-        apart: leave the factors of a layer with one position a sample as they are.
+        factored: keep J of a layer with one position a sample as its two factors, the
+            inputs and the gradients at the outputs.
         rounded: whether large products may be rounded to bfloat16.
-        most: entries of factors and of J in a piece, at most, unless a channel has more.
+        max_entries: of factors and of J in a piece, unless a channel has more.
 
     Attributes:
         pieces: what is to be added, in any order.
-        apart: whether `curvature` takes the place of `matrix`.
-        kept: bytes held from the first piece to the last.
-        passing: bytes held while a piece is added.
+        factored: whether `curvature` takes the place of `matrix`.
+        kept_bytes: held from the first piece to the last.
+        transient_bytes: held while a piece is added.
 
     Example:
         >>> from hessinit_lib.hessians.graph.capture import capture
@@ -78,38 +85,38 @@ class LayerGram:
         rank: int,
         *,
         by_rows: bool = False,
-        apart: bool = False,
+        factored: bool = False,
         rounded: bool = False,
-        most: int | None = None,
+        max_entries: int | None = None,
     ) -> None:
         self.layer, self.sizes, self._rank = layer, sizes(layer, batch), rank
-        self._lookup = isinstance(layer.module, nn.Embedding)
+        self._embedding = isinstance(layer.module, nn.Embedding)
         _, groups, units, inputs, positions = self.sizes
         rows, columns = batch * rank, self.sizes.columns
-        # With one position a sample, J J^T is the product, entry by entry, of two small Gram
+        # With one position a sample, J J^T is the Hadamard product of two small Gram
         # matrices. Multiplications of either way:
-        direct = units + (1 if self._lookup else inputs)
+        direct = units + (1 if self._embedding else inputs)
         smaller = rows if by_rows else min(rows, columns)
-        self._by_kernel = positions == groups == 1 and rows * direct <= columns * smaller
-        self._by_rows = by_rows or self._by_kernel or columns >= rows
-        self.apart = apart and self._by_kernel and not self._lookup
-        plain = self._by_kernel or self._lookup or not self._by_rows
-        self._round_factors = rounded and not plain and rows * positions * columns >= _LARGE
-        self._round_rows = rounded and not plain and rows**2 * columns >= _LARGE
+        self._hadamard = positions == groups == 1 and rows * direct <= columns * smaller
+        self._by_rows = by_rows or self._hadamard or columns >= rows
+        self.factored = factored and self._hadamard and not self._embedding
+        rounded = rounded and self._by_rows and not (self._hadamard or self._embedding)
+        self._round_factors = rounded and rows * positions * columns >= _LARGE
+        self._round_rows = rounded and rows**2 * columns >= _LARGE
         self._matrix: Tensor | None = None
         self._jacobian: list[Tensor] = []
-        self.pieces = self._cut(rows, most)
-        self.kept, self.passing = self._count_bytes(rows, columns)
+        self.pieces = self._cut(rows, max_entries)
+        self.kept_bytes, self.transient_bytes = self._count_bytes(rows, columns)
 
-    def _cut(self, rows: int, most: int | None) -> list[Piece]:
+    def _cut(self, rows: int, max_entries: int | None) -> list[Piece]:
         _, groups, units, inputs, positions = self.sizes
         every = slice(None)
-        if self._by_kernel or self._lookup:
+        if self._hadamard or self._embedding:
             return [Piece(every, every)]
         channels, inner = (units, inputs) if groups == 1 else (groups, units * inputs)
         size = _PIECE // (rows * inner)
-        if most is not None:
-            size = min(size, most // (rows * max(inner, inner // inputs * positions)))
+        if max_entries is not None:
+            size = min(size, max_entries // (rows * max(inner, inner // inputs * positions)))
         size = max(1, size)
         chosen = [slice(at, min(at + size, channels)) for at in range(0, channels, size)]
         return [Piece(every, part) if groups == 1 else Piece(part, every) for part in chosen]
@@ -118,16 +125,16 @@ class LayerGram:
         batch, groups, units, inputs, positions = self.sizes
         kept = rows**2 if self._by_rows else columns**2 + rows * columns
         part = max(math.prod(self.shape(piece)[1:4]) for piece in self.pieces)
-        if self.apart:
-            kept, passing = rows * units + batch * inputs, 4 * batch**2 + 3 * rows * units
-        elif self._by_kernel:
-            passing = 2 * batch**2 + 2 * rows * units + batch * inputs
-        elif self._lookup:
-            passing = min(_PIECE, rows * columns) + 2 * rows * units * positions
+        if self.factored:
+            kept, transient = rows * units + batch * inputs, 4 * batch**2 + 3 * rows * units
+        elif self._hadamard:
+            transient = 2 * batch**2 + 2 * rows * units + batch * inputs
+        elif self._embedding:
+            transient = min(_PIECE, rows * columns) + 2 * rows * units * positions
         else:
-            passing = batch * (groups * inputs * positions + 2 * part * inputs)
+            transient = batch * (groups * inputs * positions + 2 * part * inputs)
         width = self.layer.weight.element_size()
-        return width * kept, width * passing
+        return width * kept, width * transient
 
     @property
     def dtype(self) -> torch.dtype:
@@ -147,17 +154,17 @@ class LayerGram:
     def fill(
         self, factors: Float[Tensor, "b g r q t"], piece: Piece, index: int, gradient: Tensor
     ) -> None:
-        """Put one factor, the gradient at the layer's output, where it belongs."""
-        whole = spread(self.layer, gradient, self.sizes)
+        """Write one factor, the gradient at the layer's output, into its place."""
+        whole = extract_factor(self.layer, gradient, self.sizes)
         factors[:, :, index].copy_(whole[:, piece.groups, piece.units])
 
     def add(
         self, filled: list[tuple[Piece, Float[Tensor, "b _ r _ t"]]], workspace: Workspace
     ) -> None:
         """Add some pieces."""
-        if self._by_kernel:
+        if self._hadamard:
             ((_, factors),) = filled
-            self._matrix = factors.clone() if self.apart else self._kernel_product(factors)
+            self._matrix = factors.clone() if self.factored else self._hadamard_product(factors)
             return
         for rows in self._rows(filled, workspace):
             if not self._by_rows:
@@ -184,33 +191,33 @@ class LayerGram:
         return matrix
 
     def curvature(self) -> LayerCurvature:
-        """Give factors and inputs of a layer with one position a sample; only if `apart`.
+        """Give factors and inputs of a layer with one position a sample; only if `factored`.
 
         The block's norms then follow from products of B rows; J J^T has B r.
         """
         factors, self._matrix = self._matrix, None
         assert factors is not None
         inputs = factors.new_empty(self.sizes.batch, 1, self.sizes.inputs, 1)
-        lay_patches(self.layer, inputs)
+        extract_patches(self.layer, inputs)
         name, shape = self.layer.name, tuple(self.layer.weight.shape)
         return LayerCurvature(name, shape, inputs.flatten(1), factors[:, 0, :, :, 0], None)
 
     def products(self) -> Float[Tensor, "r b r b"]:
         """Give J J^T by factor and sample; only with `by_rows`."""
         matrix, batch = self.matrix(), self.sizes.batch
-        if self._by_kernel:
+        if self._hadamard:
             return matrix.view(self._rank, batch, self._rank, batch)
         return matrix.view(batch, self._rank, batch, self._rank).permute(1, 0, 3, 2)
 
-    def _kernel_product(self, factors: Float[Tensor, "b 1 r q 1"]) -> Float[Tensor, "d d"]:
+    def _hadamard_product(self, factors: Float[Tensor, "b 1 r q 1"]) -> Float[Tensor, "d d"]:
         """J J^T where every sample has one position: (u_b . u_b') (s_bi . s_b'i')."""
         batch, rank = self.sizes.batch, self._rank
-        if self._lookup:
-            met = tokens(self.layer, batch)
-            kernel = ((met == met.mT) & (met >= 0)).to(factors.dtype)
+        if self._embedding:
+            seen = tokens(self.layer, batch)
+            kernel = ((seen == seen.mT) & (seen >= 0)).to(factors.dtype)
         else:
             inputs = factors.new_empty(batch, 1, self.sizes.inputs, 1)
-            lay_patches(self.layer, inputs)
+            extract_patches(self.layer, inputs)
             kernel = inputs.flatten(1) @ inputs.flatten(1).mT
         # Factors first, samples last: then the kernel's rows are what is multiplied.
         rows = factors.flatten(2).view(batch, rank, -1).transpose(0, 1).flatten(0, 1)
@@ -223,20 +230,20 @@ class LayerGram:
         self, filled: list[tuple[Piece, Float[Tensor, "b _ r _ t"]]], workspace: Workspace
     ) -> Iterator[Float[Tensor, "d _"]]:
         """Form J, shape (B r, G q m), in pieces of columns; each is gone when the next is made."""
-        if self._lookup:
+        if self._embedding:
             for _, factors in filled:
-                yield from _rows_of_lookup(tokens(self.layer, self.sizes.batch), factors)
+                yield from _rows_of_embedding(tokens(self.layer, self.sizes.batch), factors)
             return
         batch, groups, _, inputs, positions = self.sizes
         patches = workspace.take("patches", (batch, groups, inputs, positions), self.dtype)
-        lay_patches(self.layer, patches)
+        extract_patches(self.layer, patches)
         for piece, factors in filled:
             count = factors.shape[1]
-            met = patches[:, piece.groups].flatten(0, 1)
+            chosen = patches[:, piece.groups].flatten(0, 1)
             stacked = factors.flatten(2, 3).flatten(0, 1)
             rows = workspace.take("rows", (*stacked.shape[:2], inputs), self.dtype)
             with fast_products(self.dtype, 0.0, stacked.numel() * inputs):
-                torch.bmm(stacked, met.mT, out=rows)
+                torch.bmm(stacked, chosen.mT, out=rows)
             if count == 1:
                 yield rows.view(batch * self._rank, -1)
             else:
@@ -244,7 +251,33 @@ class LayerGram:
                 yield split.transpose(1, 2).reshape(batch * self._rank, -1)
 
 
-def frobenius_norm(matrix: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
+class GramNorms(NamedTuple):
+    """Norms of a block, and its Gram matrix if the largest eigenvalue is still to be found."""
+
+    name: str
+    norms: BlockNorms
+    matrix: Float[Tensor, "d d"] | None
+
+    @property
+    def nbytes(self) -> int:
+        """What is held."""
+        return 0 if self.matrix is None else self.matrix.nbytes
+
+
+def gram_norms(gram: LayerGram, options: Options) -> GramNorms:
+    """Compute the Frobenius norm and the trace of a block from its Gram matrix."""
+    matrix, batch = gram.matrix(), gram.sizes.batch
+    norm, trace = torch.stack((_frobenius_norm(matrix), matrix.diagonal().sum())).tolist()
+    if not in_range(trace):
+        unit = power_of_two(trace)
+        norm = _frobenius_norm(matrix / unit).item() * unit
+    frobenius = norm / batch if options.frobenius else math.nan
+    norms = BlockNorms(frobenius, math.nan, trace / batch)
+    wanted = options.spectral and math.isfinite(norm)
+    return GramNorms(gram.layer.name, norms, matrix if wanted else None)
+
+
+def _frobenius_norm(matrix: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
     """Compute the norm row by row: in float32, one sum over all loses digits."""
     return torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1))
 
@@ -275,18 +308,18 @@ def largest_eigenvalues(grams: list[Float[Tensor, "_ _"]]) -> list[float]:
     return found
 
 
-def _rows_of_lookup(
+def _rows_of_embedding(
     tokens: Int64[Tensor, "b t"], factors: Float[Tensor, "b 1 r d t"]
 ) -> Iterator[Float[Tensor, "b_r _"]]:
-    """Form J in pieces of columns: only the rows of the weight that the batch has met."""
+    """Form J in pieces of columns: only the rows of the weight that occur in the batch."""
     batch, _, rank, units, positions = factors.shape
     by_position = factors[:, 0].permute(0, 3, 1, 2)
-    met, place = tokens.unique(return_inverse=True)
-    sample = torch.arange(batch, device=met.device)[:, None].expand(batch, positions)
-    first = int((met < 0).sum())  # the padding token, if any
+    seen, place = tokens.unique(return_inverse=True)
+    sample = torch.arange(batch, device=seen.device)[:, None].expand(batch, positions)
+    first = int((seen < 0).sum())  # the padding token, if any
     size = max(1, _PIECE // (batch * rank * units))
-    for start in range(first, len(met), size):
-        count = min(size, len(met) - start)
+    for start in range(first, len(seen), size):
+        count = min(size, len(seen) - start)
         chosen = (place >= start) & (place < start + count)
         into = sample[chosen] * count + place[chosen] - start
         piece = factors.new_zeros(batch * count, rank, units)

@@ -8,7 +8,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 
 def inputs_first(root: Node) -> Iterator[Node]:
-    """Walk the graph below a node, each node after those it depends on."""
+    """Yield the graph below a node in topological order: each node after those it depends on."""
     done: set[Node] = set()
     stack: list[tuple[Node, bool]] = [(root, False)]
     while stack:
@@ -30,3 +30,8 @@ def inputs_first(root: Node) -> Iterator[Node]:
 def edge_shape(edge: GradientEdge) -> tuple[int, ...]:
     """Give the shape of the tensor that stood at that place in the forward pass."""
     return tuple(edge.node._input_metadata[edge.output_nr].shape)
+
+
+def operation(node: Node) -> str:
+    """Give a node's name without "Backward" and the overload's number: "Relu", say."""
+    return node.name().rstrip("0123456789").removesuffix("Backward")

@@ -5,7 +5,7 @@ i, the Jacobian row
 
 $$j_{bi} = \operatorname{vec} \sum_t s_{bit} u_{bt}^\top,$$
 
-with $u_{bt}$ the patch of the inputs that the weight meets at t and $s_{bit}$ the factor at
+with $u_{bt}$ the patch of the inputs that the weight multiplies at t and $s_{bit}$ the factor at
 the layer's output there. The layer's Gauss-Newton block is $B^{-1} \sum_{bi} j_{bi}
 j_{bi}^\top$. Grouped convolutions are G such layers side by side. The patches of an
 embedding are rows of the unit matrix; they are left as tokens.
@@ -29,7 +29,7 @@ from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED
 class Sizes(NamedTuple):
     """Sizes of a layer's patches, shape (B, G, m, T), and factors, shape (B, G, q, T).
 
-    The weight has G q m entries; of an embedding those rows that the batch has met.
+    The weight has G q m entries; of an embedding those rows that occur in the batch.
     """
 
     batch: int
@@ -63,8 +63,8 @@ def sizes(layer: CapturedLayer, batch: int) -> Sizes:
     assert layer.edge is not None
     shape = edge_shape(layer.edge)
     if isinstance(module, nn.Embedding):
-        met = tokens(layer, batch).unique()
-        return Sizes(batch, 1, shape[-1], int((met >= 0).sum()), math.prod(shape[:-1]) // batch)
+        seen = tokens(layer, batch).unique()
+        return Sizes(batch, 1, shape[-1], int((seen >= 0).sum()), math.prod(shape[:-1]) // batch)
     if isinstance(module, nn.Linear):
         positions = math.prod(shape[:-1]) // batch
         return Sizes(batch, 1, module.out_features, module.in_features, positions)
@@ -79,8 +79,8 @@ def sizes(layer: CapturedLayer, batch: int) -> Sizes:
     return Sizes(batch, module.groups, units, inputs, frames * math.prod(shape[-space:]))
 
 
-def lay_patches(layer: CapturedLayer, out: Float[Tensor, "b g m t"]) -> None:
-    """Lay the patches of a layer's inputs side by side.
+def extract_patches(layer: CapturedLayer, out: Float[Tensor, "b g m t"]) -> None:
+    """Unfold a layer's inputs into patches, shape (B, G, m, T).
 
     Args:
         layer: not an embedding.
@@ -99,11 +99,11 @@ def lay_patches(layer: CapturedLayer, out: Float[Tensor, "b g m t"]) -> None:
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         z = F.pad(z.to(out.dtype), _padding(module), mode=mode)
         z = _windows(z, module, edge_shape(layer.edge)[-space:])
-    laid = _by_sample(z, len(out), module.groups, space)
-    out.view(laid.shape).copy_(laid)
+    unfolded = _by_sample(z, len(out), module.groups, space)
+    out.view(unfolded.shape).copy_(unfolded)
 
 
-def spread(
+def extract_factor(
     layer: CapturedLayer, gradient: Tensor, shape: Sizes
 ) -> Float[Tensor, "{shape.batch} {shape.groups} {shape.units} {shape.positions}"]:
     """Bring a gradient at the layer's output into the form of factors, (B, G, q, T).
@@ -112,7 +112,7 @@ def spread(
         >>> import torch
         >>> from hessinit_lib.hessians.graph.capture import capture
         >>> (layer,), out = capture(nn.Conv2d(2, 4, 3, groups=2), torch.ones(5, 2, 8, 8))
-        >>> tuple(spread(layer, torch.ones_like(out), sizes(layer, 5)).shape)
+        >>> tuple(extract_factor(layer, torch.ones_like(out), sizes(layer, 5)).shape)
         (5, 2, 2, 36)
     """
     module = layer.module
@@ -127,12 +127,12 @@ def spread(
         assert layer.inputs is not None
         around = [int(p) for p in reversed(module.padding) for _ in (0, 1)]
         s = _windows(F.pad(s, around), module, layer.inputs.shape[-space:])
-    laid = _by_sample(s, shape.batch, module.groups, space)
-    return laid.reshape(shape.batch, shape.groups, shape.units, shape.positions)
+    unfolded = _by_sample(s, shape.batch, module.groups, space)
+    return unfolded.reshape(shape.batch, shape.groups, shape.units, shape.positions)
 
 
 def tokens(layer: CapturedLayer, batch: int) -> Int64[Tensor, "b t"]:
-    """Give which row of an embedding's weight is met where; -1 where none gets a gradient."""
+    """Give the row of an embedding's weight at each position; -1 where none gets a gradient."""
     assert isinstance(layer.module, nn.Embedding)
     assert layer.inputs is not None
     found = layer.inputs.reshape(batch, -1).long()

@@ -1,4 +1,7 @@
-"""Eigenvalues of largest size of symmetric operators, by Lanczos iteration."""
+"""Eigenvalues of largest size of symmetric operators, by Lanczos iteration.
+
+Operators may be of any size: what they give is scaled where its squares are no float32 numbers.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,29 @@ Operators = Callable[[Float[Tensor, "q d"], list[int]], Float[Tensor, "q d"]]
 _MAX_STEPS = 400
 _CHECK_EVERY = 2
 _SMALL = 1 << 18  # entries of random vectors that are kept for the next call
+
+
+def in_range(size: float) -> bool:
+    """Tell whether the squares of numbers of some size, and their sums, are good in float32.
+
+    Example:
+        >>> in_range(1.0), in_range(1e-20), in_range(0.0)
+        (True, False, False)
+    """
+    return 1e-12 <= abs(size) <= 1e12
+
+
+def power_of_two(size: float) -> float:
+    """Give the power of two next to a number: dividing by it changes no digit.
+
+    Args:
+        size: positive; for zero, infinity and NaN, for which there is none, 1 comes back.
+
+    Example:
+        >>> power_of_two(0.3), power_of_two(3e-25) == 2.0**-81, power_of_two(0.0)
+        (0.25, True, 1.0)
+    """
+    return 2.0 ** round(math.log2(size)) if 0 < size < math.inf else 1.0
 
 
 def random_start(count: int, size: int, like: Tensor) -> Float[Tensor, "p d"]:
@@ -86,9 +112,9 @@ def spectral_norms(
             units = np.array([1.0 if in_range(size) else power_of_two(size) for size in sizes])
         if (units != 1).any():
             image = image / image.new_tensor(units)[:, None]
-        along, image = _take_out(basis[:, :step], image)
+        along, image = _orthogonalize(basis[:, :step], image)
         # Once more: rounding left some overlap, which would grow from step to step.
-        _, image = _take_out(basis[:, :step], image)
+        _, image = _orthogonalize(basis[:, :step], image)
         # One transfer from the device.
         both = torch.stack((along, torch.linalg.vector_norm(image, dim=1)))
         alphas, betas = both.double().cpu().numpy()
@@ -119,7 +145,7 @@ def spectral_norms(
     raise ArithmeticError(f"Lanczos did not converge in {steps} steps")
 
 
-def _take_out(
+def _orthogonalize(
     basis: Float[Tensor, "p k d"], image: Float[Tensor, "p d"]
 ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p d"]]:
     """Give the image's component along the last basis vector, and what is outside of the basis."""
@@ -152,26 +178,3 @@ def _leading_ritz_value(
         or beta == 0
     )
     return _Ritz(norm, bool(close and sharp and settled))
-
-
-def in_range(size: float) -> bool:
-    """Tell whether the squares of numbers of some size, and their sums, are good in float32.
-
-    Example:
-        >>> in_range(1.0), in_range(1e-20), in_range(0.0)
-        (True, False, False)
-    """
-    return 1e-12 <= abs(size) <= 1e12
-
-
-def power_of_two(size: float) -> float:
-    """Give the power of two next to a number: dividing by it changes no digit.
-
-    Args:
-        size: positive; for zero, infinity and NaN, for which there is none, 1 comes back.
-
-    Example:
-        >>> power_of_two(0.3), power_of_two(3e-25) == 2.0**-81, power_of_two(0.0)
-        (0.25, True, 1.0)
-    """
-    return 2.0 ** round(math.log2(size)) if 0 < size < math.inf else 1.0

@@ -1,16 +1,27 @@
-"""Memory that is used again and again instead of being asked for anew."""
+"""Memory: buffers that are used again, and how much is held at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+# Entries of tensors that are made in pieces: as many as stay near the cores.
+PIECE = 1 << 21
+
+# A bound on the memory leaves one part in so many for what waits in `batches`; without a
+# bound these bytes may wait.
+WAITING_SHARE = 8
+_WAITING = 1 << 27
+
 # Bytes of buffers that outlive a call, for the next one.
 _KEPT = 1 << 26
+
+_T = TypeVar("_T")
 
 
 class Workspace:
@@ -75,3 +86,32 @@ def kept_workspace(like: Tensor) -> Iterator[Workspace]:
         if device.type == "cpu":
             workspace.shrink(_KEPT)
             _pool[device] = workspace
+
+
+def batches(
+    items: Iterable[_T], size: Callable[[_T], float], limit: int | None
+) -> Iterator[list[_T]]:
+    """Gather items that are finished faster together; what is yielded is freed before the next.
+
+    Args:
+        items: made one after the other, as they are asked for.
+        size: bytes that an item holds; infinity for one that may not wait.
+        limit: `max_memory`, of which an eighth is for this; 128 MiB if None.
+
+    Example:
+        >>> [list(batch) for batch in batches([1, 2, 3, 1], lambda size: size, limit=8 * 2)]
+        [[1, 2], [3], [1]]
+    """
+    room = _WAITING if limit is None else min(_WAITING, limit // WAITING_SHARE)
+    waiting: list[_T] = []
+    held = 0.0
+    for item in items:
+        waiting.append(item)
+        held += size(item)
+        del item  # nothing may outlive its batch
+        if held > room:
+            yield waiting
+            waiting.clear()
+            held = 0.0
+    if waiting:
+        yield waiting

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hessinit_lib.hessians.chain.network import compute_dtype
-from hessinit_lib.hessians.functional import without_noise
+from hessinit_lib.hessians.functional import compute_dtype, without_noise
 from hessinit_lib.hessians.loss import LossFn
 
 Inputs = Tensor | tuple[Tensor, ...]

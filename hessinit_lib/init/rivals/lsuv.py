@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import Inputs, plain, single_input, without_noise
+from hessinit_lib.hessians.functional import Inputs, single_input, unwrap_compiled, without_noise
 from hessinit_lib.init.forward_graph import refuse_batch_statistics
 from hessinit_lib.init.layers import Layer, weight_layers
 from hessinit_lib.init.schemes import apply
@@ -46,7 +46,7 @@ def lsuv_(
         >>> round(model[0](x).var().item(), 4), round(model(x).var().item(), 4)
         (1.0, 1.0)
     """
-    model = plain(model)
+    model = unwrap_compiled(model)
     refuse_batch_statistics(model)
     layers = {id(layer.module): layer for layer in weight_layers(model)}
     apply(model, "orthogonal", generator=generator)

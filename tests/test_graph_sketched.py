@@ -1,4 +1,4 @@
-"""Norms estimated from random mixtures of the factors."""
+"""Norms of graphs estimated from random sketches of the factors."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import math
 
 import pytest
 import torch
-from networks import labels, seeded
+from networks import graph_hessians, labels, seeded
 from test_graph_hessians import ResNet, normal, prepare
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.graph.graph import graph_hessians
-from hessinit_lib.hessians.graph.signs import squared_sum
+from hessinit_lib.hessians.graph.sketched import squared_sum
 from hessinit_lib.hessians.numerics.estimates import Estimate, combine
 from hessinit_lib.hessians.options import Options
 
@@ -36,19 +35,19 @@ def jacobian_rows(batch: int, classes: int, seed: int) -> Tensor:
     return torch.einsum("bci,bcp->bip", spread, jacobian)
 
 
-def draw(rows: Tensor, mixtures: int, generator: torch.Generator) -> Estimate:
-    signs = torch.randint(2, (mixtures, *rows.shape[:2]), generator=generator) * 2.0 - 1
+def draw(rows: Tensor, sketches: int, generator: torch.Generator) -> Estimate:
+    signs = torch.randint(2, (sketches, *rows.shape[:2]), generator=generator) * 2.0 - 1
     mixed = torch.einsum("mbr,brp->mbp", signs.double(), rows)
     return squared_sum(torch.einsum("mbp,ncp->mbnc", mixed, mixed))
 
 
-@pytest.mark.parametrize("mixtures", [4, 8])
+@pytest.mark.parametrize("sketches", [4, 8])
 @pytest.mark.parametrize(("batch", "classes"), [(32, 10), (64, 10), (32, 4), (128, 5)])
-def test_intervals_cover(batch: int, classes: int, mixtures: int) -> None:
+def test_intervals_cover(batch: int, classes: int, sketches: int) -> None:
     rows = jacobian_rows(batch, classes, seed=batch)
     exact = float((rows.flatten(0, 1) @ rows.flatten(0, 1).mT).square().sum())
     generator, draws = seeded(1), 400
-    found = [draw(rows, mixtures, generator) for _ in range(draws)]
+    found = [draw(rows, sketches, generator) for _ in range(draws)]
     covered = sum(
         abs(math.sqrt(each.mean) - math.sqrt(exact))
         <= 1.96 * each.error / (2 * math.sqrt(each.mean))

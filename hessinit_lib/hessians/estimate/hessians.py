@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.estimate.deflated import DeflatedNorms
-from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_a_sample
-from hessinit_lib.hessians.functional import check_batch, plain
+from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_per_sample
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.numerics.precision import without_autocast
 from hessinit_lib.hessians.options import Options
@@ -26,22 +26,13 @@ _FEWEST, _MOST = 16, 64
 _MEMORY = 1 << 30  # bytes for the subspaces that are grown together, where none are said
 
 
-def estimated_hessians(
-    model: nn.Module,
-    loss_fn: LossFn,
-    inputs: Tensor,
-    targets: Tensor,
-    options: Options,
-    why: str = "",
-) -> HessianReport:
+def estimated_hessians(case: Case, options: Options, why: str = "") -> HessianReport:
     r"""Estimate the norms of every layer's Hessian block, of any twice differentiable model.
 
     Args:
-        model: any module with one tensor of outputs. Every parameter with two or more axes
-            that requires a gradient is a block; a tied parameter is one block.
-        loss_fn: any scalar function of (outputs, targets).
-        inputs: shape (B, ...).
-        targets: what the loss takes.
+        case: any module with one tensor of outputs, any scalar function of (outputs, targets),
+            and a batch. Every parameter with two or more axes that requires a gradient is a
+            block; a tied parameter is one block.
         options: what to compute. Sampling goes on until the standard errors of
             $\|H_k\|_F$ and $\|G_k\|_F$ are within `tolerance` of them, that of $\|R_k\|_F$
             within `tolerance` of $\|H_k\|_F$. Spectral norms are iterated until their error
@@ -64,15 +55,13 @@ def estimated_hessians(
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3))
         >>> x = torch.randn(16, 4, generator=generator)
         >>> y = torch.randint(3, (16,), generator=generator)
-        >>> report = estimated_hessians(model, nn.CrossEntropyLoss(), x, y, Options())
+        >>> report = estimated_hessians(Case(model, nn.CrossEntropyLoss(), x, y), Options())
         >>> layer = report["0.weight"]
         >>> layer.exact, layer.stderr <= 0.01 * layer.frobenius
         (False, True)
     """
-    check_batch(inputs, targets)
-    weights = _weights(model)
-    blocks = {name: [name] for name in weights}
-    products = _products(model, loss_fn, inputs, targets, blocks, options)
+    weights = case.weights
+    products = _products(case, {name: [name] for name in weights}, options)
     found = block_norms(products, options)
     return HessianReport(
         [
@@ -96,8 +85,8 @@ def model_hessian(
     r"""Estimate the norms of the Hessian of all weights together, cross blocks included.
 
     Args:
-        model: see `estimated_hessians`, like the next three.
-        loss_fn: the loss.
+        model: any module with one tensor of outputs, compiled or not.
+        loss_fn: any scalar function of (outputs, targets).
         inputs: shape (B, ...).
         targets: what the loss takes.
         chosen: options by name, see `hessinit_lib.hessians.options.Options`.
@@ -116,9 +105,8 @@ def model_hessian(
         (18,)
     """
     options = Options(**chosen)
-    check_batch(inputs, targets)
-    blocks = {"model": list(_weights(model))}
-    products = _products(model, loss_fn, inputs, targets, blocks, options)
+    case = Case.checked(model, loss_fn, inputs, targets)
+    products = _products(case, {"model": list(case.weights)}, options)
     (norms,) = block_norms(products, options).values()
     return LayerHessian.from_parts(
         "model",
@@ -129,30 +117,14 @@ def model_hessian(
     )
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Give the parameters that blocks are made for: a tied one by its first name only."""
-    return {
-        name: parameter
-        for name, parameter in plain(model).named_parameters()
-        if parameter.requires_grad and parameter.ndim > 1
-    }
-
-
-def _products(
-    model: nn.Module,
-    loss_fn: LossFn,
-    inputs: Tensor,
-    targets: Tensor,
-    blocks: Blocks,
-    options: Options,
-) -> BlockProducts:
+def _products(case: Case, blocks: Blocks, options: Options) -> BlockProducts:
     """Make the products, of as many samples at a time as the memory allows."""
     chunk = None
     if options.max_memory is not None:
-        needed = bytes_a_sample(model, inputs, list(_weights(model)))
+        needed = bytes_per_sample(case.model, case.inputs, list(case.weights))
         # Half is for the subspaces. One sample at a time is the least there is.
         chunk = max(1, int(options.max_memory / 2 / needed))
-    return BlockProducts(model, loss_fn, inputs, targets, blocks, parts=options.parts, chunk=chunk)
+    return BlockProducts(case, blocks, parts=options.parts, chunk=chunk)
 
 
 @torch.no_grad()
@@ -160,9 +132,8 @@ def block_norms(
     products: BlockProducts, options: Options
 ) -> dict[str, tuple[BlockNorms, BlockNorms, BlockNorms]]:
     """Estimate the norms of each block, of its linearization and of its residual."""
-    lost = (LOST, LOST, LOST)
     if not products.finite:
-        return dict.fromkeys(products.sizes, lost)
+        return dict.fromkeys(products.sizes, (LOST, LOST, LOST))
     generator = options.generator or torch.Generator().manual_seed(0)
     found: dict[str, tuple[BlockNorms, BlockNorms, BlockNorms]] = {}
     bar = tqdm(total=len(products.sizes), desc="layers", unit="layer", delay=3, leave=False)
@@ -177,7 +148,7 @@ def block_norms(
             for name, norms in group.items():
                 known = norms.norms()
                 found[name] = (
-                    (known[0], known[1], known[2]) if options.parts else (known[0], *lost[1:])
+                    (known[0], known[1], known[2]) if options.parts else (known[0], LOST, LOST)
                 )
             bar.update(len(group))
     return found
@@ -190,11 +161,11 @@ def _grow(
     start: int,
 ) -> None:
     """Let the subspaces of a group of blocks grow until they are large enough."""
-    mixtures = products.mixtures(start, list(group), generator)
-    wanted = {name: norms.start(mixtures.pop(name)) for name, norms in group.items()}
+    sketch = products.range_sketch(start, list(group), generator)
+    wanted = {name: norms.start(sketch.pop(name)) for name, norms in group.items()}
     while wanted := {name: rows for name, rows in wanted.items() if len(rows)}:
         for name, images in products.apply(wanted).items():
-            group[name].feed(wanted[name], images)
+            group[name].add_rows(wanted[name], images)
         wanted = {name: group[name].growth() for name in wanted}
 
 
@@ -206,10 +177,10 @@ def _sample(
         rows = {name: group[name].deflation() for name in unknown}
         rows = {name: new for name, new in rows.items() if len(new)}
         for name, images in products.apply(rows).items():
-            group[name].feed(rows[name], images)
+            group[name].add_rows(rows[name], images)
         probes = {name: group[name].probes(generator) for name in unknown}
         for name, images in products.apply(probes).items():
-            group[name].sample(probes[name], images)
+            group[name].add_probes(probes[name], images)
 
 
 def _groups(products: BlockProducts, options: Options) -> Iterator[dict[str, int]]:

@@ -7,35 +7,23 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spectral_norms
-from hessinit_lib.hessians.functional import check_batch
+from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import CapturedLayer, capture
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
-from hessinit_lib.hessians.graph.gram import frobenius_norm, largest_eigenvalues
-from hessinit_lib.hessians.graph.passes import layer_grams
-from hessinit_lib.hessians.graph.signs import estimated_norms
-from hessinit_lib.hessians.loss import LossFn, loss_curvature
-from hessinit_lib.hessians.numerics.lanczos import in_range, power_of_two
+from hessinit_lib.hessians.graph.gram import GramNorms, gram_norms, largest_eigenvalues
+from hessinit_lib.hessians.graph.sketched import graph_sketched_norms
+from hessinit_lib.hessians.loss import loss_curvature
 from hessinit_lib.hessians.numerics.precision import may_round
+from hessinit_lib.hessians.numerics.workspace import PIECE, batches
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
 
-# Bytes of matrices and factors whose largest eigenvalues are computed together.
-_WAITING = 1 << 27
 
-# Entries of products of factors that are made at a time.
-_PIECE = 1 << 21
-
-
-def graph_hessians(
-    model: nn.Module,
-    loss_fn: LossFn,
-    inputs: Tensor,
-    targets: Tensor,
-    options: Options | None = None,
-) -> HessianReport:
+def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
     r"""Compute the norms of every layer's Hessian block, exactly, for a graph of any shape.
 
     With $D^2 l_b = \sum_i c_{bi} c_{bi}^\top$ at the logits and $j_{bi}$ the gradient of
@@ -49,14 +37,13 @@ def graph_hessians(
     gradients, buffers and mode and the global random state are left as found.
 
     Args:
-        model: any module with outputs (B, C). Weights of Linear (with any axes of
-            positions), Conv1d to Conv3d, ConvTranspose1d to 3d and Embedding; between
-            them any functions that are linear or piecewise linear, such as ReLU, pooling,
-            padding, reshapes, residual sums, concatenation, normalization in evaluation
-            mode. Computed in float64 if the parameters are float64, else in float32.
-        loss_fn: see `hessinit_lib.hessians.loss.loss_curvature`.
-        inputs: shape (B, ...), what the model takes, on the model's device.
-        targets: class indices (B,), or probabilities or values (B, C).
+        case: any module with outputs (B, C), a loss that
+            `hessinit_lib.hessians.loss.loss_curvature` takes, and a batch. Weights of Linear
+            (with any axes of positions), Conv1d to Conv3d, ConvTranspose1d to 3d and
+            Embedding; between them any functions that are linear or piecewise linear, such
+            as ReLU, pooling, padding, reshapes, residual sums, concatenation, normalization
+            in evaluation mode. Computed in float64 if the parameters are float64, else in
+            float32.
         options: what to compute. Estimates are made of Frobenius norms and traces alone,
             where they cost less; anything else is exact. In float32, at a tolerance of 1e-3
             or more, large products are rounded to bfloat16 where the processor multiplies
@@ -77,20 +64,20 @@ def graph_hessians(
     Source: arXiv 2004.09506 for the principle; derivation in the book, statements 4 and 5.
 
     Example:
+        >>> from torch import nn
         >>> generator = torch.Generator().manual_seed(0)
         >>> model = nn.Sequential(
         ...     nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)
         ... )
         >>> x = torch.randn(16, 1, 8, 8, generator=generator)
         >>> y = torch.randint(3, (16,), generator=generator)
-        >>> report = graph_hessians(model, nn.CrossEntropyLoss(), x, y)
+        >>> report = graph_hessians(Case(model, nn.CrossEntropyLoss(), x, y))
         >>> report["0.weight"].shape, report["0.weight"].residual.frobenius
         ((4, 1, 3, 3), 0.0)
     """
     options = options or Options()
-    check_batch(inputs, targets)
-    batch = len(inputs)
-    layers, logits = capture(model, inputs)
+    batch = len(case.inputs)
+    layers, logits = capture(case.model, case.inputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
         shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise NotImplementedError(
@@ -98,7 +85,7 @@ def graph_hessians(
         )
     reached = check_exact(logits, layers)
     with torch.no_grad():
-        loss = loss_curvature(loss_fn, logits.detach(), targets)
+        loss = loss_curvature(case.loss_fn, logits.detach(), case.targets)
         norms = {layer.name: ZERO for layer in layers}
         estimated: dict[str, BlockNorms] | None = None
         if not torch.isfinite(logits).all():
@@ -108,7 +95,7 @@ def graph_hessians(
             check_independence(logits, found)
             columns = loss.factor.transpose(0, 1)
             if options.method == "estimate" and not options.spectral:
-                estimated = estimated_norms(logits, found, columns, options)
+                estimated = graph_sketched_norms(logits, found, columns, options)
             norms.update(estimated or _exact_norms(logits, found, columns, options))
     # All linearization, no residual.
     rest = {name: ZERO if math.isfinite(found.trace) else LOST for name, found in norms.items()}
@@ -135,50 +122,35 @@ def _exact_norms(
 ) -> dict[str, BlockNorms]:
     """Compute the norms of all blocks from their factors."""
     limit = options.max_memory
-    room = _WAITING if limit is None else min(_WAITING, limit // 8)
-    piece = _PIECE if limit is None else min(_PIECE, limit // 64)
-    norms: dict[str, BlockNorms] = {}
-    matrices: dict[str, Tensor] = {}
-    apart: list[Sums] = []
-    batch = len(logits)
-
-    def finish() -> None:
-        # Together they are faster.
-        largest = largest_eigenvalues(list(matrices.values()))
-        for name, value in zip(matrices, largest, strict=True):
-            norms[name] = replace(norms[name], spectral=value / batch)
-        for found in with_spectral_norms(apart, options):
-            norms[found.name] = BlockNorms(found.frobenius, found.spectral, found.trace)
-        matrices.clear()
-        apart.clear()
-
-    for gram in layer_grams(
+    piece = PIECE if limit is None else min(PIECE, limit // 64)
+    grams = layer_grams(
         logits,
         layers,
         columns,
-        apart=True,
+        factored=True,
         rounded=may_round(logits, options.tolerance),
         limit=limit,
-    ):
-        if gram.apart:
-            apart.append(block_sums(gram.curvature(), options, piece))
-        else:
-            matrix, name = gram.matrix(), gram.layer.name
-            frobenius, trace = _norm_and_trace(matrix, batch)
-            norms[name] = BlockNorms(frobenius if options.frobenius else math.nan, math.nan, trace)
-            if options.spectral and math.isfinite(frobenius):
-                matrices[name] = matrix
-        held = sum(matrix.nbytes for matrix in matrices.values())
-        if held + sum(sums.nbytes for sums in apart) > room:
-            finish()
-    finish()
+    )
+    sums = (
+        block_sums(gram.curvature(), options, piece) if gram.factored else gram_norms(gram, options)
+        for gram in grams
+    )
+    norms: dict[str, BlockNorms] = {}
+    for group in batches(sums, lambda each: each.nbytes, limit):
+        norms.update(_with_spectral_norms(group, len(logits), options))
     return norms
 
 
-def _norm_and_trace(matrix: Float[Tensor, "d d"], batch: int) -> tuple[float, float]:
-    """Compute a Gram matrix's Frobenius norm and trace, over the batch size."""
-    norm, trace = torch.stack((frobenius_norm(matrix), matrix.diagonal().sum())).tolist()
-    if not in_range(trace):
-        unit = power_of_two(trace)
-        norm = frobenius_norm(matrix / unit).item() * unit
-    return norm / batch, trace / batch
+def _with_spectral_norms(
+    group: list[Sums | GramNorms], batch: int, options: Options
+) -> dict[str, BlockNorms]:
+    """Add the spectral norms of some blocks: together they are found faster."""
+    known = [each for each in group if isinstance(each, GramNorms)]
+    norms = {each.name: each.norms for each in known}
+    matrices = {each.name: each.matrix for each in known if each.matrix is not None}
+    largest = largest_eigenvalues(list(matrices.values()))
+    for name, value in zip(matrices, largest, strict=True):
+        norms[name] = replace(norms[name], spectral=value / batch)
+    for found in with_spectral_norms([each for each in group if isinstance(each, Sums)], options):
+        norms[found.name] = BlockNorms(found.frobenius, found.spectral, found.trace)
+    return norms

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from hessinit_lib.hessians.chain.backward import LayerCurvature
 from hessinit_lib.hessians.numerics.precision import fast_products, narrowed, rounding_pays
-from hessinit_lib.hessians.numerics.workspace import Workspace
+from hessinit_lib.hessians.numerics.workspace import PIECE, Workspace
 
 
-class PairSums(NamedTuple):
+class SquaredNorms(NamedTuple):
     """Squared Frobenius norms of G + R, G and R."""
 
     total: Float[Tensor, ""]
@@ -35,9 +35,9 @@ def squared_norms(
     tolerance: float = 0.0,
     *,
     parts: bool = True,
-    piece: int = 1 << 21,
+    piece: int = PIECE,
     workspace: Workspace | None = None,
-) -> PairSums:
+) -> SquaredNorms:
     """Compute the squared Frobenius norms of a layer's Hessian and of its two parts.
 
     Args:
@@ -67,11 +67,11 @@ def squared_norms(
             rest = torch.zeros_like(linear)
         if residual is not None and residual.ndim == 2:
             # Only the diagonal of S^T S meets a diagonal residual.
-            spread = weights @ residual
-            rest = _inner(spread, residual)
-            total = linear + 2 * _inner(spread, factor.square().sum(1)) + rest
+            weighted = weights @ residual
+            rest = _inner(weighted, residual)
+            total = linear + 2 * _inner(weighted, factor.square().sum(1)) + rest
     # Rounding can leave a tiny negative square where the parts cancel.
-    return PairSums(total.clamp(min=0), linear, rest)
+    return SquaredNorms(total.clamp(min=0), linear, rest)
 
 
 def _whole_matrices(
@@ -99,11 +99,11 @@ def _whole_matrices(
         torch.bmm(left, right, out=block)
         copy = workspace.take("copy", shape, kind)
         if dense is not None:
-            bent = dense[:, low:high, low:]
+            rows = dense[:, low:high, low:]
             if parts:
-                rest += _pair_sum(bent, weights, copy)
+                rest += _pair_sum(rows, weights, copy)
                 linear += _pair_sum(block, weights, copy)
-            block += bent
+            block += rows
         total += _pair_sum(block, weights, copy)
     if dense is None:
         return total, total, rest

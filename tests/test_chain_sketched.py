@@ -1,4 +1,4 @@
-"""Norms estimated from pairs of random mixtures: mean, calibration, and when they are used."""
+"""Norms of chains estimated from pairs of sketches: mean, calibration, when they are used."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from networks import Case, make_case, seeded
+from networks import Case, chain_hessians, make_case, seeded
 
 from hessinit_lib.hessians.chain.backward import LayerCurvature
-from hessinit_lib.hessians.chain.chain import chain_hessians
-from hessinit_lib.hessians.chain.pair_sums import squared_norms
-from hessinit_lib.hessians.chain.signs import _average, _mixtures, pair_estimates
+from hessinit_lib.hessians.chain.frobenius import squared_norms
+from hessinit_lib.hessians.chain.sketched import _sketched_loss, pair_sketches
 from hessinit_lib.hessians.loss import LossCurvature
+from hessinit_lib.hessians.numerics.estimates import mean_norms
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import BlockNorms, HessianReport
 
@@ -31,10 +31,9 @@ def estimates(layer: LayerCurvature, draws: int, pairs: int = 1) -> list[BlockNo
     kernel, generator, loss = layer.kernel(), seeded(1), LossCurvature(layer.inputs, layer.factor)
     found = []
     for _ in range(draws):
-        mixed = LayerCurvature(
-            "weight", layer.shape, layer.inputs, _mixtures(loss, pairs, generator).factor, None
-        )
-        found.append(_average(pair_estimates(mixed, kernel, 0.0), len(layer.inputs)))
+        factor = _sketched_loss(loss, pairs, generator).factor
+        sketch = LayerCurvature("weight", layer.shape, layer.inputs, factor, None)
+        found.append(mean_norms(pair_sketches(sketch, kernel, 0.0), len(layer.inputs)))
     return found
 
 

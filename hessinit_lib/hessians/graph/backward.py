@@ -1,9 +1,11 @@
 """Backward passes that carry factors to the layers, in an order that bounds the memory.
 
-Segment by segment, every factor is carried from the segment's start to its layers and to
-its end; the layers' Gram matrices use the factors up before the next segment comes. With
-little memory the passes of a segment are repeated for some of its layers' channels at a
-time, and if even the factors between two segments are too much, all start at the logits.
+The graph is cut into segments where a single tensor separates layers above from layers below.
+Segment by segment, every factor is carried by a vector-Jacobian product from the segment's
+start to its layers and to its end; the layers' Gram matrices use the factors up before the
+next segment comes. With little memory the passes of a segment are repeated for some of its
+layers' channels at a time, and if even the factors between two segments are too much, all
+start at the logits.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,13 +25,26 @@ from torch.autograd.graph import GradientEdge, Node
 from hessinit_lib.hessians.graph.capture import CapturedLayer
 from hessinit_lib.hessians.graph.gram import LayerGram, Piece
 from hessinit_lib.hessians.graph.nodes import edge_shape, inputs_first
-from hessinit_lib.hessians.numerics.workspace import Workspace, kept_workspace
+from hessinit_lib.hessians.numerics.workspace import WAITING_SHARE, Workspace, kept_workspace
 
 # Entries of factors to gather in a segment before it ends: calls cost time, too.
 _SEGMENT = 1 << 23
 
-# The part of the memory that is left for matrices that wait.
-_WAITING = 8
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of the graph.
+
+    Attributes:
+        start: where its passes start; None for the logits.
+        layers: the layers in it, the highest first.
+        end: where the next segment starts; None below the last one.
+    """
+
+    start: GradientEdge | None
+    layers: list[CapturedLayer]
+    end: GradientEdge | None
+
 
 Group = dict[LayerGram, list[Piece]]
 """Pieces of some layers whose factors are held at the same time."""
@@ -47,7 +63,7 @@ def layer_grams(
     columns: Float[Tensor, "r b c"],
     *,
     by_rows: bool = False,
-    apart: bool = False,
+    factored: bool = False,
     rounded: bool = False,
     limit: int | None = None,
 ) -> Iterator[LayerGram]:
@@ -58,7 +74,7 @@ def layer_grams(
         layers: those that the logits depend on.
         columns: the factors at the logits.
         by_rows: see `LayerGram`.
-        apart: see `LayerGram`.
+        factored: see `LayerGram`.
         rounded: whether large products may be rounded to bfloat16.
         limit: bytes to use, an eighth of them for matrices that wait for what comes next;
             None for no bound.
@@ -68,18 +84,14 @@ def layer_grams(
     """
     batch, rank = len(logits), len(columns)
 
-    def make(most: int | None) -> dict[str, LayerGram]:
-        return {
-            layer.name: LayerGram(
-                *(layer, batch, rank), by_rows=by_rows, apart=apart, rounded=rounded, most=most
-            )
-            for layer in layers
-        }
-
+    make = partial(
+        LayerGram, batch=batch, rank=rank, by_rows=by_rows, factored=factored, rounded=rounded
+    )
     if limit is None:
-        parts = segments(logits, layers, _SEGMENT // rank)
-        grams = make(None)
-        steps = [Step(part, [_whole(part, grams)]) for part in parts]
+        steps = []
+        for part in segments(logits, layers, _SEGMENT // rank):
+            grams = map(make, part.layers)
+            steps.append(Step(part, [{gram: gram.pieces for gram in grams}]))
     else:
         steps = _steps_within(limit, logits, layers, rank, make)
     with kept_workspace(logits) if limit is None else nullcontext() as kept:
@@ -97,10 +109,6 @@ def layer_grams(
             starts = ends
 
 
-def _whole(segment: Segment, grams: dict[str, LayerGram]) -> Group:
-    return {grams[layer.name]: grams[layer.name].pieces for layer in segment.layers}
-
-
 def _carry(
     logits: Float[Tensor, "b c"],
     segment: Segment,
@@ -109,7 +117,7 @@ def _carry(
     last: bool,
     workspace: Workspace,
 ) -> tuple[dict[LayerGram, list[tuple[Piece, Tensor]]], list[Tensor]]:
-    """Carry every factor through a segment, once.
+    """Carry every factor through a segment, once, by vector-Jacobian products.
 
     Returns:
         The factors of each piece in the group, and if it is the last group the factors at
@@ -125,7 +133,7 @@ def _carry(
             part = store[at : at + gram.size(piece)].view(gram.dtype)
             filled[gram].append((piece, part.view(gram.shape(piece))))
             at += gram.size(piece)
-    edges = [gram.layer.edge for gram in group if gram.layer.edge is not None]
+    edges = [_edge(gram.layer) for gram in group]
     if last and segment.end is not None:
         edges.append(segment.end)
     ends: list[Tensor] = []
@@ -144,39 +152,38 @@ def _steps_within(
     logits: Tensor,
     layers: list[CapturedLayer],
     rank: int,
-    make: Callable[[int | None], dict[str, LayerGram]],
+    make: Callable[..., LayerGram],
 ) -> list[Step]:
     """Divide the work so that it takes no more memory than is allowed.
 
     First with factors kept from one segment to the next, then without, then in the smallest
     pieces.
     """
-    entries = limit // logits.element_size()
+    allowed, entries = limit - limit // WAITING_SHARE, limit // logits.element_size()
     parts = segments(logits, layers, min(_SEGMENT, entries // 8) // rank)
     whole = segments(logits, layers, 1 << 62)
     needed = 0
-    for cut, most in ((parts, entries // 16), (whole, entries // 16), (whole, 1)):
-        grams = make(most)
+    for cut, max_entries in ((parts, entries // 16), (whole, entries // 16), (whole, 1)):
         steps: list[Step] = []
         needed = 0
         for part in cut:
-            groups, least = _groups(part, grams, rank, limit - limit // _WAITING)
+            grams = [make(layer, max_entries=max_entries) for layer in part.layers]
+            groups, least = _groups(part, grams, rank, allowed)
             steps.append(Step(part, groups))
             needed = max(needed, least)
-        if needed <= limit - limit // _WAITING:
+        if needed <= allowed:
             return steps
-    least = needed * _WAITING // (_WAITING - 1) + 1
+    least = needed * WAITING_SHARE // (WAITING_SHARE - 1) + 1
     raise ValueError(f"max_memory={limit}: at least {least} bytes are needed")
 
 
 def _groups(
-    segment: Segment, grams: dict[str, LayerGram], rank: int, limit: int
+    segment: Segment, grams: list[LayerGram], rank: int, limit: int
 ) -> tuple[list[Group], int]:
     """Divide a segment's pieces into as few groups as fit, and give the bytes of the largest."""
     groups: list[Group] = [{}]
     needed = 0
-    for layer in segment.layers:
-        gram = grams[layer.name]
+    for gram in grams:
         for piece in gram.pieces:
             longer = {**groups[-1], gram: [*groups[-1].get(gram, []), piece]}
             if groups[-1] and _size(longer, segment, rank) > limit:
@@ -190,32 +197,15 @@ def _groups(
 def _size(group: Group, segment: Segment, rank: int) -> int:
     """Count the bytes that are held while a group is carried and added."""
     width = next(iter(group)).layer.weight.element_size()
-    outputs = [math.prod(edge_shape(gram.layer.edge)) for gram in group if gram.layer.edge]
-    ends = [math.prod(edge_shape(edge)) for edge in (segment.start, segment.end) if edge]
-    largest = max(
-        math.prod(edge_shape(layer.edge)) for layer in segment.layers if layer.edge is not None
-    )
+    outputs = [_numel(_edge(gram.layer)) for gram in group]
+    ends = [_numel(edge) for edge in (segment.start, segment.end) if edge]
+    largest = max(_numel(_edge(layer)) for layer in segment.layers)
     # The gradients of one pass, with those that autograd holds on the way.
     gradients = sum(outputs) + 2 * max(largest, *ends, 0)
     factors = sum(gram.size(piece) for gram, pieces in group.items() for piece in pieces)
-    passing = max(gram.passing for gram in group)
-    kept = sum(gram.kept for gram in group)
-    return width * (gradients + rank * sum(ends)) + factors + passing + kept
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A part of the graph.
-
-    Attributes:
-        start: where its passes start; None for the logits.
-        layers: the layers in it, the highest first.
-        end: where the next segment starts; None below the last one.
-    """
-
-    start: GradientEdge | None
-    layers: list[CapturedLayer]
-    end: GradientEdge | None
+    transient = max(gram.transient_bytes for gram in group)
+    kept = sum(gram.kept_bytes for gram in group)
+    return width * (gradients + rank * sum(ends)) + factors + transient + kept
 
 
 def segments(logits: Tensor, layers: list[CapturedLayer], least: int) -> list[Segment]:
