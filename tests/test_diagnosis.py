@@ -22,6 +22,7 @@ from hessinit_lib.diagnosis import Diagnosis, diagnose
 from hessinit_lib.diagnosis.curvature import layer_curvatures, model_curvature
 from hessinit_lib.diagnosis.signals import observe
 from hessinit_lib.errors import UserError
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.init import apply, hessian_
 from tests.networks import OwnSigmoid, chain, seeded
 
@@ -136,10 +137,11 @@ def test_both_ways_to_the_curvature_along_gradients_agree() -> None:
     model = stir(nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(27, 4))).double()
     x = torch.randn(6, 1, 7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     y = torch.arange(6) % 4
-    gradients = observe(model, loss, x, y).gradients
-    exact = layer_curvatures(model, loss, x, y, gradients)
+    case = Case(model, loss, x, y)
+    gradients = observe(case).gradients
+    exact = layer_curvatures(case, gradients)
     for name, gradient in gradients.items():
-        alone = model_curvature(model, loss, x, y, {name: gradient})
+        alone = model_curvature(case, {name: gradient})
         assert exact[name] == pytest.approx(alone, rel=1e-9)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hessinit_lib.diagnosis.rules import (
     ACCUMULATED,
@@ -25,7 +25,7 @@ from hessinit_lib.diagnosis.rules import (
     judge_all,
 )
 from hessinit_lib.diagnosis.signals import Pass, observe
-from hessinit_lib.hessians.loss import LossFn
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.init import apply, hessian_
 
 CauseKind = Literal["scale", "dead", "saturated", "noise", "residual", "depth", "nonfinite"]
@@ -91,19 +91,14 @@ def fitting_scheme(found: Pass) -> str:
     return "he" if kinds and 2 * bounded < len(kinds) else "lecun"
 
 
-def working_scheme(
-    model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor, fitting: str
-) -> str:
+def working_scheme(case: Case, fitting: str) -> str:
     """Find the simplest scheme after which nothing is wrong, tried on copies of the model.
 
     The usual scheme that fits the activations is tried first, then `hessian_`: in deep
     networks of narrow layers or smooth activations, only the latter may keep the signals.
 
     Args:
-        model: any; it is left as it is.
-        loss_fn: a scalar function of (outputs, targets).
-        inputs: shape (B, ...).
-        targets: what the loss takes.
+        case: a model, which is left as it is, its loss and a batch.
         fitting: the usual scheme, see `hessinit_lib.init.apply`.
 
     Returns:
@@ -113,22 +108,20 @@ def working_scheme(
         >>> layers = [layer for _ in range(30) for layer in (nn.Linear(8, 8), nn.GELU())]
         >>> model = nn.Sequential(*layers, nn.Linear(8, 2))
         >>> x, y = torch.randn(16, 8), torch.arange(16) % 2
-        >>> working_scheme(model, nn.CrossEntropyLoss(), x, y, "he")
+        >>> working_scheme(Case(model, nn.CrossEntropyLoss(), x, y), "he")
         'hessian_'
     """
     schemes: dict[str, Callable[[nn.Module, torch.Generator], object]] = {
         fitting: lambda tried, source: apply(tried, fitting, generator=source),
-        "hessian_": lambda tried, source: hessian_(
-            tried, loss_fn, inputs, targets, generator=source
-        ),
+        "hessian_": lambda tried, source: hessian_(tried, *case[1:], generator=source),
     }
     for name, initialize in schemes.items():
         try:
-            tried = copy.deepcopy(model)
+            tried = copy.deepcopy(case.model)
             initialize(tried, torch.Generator().manual_seed(0))
         except (RuntimeError, ValueError):  # a network that cannot be copied, or not treated
             continue
-        found = observe(tried, loss_fn, inputs, targets)
+        found = observe(case._replace(model=tried))
         if not causes(found, judge_all(found), {}, fitting):
             return name
     return ""

@@ -18,7 +18,7 @@ from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.estimate.products import BlockProducts
 from hessinit_lib.hessians.graph.capture import CapturedLayer, capture
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
-from hessinit_lib.hessians.loss import LossFn, OutputCurvature
+from hessinit_lib.hessians.loss import OutputCurvature
 
 # Outputs from which on products with the blocks cost less than a backward pass for each.
 _MANY = 100
@@ -26,20 +26,11 @@ _MANY = 100
 Gradients = Mapping[str, Tensor]
 
 
-def layer_curvatures(
-    model: torch.nn.Module,
-    loss_fn: LossFn,
-    inputs: Tensor,
-    targets: Tensor,
-    gradients: Gradients,
-) -> dict[str, float]:
+def layer_curvatures(case: Case, gradients: Gradients) -> dict[str, float]:
     r"""Compute $g_k^\top H_k g_k$ for every layer.
 
     Args:
-        model: any module with one tensor of outputs.
-        loss_fn: a scalar function of (outputs, targets).
-        inputs: shape (B, ...).
-        targets: what the loss takes.
+        case: a model with one tensor of outputs, its loss and a batch.
         gradients: $g_k$ by parameter name, of the parameters' shapes.
 
     Raises:
@@ -47,59 +38,44 @@ def layer_curvatures(
 
     Example:
         >>> model, x, y = torch.nn.Linear(2, 1, bias=False), torch.ones(3, 2), torch.zeros(3, 1)
-        >>> g = {"weight": torch.tensor([[1.0, 2.0]])}
-        >>> layer_curvatures(model, torch.nn.MSELoss(), x, y, g)  # H = 2 x x^T, g . x = 3
+        >>> case, g = Case(model, torch.nn.MSELoss(), x, y), {"weight": torch.tensor([[1.0, 2.0]])}
+        >>> layer_curvatures(case, g)  # H = 2 x x^T, g . x = 3
         {'weight': 18.0}
     """
     try:
-        return _by_outputs(model, loss_fn, inputs, targets, gradients)
+        return _by_outputs(case, gradients)
     except NotImplementedError:
         blocks = {name: [name] for name in gradients}
-        products = BlockProducts(Case(model, loss_fn, inputs, targets), blocks, parts=False)
+        products = BlockProducts(case, blocks, parts=False)
         flat = {name: gradient.reshape(1, -1) for name, gradient in gradients.items()}
         with torch.no_grad():
             hvps = products.apply(flat)
         return {name: (flat[name] * hvps[name][0]).sum().item() for name in gradients}
 
 
-def model_curvature(
-    model: torch.nn.Module,
-    loss_fn: LossFn,
-    inputs: Tensor,
-    targets: Tensor,
-    gradients: Gradients,
-) -> float:
+def model_curvature(case: Case, gradients: Gradients) -> float:
     r"""Compute $g^\top H g$ of all weights together, cross blocks included.
 
     Args:
-        model: see `layer_curvatures`, like the others.
-        loss_fn: the loss.
-        inputs: shape (B, ...).
-        targets: what the loss takes.
+        case: see `layer_curvatures`.
         gradients: by parameter name.
 
     Example:
         >>> model, x, y = torch.nn.Linear(2, 1, bias=False), torch.ones(3, 2), torch.zeros(3, 1)
-        >>> g = {"weight": torch.tensor([[1.0, 2.0]])}
-        >>> model_curvature(model, torch.nn.MSELoss(), x, y, g)
+        >>> case, g = Case(model, torch.nn.MSELoss(), x, y), {"weight": torch.tensor([[1.0, 2.0]])}
+        >>> model_curvature(case, g)
         18.0
     """
     blocks = {"model": list(gradients)}
-    products = BlockProducts(Case(model, loss_fn, inputs, targets), blocks, parts=False)
+    products = BlockProducts(case, blocks, parts=False)
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients.values()])
     with torch.no_grad():
         hvp = products.apply({"model": flat[None]})["model"][0, 0]
     return (flat @ hvp).item()
 
 
-def _by_outputs(
-    model: torch.nn.Module,
-    loss_fn: LossFn,
-    inputs: Tensor,
-    targets: Tensor,
-    gradients: Gradients,
-) -> dict[str, float]:
-    layers, outputs = capture(model, inputs)
+def _by_outputs(case: Case, gradients: Gradients) -> dict[str, float]:
+    layers, outputs = capture(case.model, case.inputs)
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] > _MANY:
         raise NotImplementedError(f"expected outputs of shape (B, C), C at most {_MANY}")
     check_exact(outputs, layers)
@@ -115,7 +91,7 @@ def _by_outputs(
         vjps = torch.autograd.grad(outputs, edges, ones, retain_graph=True, allow_unused=True)
         columns.append([_by_sample(vjp, change) for vjp, change in zip(vjps, changes, strict=True)])
     found = dict.fromkeys(gradients, 0.0)
-    curvature = OutputCurvature(loss_fn, outputs, targets)
+    curvature = OutputCurvature(case.loss_fn, outputs, case.targets)
     for place, layer in enumerate(reached):
         jvp = torch.stack([column[place] for column in columns], dim=1)
         found[layer.name] = (jvp * curvature.hvp(jvp)).sum().item()

@@ -103,14 +103,14 @@ def diagnose(
     if not case.weights:
         raise ValueError("model: no weight of two or more axes requires a gradient")
     with without_noise(single):
-        found = observe(*case)
+        found = observe(case)
         findings = judge_all(found)
         curved = _Curvature.of(case, found, tolerance, generator, curvature)
         noise = {} if math.isnan(found.loss) else biased_noise(single, batch)
         scheme = fitting_scheme(found)
         wrong = causes(found, findings, noise, scheme)
         if any(cause.kind == "depth" for cause in wrong):
-            scheme = working_scheme(*case, scheme)
+            scheme = working_scheme(case, scheme)
             wrong = causes(found, findings, noise, scheme)
     notes = [*(note.replace(prefix, "") for note in curved.notes), *_mode_notes(single)]
     return Diagnosis(
@@ -153,7 +153,7 @@ class _Curvature:
         gradients = found.gradients
         try:
             norms = _norms(case, found, tolerance, generator)
-            along = layer_curvatures(*case, gradients)
+            along = layer_curvatures(case, gradients)
             eigenvalue = rate = math.nan
             if curvature == "all":
                 eigenvalue = model_hessian(
@@ -164,7 +164,7 @@ class _Curvature:
                     generator=generator,
                 ).spectral
                 square = sum(g.double().square().sum().item() for g in gradients.values())
-                best = best_rate(square, model_curvature(*case, gradients))
+                best = best_rate(square, model_curvature(case, gradients))
                 rate = min(best, 1 / eigenvalue) if eigenvalue > 0 else best
         except RuntimeError as error:
             if "derivative" not in str(error):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hessinit_lib.diagnosis.events import Activation, Events
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import PureModel
 from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED
-from hessinit_lib.hessians.loss import LossFn
 
 _MAPS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, *CONVOLUTIONS, *TRANSPOSED)
 
@@ -113,26 +113,24 @@ class Pass:
     gradients: dict[str, Tensor]
 
 
-def observe(model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor) -> Pass:
+def observe(case: Case) -> Pass:
     """Run a model forward and backward and note what happens in it.
 
     Nothing of the model changes, see `PureModel`.
 
     Args:
-        model: any module with one tensor of outputs.
-        loss_fn: a scalar function of (outputs, targets).
-        inputs: shape (B, ...).
-        targets: what the loss takes.
+        case: a model with one tensor of outputs, its loss and a batch.
 
     Raises:
         ValueError: outputs that are not one tensor, a loss that is not one number.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-        >>> found = observe(model, nn.MSELoss(), torch.ones(4, 2), torch.ones(4, 1))
+        >>> found = observe(Case(model, nn.MSELoss(), torch.ones(4, 2), torch.ones(4, 1)))
         >>> [signal.order for signal in found.signals], found.signals[0].inputs.rms
         ([0, 1], 1.0)
     """
+    model = case.model
     # Also for what is frozen: whether a gradient gets to it says how well it is conducted.
     numbers = [name for name, value in model.named_parameters() if value.is_floating_point()]
     pure = PureModel(model, numbers)
@@ -162,8 +160,8 @@ def observe(model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor) 
     try:
         with pure.running(), torch.enable_grad():
             with events:
-                outputs = pure(inputs)
-            loss = _loss(loss_fn, outputs, targets)
+                outputs = pure(case.inputs)
+            loss = _loss(case, outputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -231,12 +229,11 @@ def _first_tensor(found: object) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
-def _loss(loss_fn: LossFn, outputs: object, targets: Tensor) -> Tensor:
+def _loss(case: Case, outputs: object) -> Tensor:
     if not isinstance(outputs, Tensor):
         raise ValueError(f"the model gave a {type(outputs).__name__}, expected one tensor")
-    if isinstance(targets, Tensor) and targets.is_floating_point():
-        targets = targets.to(outputs.dtype)
-    loss = loss_fn(outputs, targets)
+    targets = case.targets.to(outputs.dtype) if case.targets.is_floating_point() else case.targets
+    loss = case.loss_fn(outputs, targets)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         shown = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"the loss gave {shown}, expected one number")
