@@ -122,11 +122,10 @@ def hessian_(
     refuse_batch_statistics(model)
     layers = weight_layers(model)
     wanted = _check(target, directions, level, norm, tolerance, rounds, layers)
-    work = _Work(model, loss_fn, inputs, targets, layers, norm, tolerance)
+    drawn = directions == "draw"
+    work = _Work(model, loss_fn, inputs, targets, layers, norm, tolerance, drawn, generator)
     with _restored_on_failure(layers):
-        if wanted is None:
-            return work.set_level(directions, level, generator)
-        return work.set_norms(directions, wanted, rounds, generator)
+        return work.set_level(level) if wanted is None else work.set_norms(wanted, rounds)
 
 
 @dataclass
@@ -140,24 +139,24 @@ class _Work:
     layers: list[Layer]
     norm: str
     tolerance: float
+    drawn: bool
+    generator: torch.Generator | None
     evaluations: int = 0
     passes: float = 0.0
 
     def __post_init__(self) -> None:
         self.scales = {layer.name: 1.0 for layer in self.layers}
 
-    def set_level(
-        self, directions: str, level: float, generator: torch.Generator | None
-    ) -> ScalingReport:
+    def set_level(self, level: float) -> ScalingReport:
         """Set the curvature along the outputs."""
-        graph = self._draw(directions, generator)
+        graph = self._draw()
         before = self._traces(graph)
-        if directions == "draw" and (factors := branch_factors(graph)):
+        if self.drawn and (factors := branch_factors(graph)):
             self._scale(factors)
             graph = self._run()
         last = last_layers(graph)
         needed = math.sqrt(level / self._share(graph.outputs))
-        if directions == "draw" and needed > _FADED:
+        if self.drawn and needed > _FADED:
             raise ValueError(
                 f"the signals fade on the way to {', '.join(sorted(last))}: expected a network "
                 f"that keeps them, but the level takes weights {needed:.0f} times as large there, "
@@ -175,26 +174,14 @@ class _Work:
             graph = self._run()
             needed = math.sqrt(level / self._share(graph.outputs))
             changes += 1
-        return ScalingReport(
-            f"outputs add {level:g} of the loss",
-            "trace",
-            before,
-            self._traces(graph),
-            self.scales,
-            changes,
-            self.evaluations,
-            self.passes,
-        )
+        after = self._traces(graph)
+        counts = changes, self.evaluations, self.passes
+        rule = f"outputs add {level:g} of the loss"
+        return ScalingReport(rule, "trace", before, after, self.scales, *counts)
 
-    def set_norms(
-        self,
-        directions: str,
-        wanted: Mapping[str, float] | str,
-        rounds: int,
-        generator: torch.Generator | None,
-    ) -> ScalingReport:
+    def set_norms(self, wanted: Mapping[str, float] | str, rounds: int) -> ScalingReport:
         """Give each layer's Hessian the norm that is wanted."""
-        self._draw(directions, generator)
+        self._draw()
         start = self._norms()
         for name, value in zip(self.scales, start, strict=True):
             if not 0 < value < math.inf:
@@ -218,22 +205,16 @@ class _Work:
         )
         values = sorted(set(wanted.values()))
         rule = f"norms of {values[0]:.4g}" + (f" to {values[-1]:.4g}" if values[1:] else "")
-        return ScalingReport(
-            rule,
-            self.norm,
-            dict(zip(names, start, strict=True)),
-            dict(zip(names, reached, strict=True)),
-            self.scales,
-            changes,
-            self.evaluations,
-        )
+        before, after = (dict(zip(names, norms, strict=True)) for norms in (start, reached))
+        counts = changes, self.evaluations
+        return ScalingReport(rule, self.norm, before, after, self.scales, *counts)
 
-    def _draw(self, directions: str, generator: torch.Generator | None) -> ForwardGraph:
+    def _draw(self) -> ForwardGraph:
         """Draw the directions, or keep them, and run the model."""
-        if directions == "draw":
+        if self.drawn:
             # The weights as given may be anything: zero ones would make all look like ReLUs.
-            apply(self.model, "lecun", generator=generator)
-            draw_directions(self._run(), generator=generator)
+            apply(self.model, "lecun", generator=self.generator)
+            draw_directions(self._run(), generator=self.generator)
         graph = self._run()
         if not torch.isfinite(graph.outputs).all():
             raise ValueError("the model's outputs are not finite: expected finite ones to scale")
