@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hessinit_lib.hessians import HessianReport, case
-from hessinit_lib.hessians.chain import chain as by_chain
+from hessinit_lib.hessians.chain import hessians as by_chain
 from hessinit_lib.hessians.chain.network import Chain
 from hessinit_lib.hessians.estimate import hessians as by_estimates
 from hessinit_lib.hessians.graph import hessians as by_graph

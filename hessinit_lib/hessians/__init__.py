@@ -1,29 +1,28 @@
 """Layer Hessians of the loss: their norms without matrices of parameter size.
 
-`layers.py` is the entry; `options.py` is what can be asked for, `report.py` what comes back.
-Three routes lead from one to the other:
+What to call: `layer_hessians` in `layers` (what each argument means is said there), or
+`model_hessian` for all weights together, `spectrum` for eigenvalues, and `HessianTracker` in
+`tracker` during training (in `background`, a process of its own, if wanted). `options` is what
+can be asked for, `report` what comes back.
 
-- Fully connected networks, smooth activations included, exact: `chain.py`, with `network.py`
-  (forward pass), `activations.py`, `backward.py` (the recursion down the layers),
-  `block_norms.py` (the norms of a block), from `pair_sums.py` (Frobenius norms; `pairs.py`
-  estimates them) and `spectral.py` (spectral norms); `memory.py` (pieces that fit in a bound).
-- Any graph that is piecewise linear above its layers, exact: `graph.py`, with `capture.py`
-  (forward pass with hooks), `exactness.py` (is the graph what it must be?),
-  `independence.py` (do samples keep apart?), `passes.py` and `segments.py` (backward passes,
-  stretch by stretch), `unfold.py` (layers as products of patches and factors), `gram.py`
-  (norms; `mixtures.py` estimates them); layers with one position a sample by `block_norms.py`.
-- Any model, estimated: `estimate.py`, with `products.py` (blocks times vectors over one
-  graph), `subspace.py` (leading eigenvectors), `deflated.py` (the rest, by sampling),
-  `uncertainty.py` (how sure).
+`layer_hessians` takes the first of three routes that covers the model. In each folder
+`hessians` is the entry:
 
-The exact routes start from `losses.py` (curvature at the outputs; `output_hessian.py` for
-any loss) and end in `lanczos.py` (spectral norms; `magnitude.py`: when squares are no numbers).
-`calling.py` runs a model so that nothing of it changes, `precision.py` says which products may
-be rounded and by which library they are made, `workspace.py` keeps memory for use again.
+- `chain/`, exact: fully connected networks, smooth activations included. `network` says which
+  these are, `backward` is the recursion from the outputs to the layers.
+- `graph/`, exact: models that are piecewise linear above their layers, of any shape.
+  `conditions` says which these are, `capture` is the forward pass, `backward` what leads to
+  the layers, `patches` and `gram` what is made of it there.
+- `estimate/`, with standard errors: any model that can be differentiated twice, by `products`
+  of its blocks with vectors.
 
-`spectrum.py` gives whole spectra (`gram_spectrum.py`, `quadrature.py`). `tracker.py` follows
-norms in training (`schedule.py`: at which steps, `background.py`: meanwhile, `quiet.py`:
-without dropout's noise).
+In the exact routes `sketched` estimates Frobenius norms where that costs less.
+
+What all routes use: `case` checks model, loss and batch, once. `functional` runs a model so
+that nothing of it changes. `loss` is the loss at the outputs: its gradient, products with its
+Hessian, factors of that (`cross_entropy`: of the usual one). `numerics/` is linear algebra
+(`lanczos`, `quadrature`), standard errors (`estimates`), which products may be rounded
+(`precision`), and memory (`workspace`).
 """
 
 from hessinit_lib.hessians.estimate.hessians import model_hessian

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.chain.chain import chain_hessians
+from hessinit_lib.hessians.chain.hessians import chain_hessians
 from hessinit_lib.hessians.chain.network import Chain
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians
 from hessinit_lib.hessians.graph.hessians import graph_hessians
@@ -43,7 +43,7 @@ def layer_hessians(
 
     - the model is a fully connected network, `nn.Sequential` (also nested) of `nn.Linear`,
       twice differentiable elementwise activations, `nn.Flatten` and inactive dropout: see
-      `hessinit_lib.hessians.chain.chain`; or
+      `hessinit_lib.hessians.chain.hessians`; or
     - the outputs (B, C) are piecewise linear in the output of every Linear, convolution and
       Embedding layer (ReLU, pooling, residual sums, concatenation, normalization by fixed
       statistics), so that $R_k = 0$: see `hessinit_lib.hessians.graph.hessians`.

@@ -38,8 +38,8 @@ class BlockNorms:
 ZERO = BlockNorms(0.0, 0.0, 0.0)
 """Norms of a zero matrix."""
 
-LOST = BlockNorms(math.nan, math.nan, math.nan)
-"""Norms where the network's outputs are not finite."""
+NOT_FINITE = BlockNorms(math.nan, math.nan, math.nan)
+"""Norms where the network's outputs are not finite, or that are not asked for."""
 
 
 @dataclass(frozen=True)

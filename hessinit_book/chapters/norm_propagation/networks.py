@@ -92,7 +92,7 @@ def linearized_norms(
 ) -> list[float]:
     r"""Compute the Frobenius norm of each layer's linearized Hessian, exactly.
 
-    As in `hessinit_lib.hessians.chain.chain`, but with a fixed dropout mask for each sample, and
+    As in `hessinit_lib.hessians.chain.hessians`, but with a fixed dropout mask for each sample, and
     without the residual, which statement 6 is not about.
 
     Args:

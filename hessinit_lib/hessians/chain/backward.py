@@ -5,7 +5,7 @@ With $A_k = D^2_{a^k} l$ and $d_k = D_{a^k} l$ per sample, $F_k = \operatorname{
 $$A_k = F_k W^{k+1\top} A_{k+1} W^{k+1} F_k
       + \operatorname{diag}(f_k''(a^k) \odot W^{k+1\top} d_{k+1}).$$
 
-The first term alone, started from the output, is the linearization $S^\top S$, carried as
+The first term alone, started from the output, is the linearization $S^\top S$, kept as
 a factor S of few rows. What the second terms add up to is the residual R: nothing in a
 piecewise-linear network, a diagonal under the last smooth activation, a dense matrix below.
 """
@@ -68,7 +68,7 @@ def backward(
     tolerance: float = 0.0,
     workspace: Workspace | None = None,
 ) -> Iterator[LayerCurvature]:
-    """Carry the loss curvature back, giving each trainable layer's, last layer first.
+    """Propagate the loss curvature back and give each trainable layer's, last layer first.
 
     One layer's tensors at a time: the next step overwrites a dense residual.
 
@@ -130,14 +130,14 @@ def _residual_through_linear(
     # The samples lie along the middle axis, so that R W and W^T (R W) are both one large
     # product over all samples, without a transposition.
     half = workspace.take("half", (units, batch, below), dtype)
-    carried = workspace.take(buffer, (below, batch, below), dtype)
+    product = workspace.take(buffer, (below, batch, below), dtype)
     with fast_products(dtype, tolerance, batch * units * below * min(units, below)):
         if residual.ndim == 2:
             torch.mul(residual.mT[:, :, None], weight[:, None, :], out=half)
         else:
             torch.mm(residual.transpose(0, 1).flatten(0, 1), weight, out=half.flatten(0, 1))
-        torch.mm(weight.mT, half.flatten(1), out=carried.flatten(1))
-    return carried.transpose(0, 1)
+        torch.mm(weight.mT, half.flatten(1), out=product.flatten(1))
+    return product.transpose(0, 1)
 
 
 def _residual_through_activation(

@@ -1,4 +1,4 @@
-"""Norms of Hessian blocks from what their samples carry: factors, residuals and inputs."""
+"""Norms of Hessian blocks from factors, residuals and inputs for each sample."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hessinit_lib.hessians.chain.spectral import block_spectral_norms, gauss_new
 from hessinit_lib.hessians.numerics.lanczos import in_range, power_of_two
 from hessinit_lib.hessians.numerics.workspace import Workspace
 from hessinit_lib.hessians.options import Options
-from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, LayerHessian
+from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, LayerHessian
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def block_sums(
 def with_spectral_norms(group: Sequence[Sums], options: Options) -> Iterator[LayerHessian]:
     """Add the spectral norms of some blocks, those without a residual together, to their sums."""
     parts = options.parts
-    plain = [(sums.layer, sums.kernel) for sums in group if sums.layer.residual is None]
+    ggn = [(sums.layer, sums.kernel) for sums in group if sums.layer.residual is None]
     norms = iter(
-        gauss_newton_spectral_norms(plain, options.tolerance) if plain and options.spectral else ()
+        gauss_newton_spectral_norms(ggn, options.tolerance) if ggn and options.spectral else ()
     )
     for sums in group:
         layer, spectral = sums.layer, (math.nan, math.nan, math.nan)
@@ -87,8 +87,8 @@ def with_spectral_norms(group: Sequence[Sums], options: Options) -> Iterator[Lay
             layer.name,
             layer.shape,
             block,
-            linearization if parts else LOST,
-            residual if parts or layer.residual is None else LOST,
+            linearization if parts else NOT_FINITE,
+            residual if parts or layer.residual is None else NOT_FINITE,
             exact=True,
         )
 

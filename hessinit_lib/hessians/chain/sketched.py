@@ -32,7 +32,7 @@ def chain_sketched_norms(
     """Estimate Frobenius norm and trace of all blocks but the last to the tolerance.
 
     Args:
-        stages: a network without curvature residual, see `has_residual`.
+        stages: a network without curvature residual, see `Chain.has_residual`.
         loss: gradient and factor at the logits.
         options: tolerance and generator.
 

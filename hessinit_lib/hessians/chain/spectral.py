@@ -1,4 +1,4 @@
-"""Spectral norms of a layer's Hessian and its parts, from what the backward pass carries."""
+"""Spectral norms of a layer's Hessian and its parts, from factors of its samples."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def _linearization(
     narrow = 2 * features < batch
 
     def apply(u: Tensor) -> Tensor:
-        carried = torch.bmm(u.view(batch, 1, -1), factor)[:, 0]
-        with fast_products(u.dtype, tolerance, carried.numel() * batch):
-            mixed = z @ (z.mT @ carried) if narrow else kernel @ carried
-        return torch.bmm(mixed[:, None], factor.mT).flatten() / batch
+        rows = torch.bmm(u.view(batch, 1, -1), factor)[:, 0]
+        with fast_products(u.dtype, tolerance, rows.numel() * batch):
+            rows = z @ (z.mT @ rows) if narrow else kernel @ rows
+        return torch.bmm(rows[:, None], factor.mT).flatten() / batch
 
     return apply
 
@@ -117,19 +117,20 @@ def _block_and_parts(layer: LayerCurvature, z: Float[Tensor, "b k"]) -> Operator
 
     def apply(v: Tensor, numbers: list[int]) -> Tensor:
         count = len(v)
-        curved = _slice_of([place for place, number in enumerate(numbers) if number != 2])
-        bent = _slice_of([place for place, number in enumerate(numbers) if number != 1])
+        with_ggn = _slice_of([place for place, number in enumerate(numbers) if number != 2])
+        with_residual = _slice_of([place for place, number in enumerate(numbers) if number != 1])
         # Per sample rows, (B, p, n): rows times matrices read R and S in their own order.
         with fast_products(v.dtype, 0.0, v.numel() * batch):
-            carried = torch.mm(z, v.view(count * units, -1).mT).view(batch, count, units)
-        rows = torch.zeros_like(carried)
-        if curved:
-            rows[:, curved] = torch.bmm(torch.bmm(carried[:, curved], factor.mT), factor)
-        if bent:
-            met = carried[:, bent]
-            rows[:, bent] += met * residual[:, None] if diagonal else torch.bmm(met, residual)
+            rows = torch.mm(z, v.view(count * units, -1).mT).view(batch, count, units)
+        products = torch.zeros_like(rows)
+        if with_ggn:
+            products[:, with_ggn] = torch.bmm(torch.bmm(rows[:, with_ggn], factor.mT), factor)
+        if with_residual:
+            part = rows[:, with_residual]
+            part = part * residual[:, None] if diagonal else torch.bmm(part, residual)
+            products[:, with_residual] += part
         with fast_products(v.dtype, 0.0, v.numel() * batch):
-            return torch.mm(rows.view(batch, -1).mT, weighted).view(count, -1)
+            return torch.mm(products.view(batch, -1).mT, weighted).view(count, -1)
 
     diagonal = residual.ndim == 2
     return apply

@@ -25,7 +25,7 @@ from torch import Tensor
 from hessinit_lib.hessians.estimate.subspace import Ritz, Subspace
 from hessinit_lib.hessians.numerics.estimates import mean_and_error
 from hessinit_lib.hessians.options import Options
-from hessinit_lib.hessians.report import LOST, BlockNorms
+from hessinit_lib.hessians.report import NOT_FINITE, BlockNorms
 
 # H, G and R as sums of G and R; or H as itself.
 PARTS = ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0))
@@ -162,7 +162,7 @@ class DeflatedNorms:
         space, weights = self._space, self._operators[index]
         images = space.images(weights)
         if not torch.isfinite(images).all():
-            return LOST
+            return NOT_FINITE
         inner = (images @ space.rows.mT).double()
         square = float(2 * _inner_products(images).trace() - inner.square().sum())
         trace = float(inner.trace())

@@ -15,7 +15,7 @@ from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.numerics.precision import without_autocast
 from hessinit_lib.hessians.options import Options
-from hessinit_lib.hessians.report import LOST, BlockNorms, HessianReport, LayerHessian
+from hessinit_lib.hessians.report import NOT_FINITE, BlockNorms, HessianReport, LayerHessian
 
 # Vectors that a subspace starts from. Where spectral norms are asked for it grows to the
 # outliers of the spectrum by itself; where not, it should reach them at once.
@@ -133,7 +133,7 @@ def block_norms(
 ) -> dict[str, tuple[BlockNorms, BlockNorms, BlockNorms]]:
     """Estimate the norms of each block, of its linearization and of its residual."""
     if not products.finite:
-        return dict.fromkeys(products.sizes, (LOST, LOST, LOST))
+        return dict.fromkeys(products.sizes, (NOT_FINITE, NOT_FINITE, NOT_FINITE))
     generator = options.generator or torch.Generator().manual_seed(0)
     found: dict[str, tuple[BlockNorms, BlockNorms, BlockNorms]] = {}
     bar = tqdm(total=len(products.sizes), desc="layers", unit="layer", delay=3, leave=False)
@@ -147,9 +147,8 @@ def block_norms(
             _sample(products, group, generator)
             for name, norms in group.items():
                 known = norms.norms()
-                found[name] = (
-                    (known[0], known[1], known[2]) if options.parts else (known[0], LOST, LOST)
-                )
+                parts = (known[1], known[2]) if options.parts else (NOT_FINITE, NOT_FINITE)
+                found[name] = (known[0], *parts)
             bar.update(len(group))
     return found
 

@@ -20,7 +20,7 @@ from hessinit_lib.hessians.loss import loss_curvature
 from hessinit_lib.hessians.numerics.precision import may_round
 from hessinit_lib.hessians.numerics.workspace import PIECE, batches
 from hessinit_lib.hessians.options import Options
-from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
+from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
 
 
 def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
@@ -89,7 +89,7 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
         norms = {layer.name: ZERO for layer in layers}
         estimated: dict[str, BlockNorms] | None = None
         if not torch.isfinite(logits).all():
-            norms.update(dict.fromkeys(reached, LOST))
+            norms.update(dict.fromkeys(reached, NOT_FINITE))
         elif reached:
             found = [layer for layer in layers if layer.name in reached]
             check_independence(logits, found)
@@ -98,7 +98,9 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
                 estimated = graph_sketched_norms(logits, found, columns, options)
             norms.update(estimated or _exact_norms(logits, found, columns, options))
     # All linearization, no residual.
-    rest = {name: ZERO if math.isfinite(found.trace) else LOST for name, found in norms.items()}
+    rest = {
+        name: ZERO if math.isfinite(found.trace) else NOT_FINITE for name, found in norms.items()
+    }
     return HessianReport(
         [
             LayerHessian.from_parts(

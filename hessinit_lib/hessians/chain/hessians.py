@@ -15,12 +15,9 @@ from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spect
 from hessinit_lib.hessians.chain.network import Chain, LinearStage, Stage
 from hessinit_lib.hessians.chain.sketched import chain_sketched_norms
 from hessinit_lib.hessians.loss import LossCurvature, LossFn, loss_curvature
-from hessinit_lib.hessians.numerics.workspace import kept_workspace
+from hessinit_lib.hessians.numerics.workspace import PIECE, batches, kept_workspace
 from hessinit_lib.hessians.options import Options
-from hessinit_lib.hessians.report import LOST, ZERO, BlockNorms, HessianReport, LayerHessian
-
-# Bytes of factors that are kept for the spectral norms of several layers together.
-_WAITING = 1 << 27
+from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
 
 
 @torch.no_grad()
@@ -47,13 +44,13 @@ def chain_hessians(
     finite = bool(torch.isfinite(logits).all())
     dense = chain.has_residual
     piece = piece_size(stages, loss, options, dense=dense)
-    sampled = None
+    sketched = None
     if options.method == "estimate" and options.frobenius and finite and not dense:
-        sampled = chain_sketched_norms(stages, loss, options)
-    if sampled is None:
+        sketched = chain_sketched_norms(stages, loss, options)
+    if sketched is None:
         layers = list(_exact(stages, loss, options, finite, piece))
     else:
-        layers = list(_with_estimates(sampled, stages, loss, options, piece))
+        layers = list(_with_sketches(sketched, stages, loss, options, piece))
     return HessianReport(layers[::-1])
 
 
@@ -62,33 +59,34 @@ def _exact(
 ) -> Iterator[LayerHessian]:
     """Give the norms of all layers, last layer first."""
     limit = options.max_memory
-    room = _WAITING if limit is None else min(_WAITING, limit // 8)
-    waiting: list[Sums] = []
+
+    def size(sums: Sums) -> int | float:
+        # A dense residual must be used before the next layer's takes its place.
+        may_wait = options.spectral and sums.layer.residual is None
+        return sums.nbytes if may_wait else math.inf
+
     with kept_workspace(loss.factor) if limit is None else nullcontext() as workspace:
-        for layer in backward(stages, loss, options.tolerance, workspace):
-            if not finite:
-                lost = (LOST, LOST, LOST)
-                yield LayerHessian.from_parts(layer.name, layer.shape, *lost, exact=True)
-                continue
-            waiting.append(block_sums(layer, options, piece, workspace))
-            held = sum(sums.nbytes for sums in waiting)
-            # A dense residual must be used before the next layer's takes its place.
-            if not options.spectral or layer.residual is not None or held > room:
-                yield from with_spectral_norms(waiting, options)
-                waiting.clear()
-        yield from with_spectral_norms(waiting, options)
+        layers = backward(stages, loss, options.tolerance, workspace)
+        if not finite:
+            norms = (NOT_FINITE, NOT_FINITE, NOT_FINITE)
+            for layer in layers:
+                yield LayerHessian.from_parts(layer.name, layer.shape, *norms, exact=True)
+            return
+        found = (block_sums(layer, options, piece, workspace) for layer in layers)
+        for group in batches(found, size, limit):
+            yield from with_spectral_norms(group, options)
 
 
-def _with_estimates(
-    sampled: dict[str, BlockNorms],
+def _with_sketches(
+    sketched: dict[str, BlockNorms],
     stages: list[Stage],
     loss: LossCurvature,
     options: Options,
     piece: int,
 ) -> Iterator[LayerHessian]:
-    """Add to the estimates what is not sampled: all of the last layer, spectral norms."""
+    """Add what is not estimated from sketches: all of the last layer, spectral norms."""
     last = next(_exact(stages, loss, replace(options, norms=("frobenius",)), True, piece))
-    found = {last.name: BlockNorms(last.frobenius, math.nan, last.trace), **sampled}
+    found = {last.name: BlockNorms(last.frobenius, math.nan, last.trace), **sketched}
     shapes = {
         stage.name: tuple(stage.weight.shape) for stage in stages if isinstance(stage, LinearStage)
     }
@@ -98,13 +96,10 @@ def _with_estimates(
                 found[layer.name], spectral=layer.spectral, trace=layer.trace, trace_stderr=0.0
             )
     for name, norms in found.items():
-        part = norms if options.parts else LOST
+        part = norms if options.parts else NOT_FINITE
         exact = name == last.name
         yield LayerHessian.from_parts(name, shapes[name], norms, part, ZERO, exact=exact)
 
-
-# Entries of what is made in pieces: as many as stay near the cores.
-_PIECE = 1 << 21
 
 # Lanczos vectors for which room is left.
 _STEPS = 30
@@ -124,7 +119,7 @@ def piece_size(stages: list[Stage], loss: LossCurvature, options: Options, *, de
     """
     limit = options.max_memory
     if limit is None:
-        return _PIECE
+        return PIECE
     linear = [stage for stage in stages if isinstance(stage, LinearStage)]
     batch, rank, _ = loss.factor.shape
     widest = max(max(stage.weight.shape) for stage in linear[1:]) if linear[1:] else 0
@@ -145,4 +140,4 @@ def piece_size(stages: list[Stage], loss: LossCurvature, options: Options, *, de
     least = size * (entries + 4 * batch * max(widest, outputs) * (-(-widest // 16) if dense else 1))
     if limit < least:
         raise ValueError(f"max_memory={limit}: at least {least} bytes are needed")
-    return min(_PIECE, (limit - size * entries) // (4 * size))
+    return min(PIECE, (limit - size * entries) // (4 * size))
