@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.chain.activations import is_elementwise
+from hessinit_lib.hessians.chain.network import flat_modules
 from hessinit_lib.theory.activations import Activation, activation_function
 
 
@@ -103,7 +104,7 @@ class RandomNetwork:
         """
         linears: list[tuple[str, nn.Linear]] = []
         between: list[tuple[nn.Module | None, Masks]] = []
-        for name, module in _modules(model):
+        for name, module in flat_modules(model):
             match module:
                 case nn.Linear():
                     if linears and module.in_features != linears[-1][1].out_features:
@@ -136,16 +137,6 @@ class RandomNetwork:
             tuple(_mean_square(layer.bias) for layer in layers),
             tuple(f"{name}.weight" if name else "weight" for name, _ in linears),
         )
-
-
-def _modules(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Flatten nested `nn.Sequential`; leave out `nn.Identity`."""
-    if type(module) is nn.Sequential:
-        for child_name, child in module._modules.items():
-            assert child is not None  # nn.Sequential holds no empty places
-            yield from _modules(child, f"{name}.{child_name}" if name else child_name)
-    elif type(module) is not nn.Identity:
-        yield name, module
 
 
 def _mean_square(values: Tensor | None) -> float:
