@@ -1,7 +1,6 @@
 """hessinit_lib: layer-Hessian norms for initializing and tracking neural networks.
 
-The names at the top, `layer_hessians` and its kin, are imported when first used: reading
-records or checking parameters must not wait for torch.
+Its names are imported when first used, so that `import hessinit_lib` does not wait for torch.
 """
 
 from __future__ import annotations

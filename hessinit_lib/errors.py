@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one clear line each, no stack of library frames in a notebook."""
+"""Errors that a user can fix: one clear line each, no library frames in a notebook."""
 
 from __future__ import annotations
 

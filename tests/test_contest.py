@@ -21,7 +21,7 @@ from hessinit_book.chapters.contest.text import draw_text, read_text
 from hessinit_book.errors import DataError, ParameterError
 from hessinit_book.records.records import Record, look_up, read_all
 from hessinit_book.statistics.best_rate import at_best_rate
-from hessinit_lib.init.trace import residual_branches, trace
+from hessinit_lib.init.forward_graph import forward_graph, residual_branches
 from tests.networks import seeded
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,7 +142,7 @@ def test_all_schemes_take_part() -> None:
     ],
 )
 def test_networks(model: nn.Module, inputs: torch.Tensor, branches: int) -> None:
-    assert len(residual_branches(trace(model, inputs))) == branches
+    assert len(residual_branches(forward_graph(model, inputs))) == branches
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 

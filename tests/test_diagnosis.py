@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,9 +19,10 @@ from diagnosis_networks import DEVELOPMENT, HELD_OUT, Planted, batch, gpt, loss,
 from torch import Tensor, nn
 
 from hessinit_lib.diagnosis import Diagnosis, diagnose
-from hessinit_lib.diagnosis.curvature import bend_of_all, bends_by_layer
+from hessinit_lib.diagnosis.curvature import layer_curvatures, model_curvature
 from hessinit_lib.diagnosis.signals import observe
 from hessinit_lib.errors import UserError
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.init import apply, hessian_
 from tests.networks import OwnSigmoid, chain, seeded
 
@@ -134,10 +137,11 @@ def test_both_ways_to_the_curvature_along_gradients_agree() -> None:
     model = stir(nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(27, 4))).double()
     x = torch.randn(6, 1, 7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     y = torch.arange(6) % 4
-    gradients = observe(model, loss, x, y).gradients
-    exact = bends_by_layer(model, loss, x, y, gradients)
+    case = Case(model, loss, x, y)
+    gradients = observe(case).gradients
+    exact = layer_curvatures(case, gradients)
     for name, gradient in gradients.items():
-        alone = bend_of_all(model, loss, x, y, {name: gradient})
+        alone = model_curvature(case, {name: gradient})
         assert exact[name] == pytest.approx(alone, rel=1e-9)
 
 
@@ -344,14 +348,57 @@ def test_html_shows_every_layer_and_escapes(broken: Diagnosis) -> None:
     page = broken._repr_html_()
     for layer in broken.layers:
         assert f"<th scope='row'>{layer.name}</th>" in page
-    odd = broken.model_copy(update={"notes": ("a < b",)})
+    odd = replace(broken, notes=("a < b",))
     assert "a &lt; b" in odd._repr_html_()
 
 
 def test_json_comes_back_the_same(broken: Diagnosis) -> None:
     assert Diagnosis.from_json(broken.to_json()) == broken
-    with pytest.raises(UserError, match="not the JSON of a diagnosis: layers: Field required"):
-        Diagnosis.from_json("{}")
+    unknown = replace(broken, loss=math.inf, suggested_rate=math.nan)
+    assert (json.loads(unknown.to_json())["loss"], unknown.to_json()[-2:]) == ("Infinity", "}\n")
+    assert Diagnosis.from_json(unknown.to_json()).loss == math.inf
+    assert math.isnan(Diagnosis.from_json(unknown.to_json()).suggested_rate)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.clear(), "layers: Field required"),
+        (lambda d: d.update(extra=1), "extra: unknown field"),
+        (lambda d: d.update(loss="big"), "loss: got 'big', expected float"),
+        (lambda d: d.update(loss=None), "loss: got None, expected float"),
+        (lambda d: d.update(samples=True), "samples: got True, expected int"),
+        (lambda d: d.update(scheme=3), "scheme: got 3, expected str"),
+        (lambda d: d.update(notes="one"), "notes: got 'one', expected tuple[str, ...]"),
+        (lambda d: d["notes"].append(2), "notes.0: got 2, expected str"),
+        (lambda d: d["layers"].append(2), "layers.4: got 2, expected LayerDiagnosis"),
+        (lambda d: d["layers"][1].pop("gain"), "layers.1.gain: Field required"),
+        (
+            lambda d: d["layers"][1].update(order="1"),
+            "layers.1.order: got '1', expected int |",
+        ),
+        (lambda d: d["layers"][1].update(shape=[1.5]), "layers.1.shape.0: got 1.5, expected int"),
+        (
+            lambda d: d["faults"][0].update(kind="x"),
+            "faults.0.kind: got 'x', expected Literal['",
+        ),
+    ],
+)
+def test_json_of_another_kind_is_refused_in_one_line(
+    broken: Diagnosis, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    found = json.loads(broken.to_json())
+    change(found)
+    with pytest.raises(UserError) as error:
+        Diagnosis.from_json(json.dumps(found))
+    assert str(error.value).startswith(f"not the JSON of a diagnosis: {message}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"layers": [', "1" * 30])
+def test_text_that_is_no_diagnosis_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(UserError, match=r"^not the JSON of a diagnosis: [^\n]*$"):
+        Diagnosis.from_json(text)
 
 
 def test_layers_by_name(broken: Diagnosis) -> None:

@@ -11,7 +11,8 @@ from torch import nn
 from hessinit_book.networks import NETWORKS, TITLES, build
 from hessinit_book.networks.plain_cnn import plain_cnn
 from hessinit_book.networks.resnet import resnet
-from hessinit_book.networks.starts import LABELS, SCHEMES, draw_weights, fans, weight_layers
+from hessinit_book.networks.starts import LABELS, SCHEMES, draw_weights, weight_layers
+from hessinit_lib.hessians.kinds import fans
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from hessinit_lib import layer_hessians
 from hessinit_lib.init import apply, hessian_
+from hessinit_lib.init.forward_graph import forward_graph, last_layers, residual_branches
 from hessinit_lib.init.hessian import LEVEL
-from hessinit_lib.init.trace import last_layers, residual_branches, trace
 from tests.networks import chain, curvature_along_weights, labels, seeded
 
 CE = nn.CrossEntropyLoss()
@@ -234,13 +234,13 @@ def test_directions_do_not_depend_on_the_weights_as_found() -> None:
 
 
 def test_branches_and_last_layers() -> None:
-    found = trace(Residual(), images()[0])
+    found = forward_graph(Residual(), images()[0])
     assert residual_branches(found) == [[f"a.{k}.weight", f"b.{k}.weight"] for k in range(3)]
     assert last_layers(found) == {"head.weight"}
-    found = trace(Attention(), tokens()[0])
+    found = forward_graph(Attention(), tokens()[0])
     assert residual_branches(found) == [["mix.weight", "out.weight"]]
     assert last_layers(found) == {"embed.weight"}
-    assert residual_branches(trace(chain(3, 4, nn.ReLU), vectors()[0])) == []
+    assert residual_branches(forward_graph(chain(3, 4, nn.ReLU), vectors()[0])) == []
 
 
 # Nothing else changes

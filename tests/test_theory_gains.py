@@ -12,7 +12,7 @@ from networks import seeded
 from torch import Tensor, nn
 
 from hessinit_lib.theory import gains, kernel_maps
-from hessinit_lib.theory.functions import differentiate
+from hessinit_lib.theory.activations import differentiate
 from hessinit_lib.theory.quadrature import normal_rule
 
 STDS = st.floats(1e-3, 30.0)

@@ -27,7 +27,7 @@ from hessinit_book.statistics.rounding import rounded
 from hessinit_lib.theory.critical import critical_variance
 from hessinit_lib.theory.gains import gains
 from hessinit_lib.theory.kernels import kernel_maps
-from hessinit_lib.theory.output import output_pairs
+from hessinit_lib.theory.output_hessians import output_pairs
 
 ACTIVATIONS = {
     "relu": "ReLU",

@@ -4,60 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Layer = nn.Conv2d | nn.Linear
+from hessinit_lib.init import apply
 
-
-def fans(layer: Layer) -> tuple[int, int]:
-    """Count the inputs of an output and the outputs of an input.
-
-    Groups narrow both: of a depthwise 3 x 3 convolution they are 9.
-
-    Returns:
-        fan_in, fan_out.
-
-    Example:
-        >>> fans(nn.Conv2d(8, 16, 3)), fans(nn.Conv2d(8, 8, 3, groups=8))
-        ((72, 144), (9, 9))
-    """
-    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
-    weight = layer.weight
-    return weight[0].numel(), weight.shape[0] * weight[0, 0].numel() // groups
-
-
-def _normal(variance: Callable[[int, int], float]) -> Callable[[Layer, torch.Generator], None]:
-    def draw(layer: Layer, stream: torch.Generator) -> None:
-        layer.weight.normal_(0, math.sqrt(variance(*fans(layer))), generator=stream)
-        if layer.bias is not None:
-            layer.bias.zero_()
-
-    return draw
-
-
-def _orthogonal(layer: Layer, stream: torch.Generator) -> None:
-    nn.init.orthogonal_(layer.weight, math.sqrt(2), generator=stream)
-    if layer.bias is not None:
-        layer.bias.zero_()
-
-
-def _torch_default(layer: Layer, stream: torch.Generator) -> None:
-    bound = 1 / math.sqrt(fans(layer)[0])
-    layer.weight.uniform_(-bound, bound, generator=stream)
-    if layer.bias is not None:
-        layer.bias.uniform_(-bound, bound, generator=stream)
-
-
-SCHEMES: dict[str, Callable[[Layer, torch.Generator], None]] = {
-    "torch": _torch_default,
-    "lecun": _normal(lambda fan_in, fan_out: 1 / fan_in),
-    "glorot": _normal(lambda fan_in, fan_out: 2 / (fan_in + fan_out)),
-    "he": _normal(lambda fan_in, fan_out: 2 / fan_in),
-    "orthogonal": _orthogonal,
+SCHEMES: dict[str, dict[str, Any]] = {
+    "torch": {},
+    "lecun": {},
+    "glorot": {"law": "normal"},
+    "he": {},
+    "orthogonal": {"gain": math.sqrt(2)},
 }
-"""Draw a layer's weights: torch's default, LeCun, Glorot, He, orthogonal with gain sqrt(2)."""
+"""Schemes of `hessinit_lib.init.apply`, with their options."""
 
 LABELS = {
     "torch": "torch default",
@@ -69,9 +30,8 @@ LABELS = {
 """Names of the schemes for readers."""
 
 
-@torch.no_grad()
 def draw_weights(model: nn.Module, scheme: str, stream: torch.Generator) -> nn.Module:
-    """Draw all weights of a network anew, in place.
+    """Draw all weights of a network anew, in place, by `hessinit_lib.init.apply`.
 
     Biases are zero, but for torch's own scheme, which draws them too; normalization starts
     as the identity.
@@ -87,9 +47,6 @@ def draw_weights(model: nn.Module, scheme: str, stream: torch.Generator) -> nn.M
     Raises:
         ValueError: an unknown scheme, or a parameter of some other layer.
 
-    Source: LeCun, Bottou, Orr, Müller (1998), Glorot and Bengio (2010), He et al. (2015),
-        Saxe, McClelland, Ganguli (2014).
-
     Example:
         >>> layer = draw_weights(nn.Linear(1000, 50), "he", torch.Generator().manual_seed(0))
         >>> f"{layer.weight.std():.3f}", math.sqrt(2 / 1000)
@@ -98,13 +55,11 @@ def draw_weights(model: nn.Module, scheme: str, stream: torch.Generator) -> nn.M
     if scheme not in SCHEMES:
         raise ValueError(f"scheme={scheme!r}: expected one of {', '.join(SCHEMES)}")
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            SCHEMES[scheme](module, stream)
-        elif isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
-        elif [*module.parameters(recurse=False)]:
+        elif not isinstance(module, nn.Conv2d | nn.Linear) and [*module.parameters(recurse=False)]:
             raise ValueError(f"{name}: got a {type(module).__name__}, which has no scheme here")
-    return model
+    return apply(model, scheme, generator=stream, **SCHEMES[scheme])
 
 
 def build(make: Callable[[], nn.Module], scheme: str, stream: torch.Generator) -> nn.Module:

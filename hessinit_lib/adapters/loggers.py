@@ -1,4 +1,4 @@
-"""Reports of a tracker, sent to the logger that is there already.
+"""Reports of a tracker, sent to any logger.
 
 Any logger will do that has Lightning's method `log_metrics(metrics, step)` (its loggers for
 CSV, TensorBoard, MLflow, Weights & Biases) or TensorBoard's `add_scalar(tag, value, step)`.

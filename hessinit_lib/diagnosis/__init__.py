@@ -1,10 +1,16 @@
 """Is a network well initialized, and if not, what is wrong with it?
 
-`diagnose.py` is the entry, `report.py` what comes back. One pass through the model
-(`signals.py`, with `events.py` for what happens between layers) tells sizes of signals and
-gradients; `noise.py` looks at dropout, `curvature.py` at how the loss bends along gradients.
-`rules.py` says what is out of bounds in a layer, `causes.py` what is wrong with the network.
-`command.py` is for the command line.
+| question | file |
+| --- | --- |
+| What does `diagnose` do, in which order? | `diagnose.py` |
+| What comes back, as a table, HTML, JSON, figure? | `report.py`, `plot.py` |
+| How large are inputs, outputs and gradients of each layer? | `signals.py` |
+| Which activations and residual sums lie between the layers? | `events.py` |
+| Does dropout keep the mean? | `noise.py` |
+| What is the curvature along the gradient? | `curvature.py` |
+| When is a layer vanishing or exploding? | `rules.py` |
+| Which fault explains the others, and what would fix it? | `causes.py` |
+| What does the command line take? | `command.py` |
 """
 
 from hessinit_lib.diagnosis.diagnose import diagnose

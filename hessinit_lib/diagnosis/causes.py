@@ -1,4 +1,4 @@
-"""From what is out of bounds in the layers to what is wrong with the network.
+"""What is wrong with a network, given what is out of bounds in its layers; what would fix it.
 
 One bad layer makes others look bad. So causes are told from consequences: a weight that is
 out of scale explains dead and saturated units, and all of these explain what signals and
@@ -7,9 +7,13 @@ gradients do over the depth of the network.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
 
 from hessinit_lib.diagnosis.rules import (
     ACCUMULATED,
@@ -18,8 +22,11 @@ from hessinit_lib.diagnosis.rules import (
     Sizes,
     Verdict,
     in_order,
+    judge_all,
 )
-from hessinit_lib.diagnosis.signals import Pass
+from hessinit_lib.diagnosis.signals import Pass, observe
+from hessinit_lib.hessians.case import Case
+from hessinit_lib.init import apply, hessian_
 
 CauseKind = Literal["scale", "dead", "saturated", "noise", "residual", "depth", "nonfinite"]
 
@@ -32,7 +39,7 @@ class Cause(NamedTuple):
         where: the weight, or the module of noise; "" for the whole network.
         verdict: "vanishing" or "exploding".
         reason: in words.
-        remedy: what would mend it, in words.
+        remedy: what would fix it, in words.
     """
 
     kind: CauseKind
@@ -58,10 +65,10 @@ def causes(
     """Name what is wrong with a network, without what follows from it.
 
     Args:
-        found: what a pass told.
+        found: what a forward and backward pass showed.
         findings: what is out of bounds in each layer, by the name of its weight.
         noise: modules of noise that change the mean of their inputs, and by what factor.
-        scheme: the remedy to name, see `hessinit_lib.diagnosis.remedies`.
+        scheme: the remedy to name, see `working_scheme`.
     """
     named = [_noise(where, factor) for where, factor in noise.items()]
     for kinds in _BY_PRECEDENCE:
@@ -78,10 +85,46 @@ def causes(
 
 
 def fitting_scheme(found: Pass) -> str:
-    """Name the scheme that fits the activations: He's for ReLU and its kin, else LeCun's."""
+    """Name the scheme that fits the activations: He's for ReLU and the like, else LeCun's."""
     kinds = [signal.activation.kind for signal in found.signals if signal.activation is not None]
     bounded = sum(kind in ("tanh", "sigmoid") for kind in kinds)
     return "he" if kinds and 2 * bounded < len(kinds) else "lecun"
+
+
+def working_scheme(case: Case, fitting: str) -> str:
+    """Find the simplest scheme after which nothing is wrong, tried on copies of the model.
+
+    The usual scheme that fits the activations is tried first, then `hessian_`: in deep
+    networks of narrow layers or smooth activations, only the latter may keep the signals.
+
+    Args:
+        case: a model, which is left as it is, its loss and a batch.
+        fitting: the usual scheme, see `hessinit_lib.init.apply`.
+
+    Returns:
+        The scheme that was given, or `"hessian_"`, or "" if neither works.
+
+    Example:
+        >>> layers = [layer for _ in range(30) for layer in (nn.Linear(8, 8), nn.GELU())]
+        >>> model = nn.Sequential(*layers, nn.Linear(8, 2))
+        >>> x, y = torch.randn(16, 8), torch.arange(16) % 2
+        >>> working_scheme(Case(model, nn.CrossEntropyLoss(), x, y), "he")
+        'hessian_'
+    """
+    schemes: dict[str, Callable[[nn.Module, torch.Generator], object]] = {
+        fitting: lambda tried, source: apply(tried, fitting, generator=source),
+        "hessian_": lambda tried, source: hessian_(tried, *case[1:], generator=source),
+    }
+    for name, initialize in schemes.items():
+        try:
+            tried = copy.deepcopy(case.model)
+            initialize(tried, torch.Generator().manual_seed(0))
+        except (RuntimeError, ValueError):  # a network that cannot be copied, or not treated
+            continue
+        found = observe(case._replace(model=tried))
+        if not causes(found, judge_all(found), {}, fitting):
+            return name
+    return ""
 
 
 def _remedy(kind: CauseKind, scheme: str) -> str:

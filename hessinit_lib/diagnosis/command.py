@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hessinit_book.records.sealed import write_atomically
 from hessinit_lib.diagnosis.diagnose import CURVATURES, diagnose
 from hessinit_lib.errors import UserError
 
@@ -62,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return MISUSED
     print(found)
     if given.json is not None:
-        write_atomically(given.json, found.to_json())
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(found.to_json(), encoding="utf-8")
     return FAULTY if found.faults else SOUND
 
 

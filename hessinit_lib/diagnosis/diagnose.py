@@ -1,4 +1,4 @@
-"""`diagnose`: what is wrong with a network's start, and what would mend it."""
+"""`diagnose`: what is wrong with a network's initialization, and what would fix it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hessinit_lib.diagnosis.causes import Cause, causes, fitting_scheme
-from hessinit_lib.diagnosis.curvature import bend_of_all, bends_by_layer
+from hessinit_lib.diagnosis.causes import Cause, causes, fitting_scheme, working_scheme
+from hessinit_lib.diagnosis.curvature import layer_curvatures, model_curvature
 from hessinit_lib.diagnosis.noise import biased_noise
-from hessinit_lib.diagnosis.remedies import mending_scheme
 from hessinit_lib.diagnosis.report import Diagnosis, Fault, LayerDiagnosis
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
@@ -29,6 +28,7 @@ from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
+from hessinit_lib.theory.steps import best_rate
 
 CURVATURES = ("all", "layers", "none")
 
@@ -98,26 +98,26 @@ def diagnose(
     check_kinds(model, loss_fn, targets)
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(f"generator: got {generator!r}, expected a torch.Generator")
-    single, fed, prefix = single_input(unwrap_compiled(model), inputs)
-    case = Case.checked(single, loss_fn, fed, targets)
+    single, batch, prefix = single_input(unwrap_compiled(model), inputs)
+    case = Case.checked(single, loss_fn, batch, targets)
     if not case.weights:
         raise ValueError("model: no weight of two or more axes requires a gradient")
     with without_noise(single):
-        found = observe(*case)
+        found = observe(case)
         findings = judge_all(found)
         curved = _Curvature.of(case, found, tolerance, generator, curvature)
-        noise = {} if math.isnan(found.loss) else biased_noise(single, fed)
+        noise = {} if math.isnan(found.loss) else biased_noise(single, batch)
         scheme = fitting_scheme(found)
         wrong = causes(found, findings, noise, scheme)
         if any(cause.kind == "depth" for cause in wrong):
-            scheme = mending_scheme(*case, scheme)
+            scheme = working_scheme(case, scheme)
             wrong = causes(found, findings, noise, scheme)
     notes = [*(note.replace(prefix, "") for note in curved.notes), *_mode_notes(single)]
     return Diagnosis(
         layers=tuple(_layer(s, findings[s.name], curved, prefix) for s in found.signals),
         faults=tuple(_fault(cause, prefix) for cause in wrong),
         loss=found.loss,
-        samples=len(fed),
+        samples=len(batch),
         largest_eigenvalue=curved.eigenvalue,
         largest_stable_rate=2 / curved.eigenvalue if curved.eigenvalue else math.inf,
         suggested_rate=curved.suggested_rate,
@@ -131,7 +131,7 @@ class _Curvature:
     """Everything of second order; NaN where there is none."""
 
     norms: HessianReport
-    bends: dict[str, float]
+    along_gradients: dict[str, float]
     eigenvalue: float
     suggested_rate: float
     notes: list[str]
@@ -153,7 +153,7 @@ class _Curvature:
         gradients = found.gradients
         try:
             norms = _norms(case, found, tolerance, generator)
-            bends = bends_by_layer(*case, gradients)
+            along = layer_curvatures(case, gradients)
             eigenvalue = rate = math.nan
             if curvature == "all":
                 eigenvalue = model_hessian(
@@ -163,21 +163,17 @@ class _Curvature:
                     tolerance=tolerance,
                     generator=generator,
                 ).spectral
-                square = sum(
-                    gradient.double().square().sum().item() for gradient in gradients.values()
-                )
-                bend = bend_of_all(*case, gradients)
-                best = square / bend if bend > 0 else math.inf
+                square = sum(g.double().square().sum().item() for g in gradients.values())
+                best = best_rate(square, model_curvature(case, gradients))
                 rate = min(best, 1 / eigenvalue) if eigenvalue > 0 else best
         except RuntimeError as error:
             if "derivative" not in str(error):
                 raise
             none.notes.append(f"no curvature: {str(error).splitlines()[0]}")
             return none
-        notes = (
-            [f"Hessian norms are estimated: {norms.why_estimated}"] if norms.why_estimated else []
-        )
-        return cls(norms, bends, eigenvalue, rate, notes)
+        why = norms.why_estimated
+        notes = [f"Hessian norms are estimated: {why}"] if why else []
+        return cls(norms, along, eigenvalue, rate, notes)
 
 
 def _norms(
@@ -197,11 +193,11 @@ def _layer(
     signal: Signal, findings: list[Finding], curved: _Curvature, prefix: str
 ) -> LayerDiagnosis:
     hessian = curved.norms.get(signal.name)
-    bend = curved.bends.get(signal.name, math.nan)
+    along = curved.along_gradients.get(signal.name, math.nan)
     square = signal.gradient.norm**2
     gain = math.nan
-    if not math.isnan(bend):
-        gain = 0.0 if square == 0 else square**2 / (2 * bend) if bend > 0 else math.inf
+    if not math.isnan(along):
+        gain = 0.0 if square == 0 else square**2 / (2 * along) if along > 0 else math.inf
     activation = signal.activation
     return LayerDiagnosis(
         name=signal.name.removeprefix(prefix),

@@ -28,9 +28,9 @@ BIAS = 0.05
 def biased_noise(model: nn.Module, inputs: Tensor) -> dict[str, float]:
     r"""Find modules of noise whose mean in training is not what they do in evaluation.
 
-    Looked at are modules without parameters and parts, normalization aside, in training
-    mode, on what they are fed in evaluation mode: for those that draw random numbers the
-    coefficient above, over 16 draws.
+    Modules without parameters and submodules, normalization aside, are run in training mode
+    on their inputs of evaluation mode: for those that draw random numbers, the coefficient
+    above is averaged over 16 draws.
 
     Args:
         model: any module, in evaluation mode.
@@ -95,7 +95,8 @@ def _factor(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> flo
     factors = []
     with _in_training(module):
         for draw in range(_DRAWS):
-            noisy = torch.func.functional_call(module, _buffers(module), args, kwargs)
+            buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+            noisy = torch.func.functional_call(module, buffers, args, kwargs)
             if not isinstance(noisy, Tensor) or noisy.shape != output.shape:
                 return None
             factors.append(((noisy * output).sum() / output.square().sum()).item())
@@ -104,10 +105,6 @@ def _factor(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> flo
     mean = fmean(factors)
     allowed = max(BIAS, _UNSURE * stdev(factors) / math.sqrt(_DRAWS))
     return mean if abs(mean - 1) > allowed else None
-
-
-def _buffers(module: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in module.named_buffers()}
 
 
 @contextmanager

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from hessinit_book.drawing.style import COLORS, MARKERS, style
-from hessinit_lib.diagnosis.report import Diagnosis
+from hessinit_lib.errors import needed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from hessinit_lib.diagnosis.report import Diagnosis
 
 QUANTITIES = {
     "gain": "gain of the weights",
@@ -18,7 +21,21 @@ QUANTITIES = {
     "gradient_norm": r"gradient $\|g_k\|$",
     "hessian_norm": r"Hessian $\|H_k\|_F$",
 }
-VERDICTS = {"balanced": 0, "vanishing": 4, "exploding": 2}
+# Okabe and Ito's colors, told apart by readers with any color vision, with a marker each.
+VERDICTS = {
+    "balanced": ("#0072B2", "o"),
+    "vanishing": ("#CC79A7", "v"),
+    "exploding": ("#D55E00", "^"),
+}
+STYLE = {
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
 
 
 def draw(diagnosis: Diagnosis) -> Figure:
@@ -29,25 +46,29 @@ def draw(diagnosis: Diagnosis) -> Figure:
 
     Args:
         diagnosis: what to draw.
+
+    Raises:
+        ImportError: matplotlib is not installed (the package's extra `report`).
     """
+    plt = needed("matplotlib.pyplot", "diagnosis.plot()")
     last = len(diagnosis.layers)
     layers = sorted(diagnosis.layers, key=lambda x: last if x.order is None else x.order)
     places = np.arange(len(layers))
     verdicts = np.array([layer.verdict for layer in layers])
-    with style():
+    with plt.rc_context(STYLE):
         height = max(2.6, 0.17 * len(layers) + 1.2)
         figure, axes = plt.subplots(1, len(QUANTITIES), figsize=(9.5, height), sharey=True)
         for ax, (quantity, title) in zip(axes, QUANTITIES.items(), strict=True):
             values = np.array([getattr(layer, quantity) for layer in layers])
             shown = np.isfinite(values) & (values > 0)
             ax.plot(values[shown], places[shown], color="#999999", linewidth=0.8, zorder=1)
-            for verdict, index in VERDICTS.items():
+            for verdict, (color, marker) in VERDICTS.items():
                 chosen = shown & (verdicts == verdict)
                 ax.scatter(
                     values[chosen],
                     places[chosen],
-                    color=COLORS[index],
-                    marker=MARKERS[index],
+                    color=color,
+                    marker=marker,
                     s=22,
                     label=verdict if (verdicts == verdict).any() else None,
                     zorder=2,
@@ -66,6 +87,6 @@ def draw(diagnosis: Diagnosis) -> Figure:
 
 
 def _widen(ax: Axes, values: np.ndarray) -> None:
-    """Show at least two decades: what differs by little shall look so."""
+    """Show at least two decades, so that small differences look small."""
     middle = math.sqrt(values.min()) * math.sqrt(values.max())
     ax.set_xlim(min(values.min() / 2, middle / 10), max(values.max() * 2, middle * 10))

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 import textwrap
-from typing import TYPE_CHECKING
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from hessinit_lib.diagnosis.causes import CauseKind
 from hessinit_lib.diagnosis.rules import Verdict
 from hessinit_lib.errors import UserError
+from hessinit_lib.tables import text_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NUMBERS = {
     "gain": "factor of its weights on a signal",
-    "fed rms": "size of what it is fed",
-    "zeros": "share of that which is zero",
+    "input rms": "root mean square of its inputs",
+    "zeros": "share of its inputs that is zero",
     "dead": "share of its units that are zero for every sample",
     "flat": "share of its values that are saturated",
     "gradient": "norm of the gradient in its weight",
@@ -29,13 +30,13 @@ _NUMBERS = {
 _TITLES = ("layer", *_NUMBERS, "verdict")
 
 
-class _Frozen(BaseModel):
-    # JSON has no NaN or infinity: they are written as strings and come back as floats.
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+# JSON has no such numbers: they are written as strings.
+_NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
-class LayerDiagnosis(_Frozen):
-    r"""One weight of a network at the start of training. NaN: not to be had.
+@dataclass(frozen=True)
+class LayerDiagnosis:
+    r"""One weight of a network before training. NaN: not available.
 
     Attributes:
         name: the parameter.
@@ -59,7 +60,7 @@ class LayerDiagnosis(_Frozen):
         hessian_norm: $\|H_k\|_F$ of the loss's Hessian in the weight.
         hessian_error: its standard error, 0 where it is exact.
         hessian_gain: predicted gain of the best step of this layer alone, $\|g_k\|^4 / (2
-            g_k^\top H_k g_k)$; infinite where the loss does not bend upward.
+            g_k^\top H_k g_k)$; infinite where that curvature is not positive.
         verdict: "vanishing", "balanced" or "exploding".
         reasons: what is out of bounds, in words.
     """
@@ -87,7 +88,8 @@ class LayerDiagnosis(_Frozen):
     reasons: tuple[str, ...]
 
 
-class Fault(_Frozen):
+@dataclass(frozen=True)
+class Fault:
     """Something that is wrong with a network, and not only a consequence.
 
     Attributes:
@@ -97,7 +99,7 @@ class Fault(_Frozen):
         where: the weight's or module's name; "" for the whole network.
         verdict: what it makes of signals or gradients.
         reason: in words.
-        remedy: what would mend it.
+        remedy: what would fix it.
     """
 
     kind: CauseKind
@@ -110,12 +112,13 @@ class Fault(_Frozen):
         return f"{self.where or 'the network'}: {self.verdict}: {self.reason}. Mend: {self.remedy}."
 
 
-class Diagnosis(_Frozen):
-    r"""A network at the start of training, see `hessinit_lib.diagnose`.
+@dataclass(frozen=True)
+class Diagnosis:
+    r"""A network before training, see `hessinit_lib.diagnose`.
 
     Attributes:
         layers: its weights, in model order.
-        faults: what is wrong with it; empty for a sound start.
+        faults: what is wrong with it; empty for a sound initialization.
         loss: of the batch.
         samples: in the batch.
         largest_eigenvalue: the spectral norm $\lambda$ of the Hessian of all trainable weights.
@@ -123,9 +126,9 @@ class Diagnosis(_Frozen):
             with a larger one.
         suggested_rate: the smaller of $1 / \lambda$ and the rate of the best step along the
             gradient, $\|g\|^2 / g^\top H g$, for plain gradient descent on this batch.
-        scheme: name of the scheme that would mend it, see `hessinit_lib.init.apply`, or
-            `"hessian_"` for `hessinit_lib.init.hessian_`; "" where nothing is to be mended, or
-            neither does. Of faults that belong to no single layer, each is tried on a copy.
+        scheme: name of the scheme that would fix it, see `hessinit_lib.init.apply`, or
+            `"hessian_"` for `hessinit_lib.init.hessian_`; "" where nothing is wrong, or
+            neither works. Of faults that belong to no single layer, each is tried on a copy.
         notes: what to know about how the numbers were found.
 
     Example:
@@ -185,14 +188,8 @@ class Diagnosis(_Frozen):
 
     def __str__(self) -> str:
         rows = self.rows()
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = []
-        for row in rows:
-            cells = [row[0].ljust(widths[0])]
-            cells += [
-                cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)
-            ]
-            lines.append("  ".join([*cells, row[-1]]).rstrip())
+        numbers = text_table([row[:-1] for row in rows])
+        lines = [f"{line}  {row[-1]}" for line, row in zip(numbers, rows, strict=True)]
         reasons = [f"{layer.name}: {reason}" for layer in self.layers for reason in layer.reasons]
         legend = [f"{name}: {what}" for name, what in _NUMBERS.items()]
         blocks = [lines, reasons, self.summary(), textwrap.wrap("; ".join(legend), 100)]
@@ -219,7 +216,8 @@ class Diagnosis(_Frozen):
     def plot(self) -> Figure:
         """Draw gains, signals, gradients and Hessian norms against the layers.
 
-        Needs matplotlib (the package's extra `notebooks`).
+        Raises:
+            ImportError: matplotlib is not installed (the package's extra `report`).
         """
         from hessinit_lib.diagnosis.plot import draw
 
@@ -227,7 +225,8 @@ class Diagnosis(_Frozen):
 
     def to_json(self) -> str:
         """Write it as JSON, every number in full."""
-        return self.model_dump_json(indent=1) + "\n"
+        plain = _to_plain(asdict(self))
+        return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Diagnosis:
@@ -237,11 +236,49 @@ class Diagnosis(_Frozen):
             UserError: it is something else; the message says what is amiss.
         """
         try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise UserError(f"not the JSON of a diagnosis: {where}: {first['msg']}") from None
+            return _from_plain(json.loads(text), cls, "")
+        except (ValueError, OverflowError) as error:  # of which JSONDecodeError is one
+            raise UserError(f"not the JSON of a diagnosis: {error}") from None
+
+
+def _to_plain(value: Any) -> Any:
+    """Replace what JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _to_plain(part) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return [_to_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _from_plain(value: Any, kind: Any, where: str) -> Any:
+    """Make a value of a type from what JSON holds.
+
+    Raises:
+        ValueError: it does not fit; the message says where, and what was expected.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if is_dataclass(kind) and isinstance(value, dict):
+        return _from_fields(value, kind, f"{where}." if where else "")
+    if origin is tuple and isinstance(value, list):
+        return tuple(_from_plain(v, parts[0], f"{where}.{i}") for i, v in enumerate(value))
+    if kind is float and (type(value) in (int, float) or value in _NOT_FINITE):
+        return float(value)
+    fits = value in parts if origin is Literal else type(value) in (kind, *parts)
+    if origin is tuple or not fits:
+        expected = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
+        raise ValueError(f"{where or 'all'}: got {value!r:.60}, expected {expected}")
+    return value
+
+
+def _from_fields(value: dict[str, Any], kind: Any, where: str) -> Any:
+    kinds = get_type_hints(kind)
+    for name in (*kinds, *value):
+        if name not in value or name not in kinds:
+            what = "Field required" if name in kinds else "unknown field"
+            raise ValueError(f"{where}{name}: {what}")
+    return kind(**{name: _from_plain(value[name], kinds[name], where + name) for name in kinds})
 
 
 def _row(layer: LayerDiagnosis) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-r"""One forward and one backward pass, with what every layer was fed, gave, and got back.
+r"""One forward and one backward pass: inputs, outputs and gradients of every layer.
 
 For a layer $a = W z + b$ these are the moments of z, of $\nabla_a L$ and of $\nabla_W L$.
 """
@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hessinit_lib.diagnosis.events import Activation, Events
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import PureModel
-from hessinit_lib.hessians.loss import LossFn
+from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_MAPS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, *_CONVOLUTIONS, *_TRANSPOSED)
+_MAPS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, *CONVOLUTIONS, *TRANSPOSED)
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Moments:
 
 @dataclass
 class Signal:
-    r"""What one pass told of the layer of one weight.
+    r"""What one forward and backward pass shows of the layer of one weight.
 
     Attributes:
         name: the parameter.
@@ -71,8 +70,8 @@ class Signal:
         gain: $s \sqrt{n_\mathrm{in}}$ with s the root mean square of the weights: the factor
             on the size of independent inputs (statement 6); of a table s itself.
         order: place in the forward pass; None if the layer was not called.
-        inputs: moments of what it was fed, if those were numbers.
-        outputs: moments of what it gave, before the activation.
+        inputs: moments of its inputs, if those were floating-point numbers.
+        outputs: moments of its outputs, before the activation.
         output_gradients: moments of the gradient of the loss there.
         gradient: moments of the gradient in the weight.
         activation: what followed it.
@@ -93,7 +92,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class Pass:
-    """All that one pass told.
+    """All that one forward and backward pass shows.
 
     Attributes:
         signals: of every weight, in model order.
@@ -114,26 +113,24 @@ class Pass:
     gradients: dict[str, Tensor]
 
 
-def observe(model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor) -> Pass:
+def observe(case: Case) -> Pass:
     """Run a model forward and backward and note what happens in it.
 
     Nothing of the model changes, see `PureModel`.
 
     Args:
-        model: any module with one tensor of outputs.
-        loss_fn: a scalar function of (outputs, targets).
-        inputs: shape (B, ...).
-        targets: what the loss takes.
+        case: a model with one tensor of outputs, its loss and a batch.
 
     Raises:
         ValueError: outputs that are not one tensor, a loss that is not one number.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-        >>> found = observe(model, nn.MSELoss(), torch.ones(4, 2), torch.ones(4, 1))
+        >>> found = observe(Case(model, nn.MSELoss(), torch.ones(4, 2), torch.ones(4, 1)))
         >>> [signal.order for signal in found.signals], found.signals[0].inputs.rms
         ([0, 1], 1.0)
     """
+    model = case.model
     # Also for what is frozen: whether a gradient gets to it says how well it is conducted.
     numbers = [name for name, value in model.named_parameters() if value.is_floating_point()]
     pure = PureModel(model, numbers)
@@ -146,14 +143,14 @@ def observe(model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor) 
         found = _first_tensor(output)
         if found is None or not found.requires_grad:
             return
-        last_axis = 1 if isinstance(module, _CONVOLUTIONS + _TRANSPOSED) else -1
-        fed = _first_tensor(args) if args else _first_tensor(tuple(kwargs.values()))
+        last_axis = 1 if isinstance(module, CONVOLUTIONS + TRANSPOSED) else -1
+        given = _first_tensor(args) if args else _first_tensor(tuple(kwargs.values()))
         for signal in owners[module]:
             if signal.order is None:  # of a layer that is called again, the first call
                 signal.order = len(calls)
                 signal.outputs = Moments.of(found)
-                if fed is not None and fed.is_floating_point():
-                    signal.inputs = Moments.of(fed)
+                if given is not None and given.is_floating_point():
+                    signal.inputs = Moments.of(given)
         calls.append((module, found))
 
     handles: list[RemovableHandle] = [
@@ -163,8 +160,8 @@ def observe(model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor) 
     try:
         with pure.running(), torch.enable_grad():
             with events:
-                outputs = pure(inputs)
-            loss = _loss(loss_fn, outputs, targets)
+                outputs = pure(case.inputs)
+            loss = _loss(case, outputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -221,7 +218,7 @@ def _gain(module: nn.Module, weight: Tensor) -> tuple[float, bool]:
     if not isinstance(module, _MAPS):
         return size, True
     fan_in = weight[0].numel()
-    if isinstance(module, _TRANSPOSED):
+    if isinstance(module, TRANSPOSED):
         fan_in = weight[:, 0].numel() / module.groups / math.prod(module.stride)
     return size * math.sqrt(fan_in), False
 
@@ -232,12 +229,11 @@ def _first_tensor(found: object) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
-def _loss(loss_fn: LossFn, outputs: object, targets: Tensor) -> Tensor:
+def _loss(case: Case, outputs: object) -> Tensor:
     if not isinstance(outputs, Tensor):
         raise ValueError(f"the model gave a {type(outputs).__name__}, expected one tensor")
-    if isinstance(targets, Tensor) and targets.is_floating_point():
-        targets = targets.to(outputs.dtype)
-    loss = loss_fn(outputs, targets)
+    targets = case.targets.to(outputs.dtype) if case.targets.is_floating_point() else case.targets
+    loss = case.loss_fn(outputs, targets)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         shown = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"the loss gave {shown}, expected one number")

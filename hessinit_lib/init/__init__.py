@@ -1,12 +1,17 @@
-"""Initialization: named schemes, the curvature-led `hessian_`, and its rivals.
+"""Initialization: named schemes, the curvature-based `hessian_`, and its rivals.
 
-- Schemes: `apply` (`schemes.py`) for a model, with `tensors.py` and `mirrored.py` for one
-  tensor and `layers.py` for what a layer is.
-- By curvature: `hessian_` (`hessian.py`), with `trace.py` (how the layers hang together),
-  `branches.py` (residual branches), `directions.py`, `scaling.py` (scales for given norms),
-  `traces.py` (cheap norms) and `report.py`.
-- Rivals from their papers: `lsuv.py`, `metainit.py`, `gradinit.py` (both with
-  `descent.py`) and `fixup.py`.
+| question | file |
+| --- | --- |
+| Which schemes are there, and what variance do they give? | `schemes.py` (`apply`) |
+| How are normal, uniform, orthogonal weights drawn? | `tensors.py` |
+| Which layers are initialized? | `layers.py` |
+| How does a ReLU network start as a linear one? | `mirrored.py` |
+| How does `hessian_` choose the scale of each layer? | `hessian.py` |
+| How are given Hessian norms met? | `scaling.py` |
+| How are all layers' Gauss-Newton traces estimated? | `gauss_newton_traces.py` |
+| Which layers form residual branches, which is last? | `forward_graph.py` |
+| What comes back? | `report.py` |
+| What do other papers do? LSUV, MetaInit, GradInit, Fixup | `rivals/` |
 """
 
 from hessinit_lib.init.hessian import hessian_

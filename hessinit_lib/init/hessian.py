@@ -1,10 +1,11 @@
-"""`hessian_`: an initializer that is led by the curvature of the loss."""
+"""`hessian_`: initialize a model by the curvature of its loss."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +15,21 @@ from hessinit_lib.hessians.functional import Inputs, single_input, unwrap_compil
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn, OutputCurvature
 from hessinit_lib.hessians.options import NORMS
+from hessinit_lib.init.forward_graph import (
+    ForwardGraph,
+    forward_graph,
+    last_layers,
+    refuse_batch_statistics,
+)
+from hessinit_lib.init.gauss_newton_traces import gauss_newton_traces
 from hessinit_lib.init.layers import Layer, weight_layers
 from hessinit_lib.init.mirrored import branch_factors, draw_directions
 from hessinit_lib.init.report import ScalingReport
 from hessinit_lib.init.scaling import meet_norms
 from hessinit_lib.init.schemes import apply
-from hessinit_lib.init.trace import Trace, last_layers, refuse_batch_statistics, trace
-from hessinit_lib.init.traces import layer_traces
 
 LEVEL = 0.1
-"""Share of the loss of zero outputs that the outputs at the start may add, to second order."""
+"""Second-order term of the loss in the initial outputs, over the loss of zero outputs."""
 
 _RULES = ("level", "equal")
 _PROBES = 2
@@ -48,8 +54,8 @@ def hessian_(
     r"""Initialize a model by the curvature of its loss on a batch, in place.
 
     First the directions of the weights are drawn: orthogonal maps with zero biases, mirrored
-    around ReLU, GELU, SiLU, sigmoid and the like, of which only the odd part is left at the
-    start (`hessinit_lib.init.mirrored`). Then the layers are scaled to the target:
+    around ReLU, GELU, SiLU, sigmoid and the like, of which at first only the odd part acts
+    (`hessinit_lib.init.mirrored`). Then the layers are scaled to the target:
 
     - `"level"`, the default and what trained best of what was tried: let
       $\kappa = \frac1B \sum_b z_b^\top D^2 \ell_b(0) \, z_b$ be the curvature along the
@@ -116,44 +122,41 @@ def hessian_(
     refuse_batch_statistics(model)
     layers = weight_layers(model)
     wanted = _check(target, directions, level, norm, tolerance, rounds, layers)
-    work = _Work(model, loss_fn, inputs, targets, layers, norm, tolerance)
+    drawn = directions == "draw"
+    work = _Work(model, loss_fn, inputs, targets, layers, norm, tolerance, drawn, generator)
     with _restored_on_failure(layers):
-        if wanted is None:
-            return work.set_level(directions, level, generator)
-        return work.set_norms(directions, wanted, rounds, generator)
+        return work.set_level(level) if wanted is None else work.set_norms(wanted, rounds)
 
 
+@dataclass
 class _Work:
-    """One initialization under way: what to measure with, and what was done so far."""
+    """One call of `hessian_`: its case, and the scales and counts so far."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss_fn: LossFn,
-        inputs: Inputs,
-        targets: Tensor,
-        layers: list[Layer],
-        norm: str,
-        tolerance: float,
-    ) -> None:
-        self.model, self.loss_fn, self.inputs, self.targets = model, loss_fn, inputs, targets
-        self.layers, self.norm, self.tolerance = layers, norm, tolerance
-        self.scales = {layer.name: 1.0 for layer in layers}
-        self.evaluations = 0
-        self.passes = 0.0
+    model: nn.Module
+    loss_fn: LossFn
+    inputs: Inputs
+    targets: Tensor
+    layers: list[Layer]
+    norm: str
+    tolerance: float
+    drawn: bool
+    generator: torch.Generator | None
+    evaluations: int = 0
+    passes: float = 0.0
 
-    def set_level(
-        self, directions: str, level: float, generator: torch.Generator | None
-    ) -> ScalingReport:
+    def __post_init__(self) -> None:
+        self.scales = {layer.name: 1.0 for layer in self.layers}
+
+    def set_level(self, level: float) -> ScalingReport:
         """Set the curvature along the outputs."""
-        found = self._draw(directions, generator)
-        before = self._traces(found)
-        if directions == "draw" and (factors := branch_factors(found)):
+        graph = self._draw()
+        before = self._traces(graph)
+        if self.drawn and (factors := branch_factors(graph)):
             self._scale(factors)
-            found = self._trace()
-        last = last_layers(found)
-        needed = math.sqrt(level / self._share(found.outputs))
-        if directions == "draw" and needed > _FADED:
+            graph = self._run()
+        last = last_layers(graph)
+        needed = math.sqrt(level / self._share(graph.outputs))
+        if self.drawn and needed > _FADED:
             raise ValueError(
                 f"the signals fade on the way to {', '.join(sorted(last))}: expected a network "
                 f"that keeps them, but the level takes weights {needed:.0f} times as large there, "
@@ -168,29 +171,17 @@ class _Work:
                     "expected outputs that do, with no normalization, softmax or sigmoid behind it"
                 )
             self._scale(dict.fromkeys(last, needed), biases=True)
-            found = self._trace()
-            needed = math.sqrt(level / self._share(found.outputs))
+            graph = self._run()
+            needed = math.sqrt(level / self._share(graph.outputs))
             changes += 1
-        return ScalingReport(
-            f"outputs add {level:g} of the loss",
-            "trace",
-            before,
-            self._traces(found),
-            self.scales,
-            changes,
-            self.evaluations,
-            self.passes,
-        )
+        after = self._traces(graph)
+        counts = changes, self.evaluations, self.passes
+        rule = f"outputs add {level:g} of the loss"
+        return ScalingReport(rule, "trace", before, after, self.scales, *counts)
 
-    def set_norms(
-        self,
-        directions: str,
-        wanted: Mapping[str, float] | str,
-        rounds: int,
-        generator: torch.Generator | None,
-    ) -> ScalingReport:
+    def set_norms(self, wanted: Mapping[str, float] | str, rounds: int) -> ScalingReport:
         """Give each layer's Hessian the norm that is wanted."""
-        self._draw(directions, generator)
+        self._draw()
         start = self._norms()
         for name, value in zip(self.scales, start, strict=True):
             if not 0 < value < math.inf:
@@ -214,30 +205,24 @@ class _Work:
         )
         values = sorted(set(wanted.values()))
         rule = f"norms of {values[0]:.4g}" + (f" to {values[-1]:.4g}" if values[1:] else "")
-        return ScalingReport(
-            rule,
-            self.norm,
-            dict(zip(names, start, strict=True)),
-            dict(zip(names, reached, strict=True)),
-            self.scales,
-            changes,
-            self.evaluations,
-        )
+        before, after = (dict(zip(names, norms, strict=True)) for norms in (start, reached))
+        counts = changes, self.evaluations
+        return ScalingReport(rule, self.norm, before, after, self.scales, *counts)
 
-    def _draw(self, directions: str, generator: torch.Generator | None) -> Trace:
+    def _draw(self) -> ForwardGraph:
         """Draw the directions, or keep them, and run the model."""
-        if directions == "draw":
+        if self.drawn:
             # The weights as given may be anything: zero ones would make all look like ReLUs.
-            apply(self.model, "lecun", generator=generator)
-            draw_directions(self._trace(), generator=generator)
-        found = self._trace()
-        if not torch.isfinite(found.outputs).all():
+            apply(self.model, "lecun", generator=self.generator)
+            draw_directions(self._run(), generator=self.generator)
+        graph = self._run()
+        if not torch.isfinite(graph.outputs).all():
             raise ValueError("the model's outputs are not finite: expected finite ones to scale")
-        return found
+        return graph
 
-    def _trace(self) -> Trace:
+    def _run(self) -> ForwardGraph:
         self.passes += 1
-        return trace(self.model, self.inputs)
+        return forward_graph(self.model, self.inputs)
 
     def _share(self, outputs: Tensor) -> float:
         """Compute half the curvature along the outputs, over the loss of zero outputs."""
@@ -253,11 +238,13 @@ class _Work:
             )
         return share
 
-    def _traces(self, found: Trace) -> dict[str, float]:
+    def _traces(self, graph: ForwardGraph) -> dict[str, float]:
         self.evaluations += 1
         self.passes += 2 * _PROBES
         fixed = torch.Generator().manual_seed(0)
-        traces = layer_traces(found, self.loss_fn, self.targets, probes=_PROBES, generator=fixed)
+        traces = gauss_newton_traces(
+            graph, self.loss_fn, self.targets, probes=_PROBES, generator=fixed
+        )
         return {name: traces.get(name, 0.0) for name in self.scales}
 
     def _norms(self) -> list[float]:

@@ -1,8 +1,7 @@
-"""The layers of a model that an initializer sets, and their fans."""
+"""The layers of a model whose weights an initializer sets."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,9 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-COVERED = (nn.Linear, nn.Embedding, *CONVOLUTIONS, *TRANSPOSED)
+from hessinit_lib.hessians.kinds import COVERED, TRANSPOSED, fans
 
 
 @dataclass(frozen=True)
@@ -39,22 +36,8 @@ class Layer:
         return bias if isinstance(bias, Tensor) and bias.requires_grad else None
 
     def fans(self) -> tuple[int, int]:
-        """Give the number of inputs that an output sums, and of outputs that an input reaches.
-
-        In a convolution a fan counts kernel positions and is that of a group. An Embedding
-        reads one row at a time, a one-hot input: its fan-in is 1.
-
-        Example:
-            >>> Layer("weight", nn.Conv2d(4, 6, 3, groups=2)).fans()
-            (18, 27)
-            >>> Layer("weight", nn.Embedding(100, 8)).fans()
-            (1, 8)
-        """
-        if isinstance(self.module, nn.Embedding):
-            return 1, self.module.embedding_dim
-        matrices = self.matrices()
-        positions = math.prod(self.weight.shape[2:])
-        return matrices.shape[2] * positions, matrices.shape[1] * positions
+        """Give fan_in and fan_out, see `hessinit_lib.hessians.kinds.fans`."""
+        return fans(self.module)
 
     def matrices(self) -> Float[Tensor, "groups out in ..."]:
         """View the weight as one block (out, in, ...) for each group of channels.
@@ -74,7 +57,7 @@ class Layer:
 def weight_layers(model: nn.Module) -> list[Layer]:
     """List the layers whose weights are trained, in model order.
 
-    A tied weight is listed once, with the layer that has the largest fan-in: what an
+    A tied weight is listed once, with the layer that has the largest fan_in: what an
     Embedding shares with the output layer is drawn as the output layer's.
 
     Args:

@@ -1,4 +1,4 @@
-r"""Mirrored weights: a ReLU network that starts as a linear one.
+r"""Mirrored weights: a ReLU network that is linear at initialization.
 
 Let the outputs of a layer come in two halves, one the negative of the other, and let the next
 layer read their ReLUs with weights of opposite sign:
@@ -7,9 +7,9 @@ $$\begin{pmatrix} V & -V \\ -V & V \end{pmatrix}
   \begin{pmatrix} \max(a, 0) \\ \max(-a, 0) \end{pmatrix}
   = \begin{pmatrix} V a \\ -V a \end{pmatrix}.$$
 
-No sample's signal is cut off, so at the start the Jacobian of the network is one and the same
+No sample's signal is cut off, so at first the Jacobian of the network is one and the same
 orthogonal map for all samples, and samples do not grow alike with depth, as they do behind
-independent weights. Training leaves the linear start at once.
+independent weights. Training breaks the symmetry at once.
 
 Nothing of this is special to ReLU: with any activation $\phi$ the next layer reads V times
 $\phi(a) - \phi(-a)$, and that is a whenever $\phi(a) = a \, g(a)$ with $g(a) + g(-a) = 1$, as
@@ -24,8 +24,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hessinit_lib.init.forward_graph import ForwardGraph, residual_branches
 from hessinit_lib.init.tensors import normal_, orthogonal_
-from hessinit_lib.init.trace import Trace, residual_branches
 
 
 @torch.no_grad()
@@ -78,24 +78,24 @@ def mirrored_(
 
 
 @torch.no_grad()
-def draw_directions(found: Trace, *, generator: torch.Generator | None = None) -> None:
+def draw_directions(graph: ForwardGraph, *, generator: torch.Generator | None = None) -> None:
     r"""Draw every layer's weight such that signals keep their mean square, in place.
 
     Layers become orthogonal maps with rows of norm 1, or He's $\sqrt2$ behind a ReLU. Where
     the layer that follows reads a ReLU or another activation that is not odd, the outputs
     are mirrored (see `hessinit_lib.init.mirrored`) and the rows of the layer behind have
-    the norm $\sqrt2 / s$, where s is the slope that is left to them (see
-    `hessinit_lib.init.trace`). Embeddings are drawn from $N(0, 1)$.
+    the norm $\sqrt2 / s$, s the activation's `mirrored_slope`. Embeddings are drawn from
+    $N(0, 1)$.
 
     Args:
-        found: a forward pass of the model: its layers, in which order, behind what.
+        graph: of a forward pass of the model.
         generator: source of randomness; the global one if None.
 
     Source: Saxe, McClelland and Ganguli, arXiv 1312.6120; Balduzzi and others, arXiv
         1702.08591; He and others, arXiv 1502.01852.
     """
     halves = 0  # channels of the last layer's outputs, if they are mirrored
-    for index, layer in enumerate(found.layers):
+    for index, layer in enumerate(graph.layers):
         if isinstance(layer.module, nn.Embedding):
             normal_(layer.weight, 1.0, generator=generator)
             if layer.module.padding_idx is not None:
@@ -104,11 +104,11 @@ def draw_directions(found: Trace, *, generator: torch.Generator | None = None) -
             continue
         blocks = layer.matrices()
         groups, fan_out, fan_in = blocks.shape[:3]
-        slope = found.slopes.get(layer.name)
+        slope = graph.slopes.get(layer.name)
         before = bool(halves) and slope is not None and groups == 1 and fan_in % halves == 0
-        following = found.layers[index + 1 : index + 2]
+        following = graph.layers[index + 1 : index + 2]
         after = groups == 1 and fan_out % 2 == 0
-        after = after and any(other.name in found.slopes for other in following)
+        after = after and any(other.name in graph.slopes for other in following)
         for block in blocks:
             mirrored_(block, inputs=before, outputs=after, generator=generator)
             # Also where there are more rows than columns; a ReLU passes half of the mean square.
@@ -117,16 +117,16 @@ def draw_directions(found: Trace, *, generator: torch.Generator | None = None) -
         halves = fan_out if after else 0
 
 
-def branch_factors(found: Trace) -> dict[str, float]:
+def branch_factors(graph: ForwardGraph) -> dict[str, float]:
     r"""Give the factor $1 / \sqrt N$ of the last layer of each of N residual branches.
 
     Each branch then adds 1/N of the mean square that it would add, all together as much as one.
 
     Args:
-        found: a forward pass of the model.
+        graph: of a forward pass of the model.
 
     Returns:
         The factor by the weight's name; none without branches.
     """
-    branches = residual_branches(found)
+    branches = residual_branches(graph)
     return {branch[-1]: 1 / math.sqrt(len(branches)) for branch in branches}

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hessinit_lib.errors import needed
+from hessinit_lib.tables import text_table
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -30,8 +33,8 @@ class ScalingReport:
     Example:
         >>> print(ScalingReport("all 1", "frobenius", {"a": 4.0}, {"a": 1.0}, {"a": 0.5}))
         target: all 1; 0 iterations, 0 evaluations
-        frobenius before after scale
-        a              4     1   0.5
+        frobenius  before  after  scale
+        a               4      1    0.5
     """
 
     rule: str
@@ -44,13 +47,19 @@ class ScalingReport:
     passes: float = math.nan
 
     def to_frame(self) -> pd.DataFrame:
-        """Make a pandas table, one row a layer: norms before and after, scale."""
-        import pandas as pd
+        """Make a pandas table, one row a layer: norms before and after, scale.
 
+        Raises:
+            ImportError: pandas is not installed (the package's extra `report`).
+        """
+        pd = needed("pandas", "report.to_frame()")
         columns = {"before": self.before, "after": self.after, "scale": self.scales}
         return pd.DataFrame(columns).rename_axis(self.norm, axis=1)
 
     def __str__(self) -> str:
-        table = self.to_frame().map("{:.4g}".format).to_string()
+        rows = [(self.norm, "before", "after", "scale")]
+        for name, before in self.before.items():
+            numbers = before, self.after[name], self.scales[name]
+            rows.append((name, *map("{:.4g}".format, numbers)))
         counts = f"{self.iterations} iterations, {self.evaluations} evaluations"
-        return f"target: {self.rule}; {counts}\n{table}"
+        return "\n".join([f"target: {self.rule}; {counts}", *text_table(rows)])

@@ -87,7 +87,7 @@ def meet_norms(
 
 
 def _error(norms: list[float], targets: list[float]) -> float:
-    """Give the largest relative error; infinite where a norm is lost."""
+    """Give the largest relative error; infinite where a norm is NaN."""
     errors = [abs(norm / target - 1) for norm, target in zip(norms, targets, strict=True)]
     return max(math.inf if math.isnan(error) else error for error in errors)
 

@@ -1,8 +1,8 @@
 r"""Schemes for one weight tensor, in the manner of `torch.nn.init`: in place, returned.
 
 All take the weight as a block of shape (out, in, ...), its kernel positions last. They draw
-in float32 on the generator's device, so that the same generator gives the same start
-whatever the type and the device of the weight.
+in float32 on the generator's device, so that the same generator gives the same
+numbers whatever the type and the device of the weight.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from hessinit_lib.theory.functions import Activation, activation_function
+from hessinit_lib.theory.activations import Activation, activation_function
 from hessinit_lib.theory.gains import gains
 
 MODES = ("fan_in", "fan_out", "fan_avg")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hessinit_lib.theory.functions import Activation, activation_function, differentiate, kinks
+from hessinit_lib.theory.activations import Activation, activation_function, differentiate, kinks
 from hessinit_lib.theory.quadrature import normal_rule
 
 # The law of activations in the limit of small pre-activations, to 1e-9 and better.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hessinit_lib.theory.functions import Activation, activation_function, differentiate, kinks
+from hessinit_lib.theory.activations import Activation, activation_function, differentiate, kinks
 from hessinit_lib.theory.quadrature import normal_rule
 
 _DEGREES = 64

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hessinit_lib.theory.finite_width import carried_back, kernel_noise, log_variance
 from hessinit_lib.theory.forward import hidden_layers
-from hessinit_lib.theory.networks import RandomNetwork
-from hessinit_lib.theory.output import output_pairs
+from hessinit_lib.theory.output_hessians import output_pairs
+from hessinit_lib.theory.random_network import RandomNetwork
 
 _UNITS, _DRAWS = 2048, 256
 _LEAST = 1e-12  # correlation of two samples, and square of one over that of the largest

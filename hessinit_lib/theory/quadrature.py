@@ -29,7 +29,7 @@ def normal_rule(std: Float[Tensor, " b"], kinks: Sequence[float] = ()) -> Normal
     $$E g(u) = \int g(u) \, \frac{e^{-u^2 / 2 \sigma^2}}{\sqrt{2 \pi} \sigma} \, du$$
 
     is cut into panels that end at the kinks of $g$ and are at most 1 and $\sigma$ long where
-    activations bend ($|u| \le 40$), with 16 Gauss-Legendre nodes each. Gauss-Hermite
+    activations are curved ($|u| \le 40$), with 16 Gauss-Legendre nodes each. Gauss-Hermite
     nodes would lose all but two or three digits at a kink.
 
     Args:

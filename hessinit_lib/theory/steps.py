@@ -35,7 +35,7 @@ def best_rate(gradient_square: float, curvature: float) -> float:
         curvature: $G^\top H G$.
 
     Returns:
-        The rate; infinite where the loss does not bend upward along the gradient.
+        The rate; infinite where the curvature along the gradient is not positive.
 
     Example:
         >>> best_rate(4.0, 8.0)

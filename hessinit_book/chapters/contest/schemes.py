@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hessinit_lib.init import apply, fixup_, gradinit_, hessian_, lsuv_, metainit_
+from hessinit_lib.init.forward_graph import forward_graph
 from hessinit_lib.init.mirrored import branch_factors, draw_directions
-from hessinit_lib.init.trace import trace
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def _directions(entry: Entry) -> None:
     """The other half: what `hessian_` draws, before it sets the level."""
     inputs = entry.batches(0)[0]
     apply(entry.model, "lecun", generator=entry.generator)
-    draw_directions(trace(entry.model, inputs), generator=entry.generator)
+    draw_directions(forward_graph(entry.model, inputs), generator=entry.generator)
     with torch.no_grad():
-        for name, factor in branch_factors(trace(entry.model, inputs)).items():
+        for name, factor in branch_factors(forward_graph(entry.model, inputs)).items():
             entry.model.get_parameter(name).mul_(factor)
 
 

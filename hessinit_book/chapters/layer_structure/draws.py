@@ -8,8 +8,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from hessinit_lib.theory.activations import Activation, activation_function
 from hessinit_lib.theory.critical import critical_variance
-from hessinit_lib.theory.functions import Activation, activation_function
 
 
 def draw_network(

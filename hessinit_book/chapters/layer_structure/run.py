@@ -32,7 +32,7 @@ from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
-from hessinit_lib.theory.functions import differentiate
+from hessinit_lib.theory.activations import differentiate
 
 POOL = 4  # pixels a side that are averaged into one: 28 x 28 becomes 7 x 7
 CLASSES = 10

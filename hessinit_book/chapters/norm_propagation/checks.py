@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hessinit_book.chapters.norm_propagation.networks import CLASSES
 from hessinit_book.statistics.rounding import all_rounded, rounded
 from hessinit_lib.theory import gains
-from hessinit_lib.theory.functions import activation_function, differentiate
+from hessinit_lib.theory.activations import activation_function, differentiate
 
 ACTIVATIONS = (
     "linear",

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from hessinit_lib.theory.activations import Activation
 from hessinit_lib.theory.critical import critical_variance
-from hessinit_lib.theory.functions import Activation
 
 
 class KnownRule(NamedTuple):

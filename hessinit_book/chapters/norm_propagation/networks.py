@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hessinit_lib.hessians import layer_hessians
 from hessinit_lib.hessians.loss import loss_curvature
 from hessinit_lib.theory import Masks, RandomNetwork, critical_variance
-from hessinit_lib.theory.functions import differentiate
+from hessinit_lib.theory.activations import differentiate
 
 INPUTS, CLASSES = 784, 10
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hessinit_book.randomness import generator
 from hessinit_book.statistics.rounding import rounded
 from hessinit_lib.hessians import layer_hessians
-from hessinit_lib.theory.output import output_pairs
+from hessinit_lib.theory.output_hessians import output_pairs
 from hessinit_lib.theory.propagation import predict_layer_norms
 
 WORDS = 200  # the most common ones

@@ -78,7 +78,7 @@ class Chain:
             NotImplementedError: it is one, but with active dropout or a weight that is used
                 twice; the message names it.
         """
-        modules = tuple(_flatten(model))
+        modules = tuple(flat_modules(model))
         known = all(
             type(module) in (nn.Linear, nn.Flatten)
             or isinstance(module, _DropoutNd)
@@ -157,12 +157,12 @@ def _weight_name(module: str) -> str:
     return f"{module}.weight" if module else "weight"
 
 
-def _flatten(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+def flat_modules(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Flatten nested `nn.Sequential`; leave out `nn.Identity`."""
     if type(module) is nn.Sequential:
         # Not named_children(), which passes over a module that comes a second time.
         for child_name, child in module._modules.items():
             assert child is not None  # nn.Sequential holds no empty places
-            yield from _flatten(child, f"{name}.{child_name}" if name else child_name)
+            yield from flat_modules(child, f"{name}.{child_name}" if name else child_name)
     elif type(module) is not nn.Identity:
         yield name, module

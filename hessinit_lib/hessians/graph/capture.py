@@ -14,10 +14,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from hessinit_lib.hessians.functional import PureModel
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-COVERED = (nn.Linear, nn.Embedding, *CONVOLUTIONS, *TRANSPOSED)
+from hessinit_lib.hessians.kinds import COVERED
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.graph.capture import CONVOLUTIONS, TRANSPOSED, CapturedLayer
+from hessinit_lib.hessians.graph.capture import CapturedLayer
 from hessinit_lib.hessians.graph.nodes import edge_shape
+from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED
 
 
 class Sizes(NamedTuple):

@@ -1,4 +1,4 @@
-"""Fixup: residual branches that start from nothing."""
+"""Fixup: residual branches that are zero at initialization."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from hessinit_lib.hessians.functional import Inputs, unwrap_compiled
+from hessinit_lib.init.forward_graph import forward_graph, last_layers, residual_branches
 from hessinit_lib.init.schemes import apply
-from hessinit_lib.init.trace import last_layers, residual_branches, trace
 
 
 def fixup_(
@@ -51,16 +51,16 @@ def fixup_(
     """
     model = unwrap_compiled(model)
     apply(model, "he", generator=generator)
-    found = trace(model, inputs)
-    branches = residual_branches(found)
+    graph = forward_graph(model, inputs)
+    branches = residual_branches(graph)
     if not branches:
         raise ValueError("no residual branches were found: expected sums of two ways")
-    weights = {layer.name: layer.weight for layer in found.layers}
+    weights = {layer.name: layer.weight for layer in graph.layers}
     with torch.no_grad():
         for branch in branches:
             for name in branch[:-1]:
                 weights[name].mul_(len(branches) ** (-1 / (2 * len(branch) - 2)))
             weights[branch[-1]].zero_()
-        for name in last_layers(found):
+        for name in last_layers(graph):
             weights[name].zero_()
     return branches

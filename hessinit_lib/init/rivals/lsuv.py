@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.functional import Inputs, single_input, unwrap_compiled, without_noise
+from hessinit_lib.init.forward_graph import refuse_batch_statistics
 from hessinit_lib.init.layers import Layer, weight_layers
 from hessinit_lib.init.schemes import apply
-from hessinit_lib.init.trace import refuse_batch_statistics
 
 
 def lsuv_(
@@ -73,6 +73,6 @@ def lsuv_(
 
             stack.callback(module.register_forward_hook(hook, prepend=True).remove)
         stack.enter_context(without_noise(model))
-        whole, fed, _ = single_input(model, inputs)
-        whole(fed)
+        whole, single, _ = single_input(model, inputs)
+        whole(single)
     return deviations

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from hessinit_lib.hessians.loss import LossFn, OutputCurvature
-from hessinit_lib.init.trace import Trace
+from hessinit_lib.init.forward_graph import ForwardGraph
 
 
-def layer_traces(
-    found: Trace,
+def gauss_newton_traces(
+    graph: ForwardGraph,
     loss_fn: LossFn,
     targets: Tensor,
     *,
@@ -30,7 +30,7 @@ def layer_traces(
     r"""Estimate $\operatorname{tr} G_k$ of all layers, with the same probes for all.
 
     Args:
-        found: a forward pass.
+        graph: of a forward pass.
         loss_fn: function of (outputs, targets) that gives one number.
         targets: what the loss takes.
         probes: random $\pm 1$ vectors $\xi$.
@@ -39,7 +39,7 @@ def layer_traces(
     Returns:
         Estimates by layer; unbiased.
     """
-    outputs, weights = found.outputs, found.weights
+    outputs, weights = graph.outputs, graph.weights
     curvature = OutputCurvature(loss_fn, outputs, targets)
     total = dict.fromkeys(weights, 0.0)
     for _ in range(probes):

@@ -1,4 +1,8 @@
-"""One forward pass that tells how a model's layers hang together."""
+"""How a model's layers are connected, read from the autograd graph of one forward pass.
+
+`forward_graph` runs the model; from the graph are read the `residual_branches`, the
+`last_layers` before the outputs, and by `mirrored_slope` the activation that a layer reads.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +29,13 @@ from hessinit_lib.init.layers import Layer, weight_layers
 
 
 @dataclass(frozen=True)
-class Trace:
-    """What a forward pass showed.
+class ForwardGraph:
+    """The layers of a model in the autograd graph of one forward pass.
 
     Attributes:
         layers: those that were called, in the order of their first calls.
-        slopes: by name, for the layers that read the outputs of others through an activation
-            that is not odd: see `hessinit_lib.init.trace`. 1 behind a ReLU.
+        slopes: the `mirrored_slope` by name, of the layers that read the outputs of others
+            through an activation that is not odd. 1 behind a ReLU.
         nodes: where each layer's output is in the autograd graph, for each of its calls.
         weights: the leaves of the graph that stand for the weights, by name.
         outputs: of the model, with the graph, in float32 or float64.
@@ -44,8 +48,8 @@ class Trace:
     outputs: Tensor
 
 
-def trace(model: nn.Module, inputs: Inputs) -> Trace:
-    """Run a model once and watch its layers. Nothing of it changes.
+def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
+    """Run a model once and note where its layers are in the graph. The model is not changed.
 
     Args:
         model: any module with one tensor of outputs.
@@ -58,8 +62,8 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-        >>> found = trace(model, torch.ones(5, 3))
-        >>> [layer.name for layer in found.layers], found.slopes
+        >>> graph = forward_graph(model, torch.ones(5, 3))
+        >>> [layer.name for layer in graph.layers], graph.slopes
         (['0.weight', '2.weight'], {'2.weight': 1.0})
     """
     model = unwrap_compiled(model)
@@ -98,7 +102,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     if not isinstance(outputs, Tensor):
         raise ValueError(f"the model gave a {type(outputs).__name__}, expected one tensor")
     weights = {name: pure.state[prefix + name] for name in order}
-    return Trace(list(order.values()), slopes, nodes, weights, outputs)
+    return ForwardGraph(list(order.values()), slopes, nodes, weights, outputs)
 
 
 def refuse_batch_statistics(model: nn.Module) -> None:
@@ -125,23 +129,20 @@ def _callers(model: nn.Module, layers: list[Layer]) -> Iterator[tuple[nn.Module,
             yield module, by_weight[id(weight)]
 
 
-def residual_branches(found: Trace) -> list[list[str]]:
+def residual_branches(graph: ForwardGraph) -> list[list[str]]:
     """List the layers of each residual branch, in the order of the forward pass.
 
-    Where the graph adds two tensors, one of which lies on the way to the other, a branch
-    ends: its layers are those that only the longer way passes. A layer on the shorter way,
-    such as the convolution of a shortcut, belongs to no branch.
+    Where the graph adds two tensors, one of which lies on the path to the other, a branch
+    ends: its layers are those on the longer path only. A layer on the shorter path, such as
+    the convolution of a shortcut, belongs to no branch.
 
     Args:
-        found: a forward pass.
+        graph: of a forward pass.
 
     Returns:
         Names of the weights, a list for each branch, in the order of the branches.
 
     Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from hessinit_lib.init.trace import trace
         >>> class Block(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
@@ -149,11 +150,11 @@ def residual_branches(found: Trace) -> list[list[str]]:
         ...     def forward(self, x):
         ...         return x + self.b(self.a(x).relu())
         >>> model = nn.Sequential(nn.Linear(3, 3), Block(), nn.Linear(3, 2))
-        >>> residual_branches(trace(model, torch.ones(4, 3)))
+        >>> residual_branches(forward_graph(model, torch.ones(4, 3)))
         [['1.a.weight', '1.b.weight']]
     """
-    names = {node: name for name, nodes in found.nodes.items() for node in nodes}
-    root = found.outputs.grad_fn
+    names = {node: name for name, nodes in graph.nodes.items() for node in nodes}
+    root = graph.outputs.grad_fn
     assert root is not None
     below: dict[Node, frozenset[str]] = {}
     branches = []
@@ -162,30 +163,27 @@ def residual_branches(found: Trace) -> list[list[str]]:
         here = frozenset().union(*sides)
         if node.name().startswith("AddBackward") and len(sides) == 2:
             short, long = sorted(sides, key=len)
-            # Two ways that have no layer in common are no branch and trunk: a token's and a
+            # Two paths without a layer in common are not trunk and branch: a token's and a
             # position's embedding, say.
             if short & long and long - short:
                 branches.append(
-                    [layer.name for layer in found.layers if layer.name in long - short]
+                    [layer.name for layer in graph.layers if layer.name in long - short]
                 )
         below[node] = here | {names[node]} if node in names else here
     return branches
 
 
-def last_layers(found: Trace) -> set[str]:
+def last_layers(graph: ForwardGraph) -> set[str]:
     """Name the layers whose outputs reach the model's with no other layer between.
 
     Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from hessinit_lib.init.trace import trace
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-        >>> last_layers(trace(model, torch.ones(5, 3)))
+        >>> last_layers(forward_graph(model, torch.ones(5, 3)))
         {'2.weight'}
     """
-    names = {node: name for name, nodes in found.nodes.items() for node in nodes}
+    names = {node: name for name, nodes in graph.nodes.items() for node in nodes}
     last: set[str] = set()
-    stack, seen = [found.outputs.grad_fn], set()
+    stack, seen = [graph.outputs.grad_fn], set()
     while stack:
         node = stack.pop()
         if node is None or node in seen:
@@ -209,19 +207,18 @@ _SLOPES = {
 def mirrored_slope(reads: Tensor, layers: Collection[Node]) -> float | None:
     r"""Give the slope at 0 of $\phi(a) - \phi(-a)$ for the activation that a layer reads.
 
-    The way back from what the layer reads is followed through reshapes, pooling and
+    From the layer's input the graph is followed back through reshapes, pooling and
     concatenations, to the first activation or layer.
 
     Args:
         reads: the layer's input, with the graph.
-        layers: where the graph has outputs of layers.
+        layers: the nodes of the layers' outputs.
 
     Returns:
         $\phi'(0+) + \phi'(0-)$; None where there is nothing to mirror: no activation, or an
         odd one, such as tanh. An unknown one that gave no number below 0 is taken for a ReLU.
 
     Example:
-        >>> import torch
         >>> a = torch.randn(4, 3, requires_grad=True)
         >>> [mirrored_slope(f(a), ()) for f in (torch.relu, torch.sigmoid, torch.tanh)]
         [1.0, 0.5, None]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from hessinit_lib.theory.functions import Activation, activation_function
+from hessinit_lib.hessians.chain.activations import is_elementwise
+from hessinit_lib.hessians.chain.network import flat_modules
+from hessinit_lib.theory.activations import Activation, activation_function
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class RandomNetwork:
         """
         linears: list[tuple[str, nn.Linear]] = []
         between: list[tuple[nn.Module | None, Masks]] = []
-        for name, module in _modules(model):
+        for name, module in flat_modules(model):
             match module:
                 case nn.Linear():
                     if linears and module.in_features != linears[-1][1].out_features:
@@ -117,7 +119,7 @@ class RandomNetwork:
                         raise NotImplementedError(f"{name}: a second dropout behind one layer")
                     if active:
                         between[-1] = (between[-1][0], Masks(1 - module.p))
-                case _ if linears and between[-1] == (None, Masks()) and _is_elementwise(module):
+                case _ if linears and between[-1] == (None, Masks()) and is_elementwise(module):
                     between[-1] = (module, Masks())
                 case _:
                     raise NotImplementedError(
@@ -135,22 +137,6 @@ class RandomNetwork:
             tuple(_mean_square(layer.bias) for layer in layers),
             tuple(f"{name}.weight" if name else "weight" for name, _ in linears),
         )
-
-
-def _modules(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Flatten nested `nn.Sequential`; leave out `nn.Identity`."""
-    if type(module) is nn.Sequential:
-        for child_name, child in module._modules.items():
-            assert child is not None  # nn.Sequential holds no empty places
-            yield from _modules(child, f"{name}.{child_name}" if name else child_name)
-    elif type(module) is not nn.Identity:
-        yield name, module
-
-
-def _is_elementwise(module: nn.Module) -> bool:
-    from hessinit_lib.hessians.chain.activations import is_elementwise
-
-    return is_elementwise(module)
 
 
 def _mean_square(values: Tensor | None) -> float:

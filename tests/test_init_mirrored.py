@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians import layer_hessians
 from hessinit_lib.init import hessian_
-from hessinit_lib.init.trace import mirrored_slope, trace
+from hessinit_lib.init.forward_graph import forward_graph, mirrored_slope
 from tests.networks import OwnSigmoid, chain, curvature_along_weights, labels, seeded
 
 LINEAR = [nn.ReLU, partial(nn.LeakyReLU, 0.2), nn.GELU, nn.SiLU, nn.Hardswish, nn.Softplus]
@@ -87,14 +87,14 @@ def test_pooling_reshapes_and_concatenation_are_looked_through() -> None:
             z = torch.cat((F.silu(self.one(x)), F.silu(self.two(x))), 1)
             return self.top(F.avg_pool2d(z, 4).flatten(1))
 
-    assert trace(Net(), torch.randn(2, 1, 6, 6)).slopes == {"top.weight": 1.0}
+    assert forward_graph(Net(), torch.randn(2, 1, 6, 6)).slopes == {"top.weight": 1.0}
 
 
 @pytest.mark.parametrize("between", [nn.LayerNorm(16), nn.Tanh(), nn.Identity(), nn.ELU()])
 def test_nothing_to_mirror(between: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(12, 16), nn.GELU(), nn.Linear(16, 16), between)
     model.append(nn.Linear(16, 3)).double()
-    assert trace(model, batch()[0]).slopes == {"2.weight": 1.0}
+    assert forward_graph(model, batch()[0]).slopes == {"2.weight": 1.0}
 
 
 def test_signals_that_fade_are_refused() -> None:

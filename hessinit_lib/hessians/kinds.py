@@ -1,0 +1,35 @@
+"""Kinds of layers that are covered, and their fans."""
+
+from __future__ import annotations
+
+from torch import nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+COVERED = (nn.Linear, nn.Embedding, *CONVOLUTIONS, *TRANSPOSED)
+"""Layers whose weights are measured and initialized; of exactly these types."""
+
+
+def fans(layer: nn.Module) -> tuple[int, int]:
+    """Count the inputs that an output sums, and the outputs that an input reaches.
+
+    In a convolution a fan counts kernel positions and is that of a group. An Embedding reads
+    one row at a time, a one-hot input: its fan_in is 1.
+
+    Args:
+        layer: of a type in `COVERED`.
+
+    Returns:
+        fan_in, fan_out.
+
+    Example:
+        >>> fans(nn.Linear(5, 3)), fans(nn.Conv2d(4, 6, 3, groups=2)), fans(nn.Embedding(100, 8))
+        ((5, 3), (18, 27), (1, 8))
+    """
+    if isinstance(layer, nn.Embedding):
+        return 1, layer.embedding_dim
+    weight = layer.get_parameter("weight")
+    # As stored: each entry of the first axis meets all of the second, those of its group.
+    first = weight.shape[0] * weight[0, 0].numel() // getattr(layer, "groups", 1)
+    second = weight[0].numel()
+    return (first, second) if isinstance(layer, TRANSPOSED) else (second, first)
