@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -33,3 +36,34 @@ def fans(layer: nn.Module) -> tuple[int, int]:
     first = weight.shape[0] * weight[0, 0].numel() // getattr(layer, "groups", 1)
     second = weight[0].numel()
     return (first, second) if isinstance(layer, TRANSPOSED) else (second, first)
+
+
+def covered_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Walk through the trainable weights and the modules that own them, in model order.
+
+    Parameters with fewer than two axes (biases, the gains of normalization layers) and frozen
+    ones are passed over; a tied weight comes more than once.
+
+    Raises:
+        NotImplementedError: a weight of another kind of module; the message names it.
+        ValueError: a weight of a lazy module that has not seen its inputs.
+
+    Example:
+        >>> [name for name, _ in covered_weights(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))]
+        ['0.weight']
+    """
+    for prefix, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            name = f"{prefix}.{key}" if prefix else key
+            if is_lazy(parameter):
+                raise ValueError(f"{name} has no shape yet: expected a model that was called once")
+            if not parameter.requires_grad or parameter.ndim < 2:
+                continue
+            # A subclass may compute anything, so the exact type decides.
+            if type(module) not in COVERED or key != "weight":
+                raise NotImplementedError(
+                    f"{name} belongs to a {type(module).__name__}: expected weights of "
+                    f"{', '.join(kind.__name__ for kind in COVERED)}; "
+                    "requires_grad_(False) leaves a parameter out"
+                )
+            yield name, module

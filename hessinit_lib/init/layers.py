@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from hessinit_lib.hessians.kinds import COVERED, TRANSPOSED, fans
+from hessinit_lib.hessians.kinds import TRANSPOSED, covered_weights, fans
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,8 @@ def weight_layers(model: nn.Module) -> list[Layer]:
         ['0.weight', '2.weight']
     """
     found: dict[int, Layer] = {}
-    for layer in _layers(model):
+    for name, module in covered_weights(model):
+        layer = Layer(name, module)
         first = found.setdefault(id(layer.weight), layer)
         if layer.fans()[0] > first.fans()[0]:
             found[id(layer.weight)] = Layer(first.name, layer.module)
@@ -84,21 +83,3 @@ def weight_layers(model: nn.Module) -> list[Layer]:
             "no trainable weight: expected a Linear, convolution or Embedding layer"
         )
     return list(found.values())
-
-
-def _layers(model: nn.Module) -> Iterator[Layer]:
-    for prefix, module in model.named_modules():
-        for key, parameter in module.named_parameters(recurse=False):
-            name = f"{prefix}.{key}" if prefix else key
-            if is_lazy(parameter):
-                raise ValueError(f"{name} has no shape yet: expected a model that was called once")
-            if not parameter.requires_grad or parameter.ndim < 2:
-                continue
-            # A subclass may compute anything, so the exact type decides.
-            if type(module) not in COVERED or key != "weight":
-                raise NotImplementedError(
-                    f"{name} belongs to a {type(module).__name__}: expected weights of "
-                    f"{', '.join(kind.__name__ for kind in COVERED)}; "
-                    "requires_grad_(False) leaves a parameter out"
-                )
-            yield Layer(name, module)

@@ -30,18 +30,13 @@ def estimated_hessians(case: Case, options: Options, why: str = "") -> HessianRe
     r"""Estimate the norms of every layer's Hessian block, of any twice differentiable model.
 
     Args:
-        case: any module with one tensor of outputs, any scalar function of (outputs, targets),
-            and a batch. Every parameter with two or more axes that requires a gradient is a
-            block; a tied parameter is one block.
+        case: every parameter with two or more axes that requires a gradient is a block; a tied
+            parameter is one block.
         options: what to compute. Sampling goes on until the standard errors of
             $\|H_k\|_F$ and $\|G_k\|_F$ are within `tolerance` of them, that of $\|R_k\|_F$
             within `tolerance` of $\|H_k\|_F$. Spectral norms are iterated until their error
             is a tenth of that.
         why: what kept the norms from being computed exactly, for the report.
-
-    Returns:
-        A mapping from parameter names to `LayerHessian`, in model order. NaN where the
-        network's outputs are not finite.
 
     Raises:
         NotImplementedError: active dropout; `max_memory` with a loss that couples samples.
@@ -49,16 +44,6 @@ def estimated_hessians(case: Case, options: Options, why: str = "") -> HessianRe
             that do not fit.
 
     Source: Hutchinson (1990), deflated in the manner of Meyer et al., Hutch++ (2021).
-
-    Example:
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3))
-        >>> x = torch.randn(16, 4, generator=generator)
-        >>> y = torch.randint(3, (16,), generator=generator)
-        >>> report = estimated_hessians(Case(model, nn.CrossEntropyLoss(), x, y), Options())
-        >>> layer = report["0.weight"]
-        >>> layer.exact, layer.stderr <= 0.01 * layer.frobenius
-        (False, True)
     """
     weights = case.weights
     products = _products(case, {name: [name] for name in weights}, options)

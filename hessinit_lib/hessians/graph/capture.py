@@ -14,7 +14,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from hessinit_lib.hessians.functional import PureModel
-from hessinit_lib.hessians.kinds import COVERED
+from hessinit_lib.hessians.kinds import covered_weights
 
 
 @dataclass(frozen=True)
@@ -100,25 +100,14 @@ def _weight_owners(model: nn.Module) -> dict[str, nn.Module]:
     """Give the modules that own the trainable weights, by parameter name, in model order."""
     owners: dict[str, nn.Module] = {}
     first: dict[int, str] = {}
-    for prefix, module in model.named_modules():
-        for key, parameter in module.named_parameters(recurse=False):
-            name = f"{prefix}.{key}" if prefix else key
-            if not parameter.requires_grad or parameter.ndim < 2:
-                continue
-            # A subclass may compute anything, so the exact type decides.
-            if type(module) not in COVERED or key != "weight":
-                raise NotImplementedError(
-                    f"{name} belongs to a {type(module).__name__}: expected weights of "
-                    f"{', '.join(kind.__name__ for kind in COVERED)}; "
-                    "requires_grad_(False) leaves a parameter out"
-                )
-            other = first.setdefault(id(parameter), name)
-            if other != name:
-                raise NotImplementedError(
-                    f"{name} shares its tensor with {other}: tied weights are not covered"
-                )
-            _refuse_embedding_options(name, module)
-            owners[name] = module
+    for name, module in covered_weights(model):
+        other = first.setdefault(id(module.weight), name)
+        if other != name:
+            raise NotImplementedError(
+                f"{name} shares its tensor with {other}: tied weights are not covered"
+            )
+        _refuse_embedding_options(name, module)
+        owners[name] = module
     return owners
 
 

@@ -37,40 +37,22 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
     gradients, buffers and mode and the global random state are left as found.
 
     Args:
-        case: any module with outputs (B, C), a loss that
-            `hessinit_lib.hessians.loss.loss_curvature` takes, and a batch. Weights of Linear
-            (with any axes of positions), Conv1d to Conv3d, ConvTranspose1d to 3d and
-            Embedding; between them any functions that are linear or piecewise linear, such
-            as ReLU, pooling, padding, reshapes, residual sums, concatenation, normalization
-            in evaluation mode. Computed in float64 if the parameters are float64, else in
-            float32.
-        options: what to compute. Estimates are made of Frobenius norms and traces alone,
-            where they cost less; anything else is exact. In float32, at a tolerance of 1e-3
-            or more, large products are rounded to bfloat16 where the processor multiplies
-            that faster: errors below 1e-4 in the norms and of some 1e-4 in the traces were
-            measured.
-
-    Returns:
-        A mapping from parameter names to `LayerHessian`, in model order: the weights that
-        require a gradient. NaN where the network's outputs are not finite.
+        case: a module with outputs (B, C); weights of the kinds in `hessians/kinds.py`; between
+            them any functions that `check_exact` knows to be piecewise linear, such as ReLU,
+            pooling, residual sums, concatenation, normalization in evaluation mode.
+        options: what to compute. Estimates are made of Frobenius norms and traces alone, where
+            they cost less. With products in bfloat16 (float32, a tolerance of 1e-3 or more)
+            errors below 1e-4 in the norms and of some 1e-4 in the traces were measured.
 
     Raises:
-        NotImplementedError: outputs, a function, module or loss that are not covered, batch
-            statistics or active dropout, a weight used more than once, samples that are
-            mixed; the message names it.
-        ValueError: shapes, batch sizes or class indices that do not fit, or a `max_memory`
-            that is too small.
-
-    Source: arXiv 2004.09506 for the principle; derivation in the book, statements 4 and 5.
+        NotImplementedError: what is not covered, batch statistics or active dropout, a weight
+            used more than once, samples that are mixed; the message names it.
+        ValueError: shapes, class indices or a `max_memory` that do not fit.
 
     Example:
         >>> from torch import nn
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> model = nn.Sequential(
-        ...     nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)
-        ... )
-        >>> x = torch.randn(16, 1, 8, 8, generator=generator)
-        >>> y = torch.randint(3, (16,), generator=generator)
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        >>> x, y = torch.ones(16, 1, 8, 8), torch.zeros(16, dtype=torch.int64)
         >>> report = graph_hessians(Case(model, nn.CrossEntropyLoss(), x, y))
         >>> report["0.weight"].shape, report["0.weight"].residual.frobenius
         ((4, 1, 3, 3), 0.0)
