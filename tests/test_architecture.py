@@ -250,7 +250,7 @@ def readme_examples() -> list[str]:
 def test_the_readme_runs_without_what_is_not_needed() -> None:
     examples = readme_examples()
     told = "\n".join(examples)
-    for call in ("layer_hessians(", "to_frame()", "diagnose(", "init.apply(", "init.hessian_("):
+    for call in ("layer_hessians(", "diagnose(", "init.apply(", "init.hessian_("):
         assert call in told
     code = REFUSE.format(names=NOT_NEEDED)
     frames = 0
