@@ -21,11 +21,13 @@ from hessinit_book.chapters.mnist_depth import scheme_figures as schemes
 from hessinit_book.chapters.mnist_depth import schemes as mnist_schemes
 from hessinit_book.chapters.mnist_depth import scores as evaluation
 from hessinit_book.chapters.mnist_depth.dropout import RULES, try_dropout, variances_of
+from hessinit_book.chapters.mnist_depth.initializations import make_network
 from hessinit_book.chapters.mnist_depth.run import MnistDepthParameters
-from hessinit_book.chapters.mnist_depth.starts import make_network
+from hessinit_book.chapters.mnist_depth.stack import Stack
 from hessinit_book.chapters.mnist_depth.training import make_task, steps_below
 from hessinit_book.data import load
 from hessinit_book.drawing.regimes import regimes
+from hessinit_book.networks.dense import dense_network
 from hessinit_book.networks.starts import draw_weights
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.prediction import (
@@ -35,8 +37,7 @@ from hessinit_book.statistics.prediction import (
     resampled,
     spearman,
 )
-from hessinit_book.training.gradient_steps import gradient_and_curvature
-from hessinit_book.training.stacked import Stack, dense_network
+from hessinit_book.training.step_gain import gradient_and_curvature
 from hessinit_lib.init.hessian import LEVEL
 
 

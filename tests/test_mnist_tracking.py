@@ -22,7 +22,6 @@ from hessinit_book.chapters.mnist_tracking.landing import landing
 from hessinit_book.chapters.mnist_tracking.landing import main as landing_main
 from hessinit_book.chapters.mnist_tracking.run import (
     MnistTrackingParameters,
-    batch_indices,
     make_network,
     variants,
 )
@@ -31,6 +30,7 @@ from hessinit_book.drawing.style import band, data_label
 from hessinit_book.randomness import generator
 from hessinit_book.records import records
 from hessinit_book.records.records import Record
+from hessinit_book.training.batches import batch_indices
 from hessinit_lib import layer_hessians
 from hessinit_lib.errors import ParameterError
 

@@ -114,7 +114,10 @@ class Gpt(nn.Module):
 
     def forward(self, tokens: Int64[Tensor, "b t"]) -> Float[Tensor, "b t v"]:
         """Give the logits of the token that follows each position."""
-        z = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        return self.decode(self.tokens(tokens) + self.positions.weight[: tokens.shape[1]])
+
+    def decode(self, z: Float[Tensor, "b t n"]) -> Float[Tensor, "b t v"]:
+        """Give the logits from the embedded tokens, positions included."""
         for block in self.blocks:
             z = block(z)
         return self.head(self.norm(z))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hessinit_book.networks.starts import weight_layers
 from hessinit_book.statistics.rounding import rounded
-from hessinit_book.training.gradient_steps import step_gain
-from hessinit_book.training.probing import layer_norms
+from hessinit_book.training.layer_norms import layer_norms
+from hessinit_book.training.step_gain import step_gain
 
 FACTORS = {"vanishing": 0.7, "balanced": 1.0, "exploding": 1.4}
 """What every layer's He weights are multiplied by."""

@@ -14,7 +14,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from hessinit_book.word2vec.corpora import Corpus
-from hessinit_book.word2vec.starts import Start
+from hessinit_book.word2vec.initial_vectors import Start
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
 SENTENCE = 1000  # tokens; gensim lays no window across the end of a sentence

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hessinit_book.data import load
+from hessinit_book.chapters.cifar_networks.signal_sizes import signals
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.networks.starts import SCHEMES, weight_layers
 from hessinit_book.parameters import Parameters, as_tuple
@@ -25,9 +25,9 @@ from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
+from hessinit_book.training.image_data import load_images
 from hessinit_book.training.images import Images, Progress, Recipe, evaluate, train
-from hessinit_book.training.probing import layer_norms
-from hessinit_book.training.signals import signals
+from hessinit_book.training.layer_norms import layer_norms
 from hessinit_lib.errors import ParameterError
 
 WINDOW = 10  # steps over which a loss curve is averaged
@@ -130,13 +130,12 @@ def run(parameters: CifarNetworksParameters) -> list[Record]:
         ParameterError: a batch, probe or test larger than the data.
         RecordError: a record that is in the way is damaged.
     """
-    data = load("cifar10", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
-    sizes = {"batch_size": data.info.train_size, "probe_size": data.info.train_size}
-    for name, most in {**sizes, "test_size": data.info.test_size}.items():
-        if getattr(parameters, name) > most:
-            raise ParameterError(
-                f"{name}: got {getattr(parameters, name)}, expected at most {most}, the data"
-            )
+    data = load_images(parameters, "cifar10", "batch_size", "probe_size")
+    most = data.info.test_size
+    if parameters.test_size > most:
+        raise ParameterError(
+            f"test_size: got {parameters.test_size}, expected at most {most}, the test set"
+        )
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         training = Images(data.train_images, data.train_labels, device)

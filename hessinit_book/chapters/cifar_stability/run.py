@@ -17,7 +17,6 @@ from pydantic import Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hessinit_book.data import load
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.networks.starts import SCHEMES
 from hessinit_book.parameters import Parameters
@@ -25,9 +24,9 @@ from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
+from hessinit_book.training.image_data import load_images
 from hessinit_book.training.images import Images, Order, Progress, Recipe, train
 from hessinit_book.training.regimes import FACTORS, follow, largest_stable_rate, scale_weights
-from hessinit_lib.errors import ParameterError
 from hessinit_lib.hessians import log_schedule, model_hessian
 
 REGIME_NETWORK, RATE_NETWORK = "cnn8", "cnn4"
@@ -97,11 +96,7 @@ def run(parameters: CifarStabilityParameters) -> list[Record]:
         ParameterError: a batch or probe larger than the training set.
         RecordError: a record that is in the way is damaged.
     """
-    data = load("cifar10", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
-    for name in ("batch_size", "probe_size", "sharpness_size"):
-        size, most = getattr(parameters, name), data.info.train_size
-        if size > most:
-            raise ParameterError(f"{name}: got {size}, expected at most {most}, the training set")
+    data = load_images(parameters, "cifar10", "batch_size", "probe_size", "sharpness_size")
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         training = Images(data.train_images, data.train_labels, device)

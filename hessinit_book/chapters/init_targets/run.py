@@ -15,14 +15,16 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hessinit_book.chapters.init_targets.starts import STARTS, Start, inverse_norms
-from hessinit_book.data import load
+from hessinit_book.chapters.init_targets.gauss_newton_norms import gauss_newton_norms
+from hessinit_book.chapters.init_targets.initializers import STARTS, Start, inverse_norms
+from hessinit_book.networks.dense import dense_network
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
-from hessinit_book.training.init_norms import gauss_newton_norms
-from hessinit_book.training.init_race import batches_of, plain_network, summarize, train_plain
+from hessinit_book.training.batches import independent_batches
+from hessinit_book.training.image_data import load_images
+from hessinit_book.training.rate_grid import summarize, train_dense
 from hessinit_lib.init import apply
 
 CLASSES = 10
@@ -38,7 +40,7 @@ class InitTargetsParameters(Parameters):
         activations: of the networks, "relu" and "tanh".
         depths: numbers of layers.
         width: units of a hidden layer.
-        starts: names in `init_targets_starts.STARTS`.
+        starts: names in `STARTS`.
         rates: learning rates; each start is judged at its best one.
         steps: SGD steps.
         batch_size: samples a step.
@@ -103,7 +105,7 @@ def run(parameters: InitTargetsParameters) -> list[Record]:
         DataError: the data set cannot be had.
         RecordError: a record that is in the way is damaged.
     """
-    data = load("mnist", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
+    data = load_images(parameters, "mnist")
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         # The weights are drawn on the CPU, and the networks are too narrow for a GPU to help.
@@ -156,16 +158,18 @@ def race(
         logits, and the Frobenius norm of its first, middle and last Gauss-Newton block.
     """
     size = len(inputs)
-    batches = batches_of(size, parameters.batch_size, parameters.steps, generator(seed, "batches"))
+    batches = independent_batches(
+        size, parameters.batch_size, parameters.steps, generator(seed, "batches")
+    )
     probe = torch.randperm(size, generator=generator(seed, "probe"))[: parameters.probe_size]
     found = {}
     for name in parameters.starts:
-        model = plain_network(activation, depth, parameters.width)
+        model = dense_network((784, *[parameters.width] * (depth - 1), CLASSES), activation)
         apply(model, "he", generator=generator(seed, "weights"))
         start = Start(model, inputs[probe], labels[probe], generator(seed, "start"))
         STARTS[name](start)
         multipliers = inverse_norms(start) if name == "layer_rates" else [1.0] * depth
-        curve = train_plain(model, parameters.rates, multipliers, inputs, labels, batches)
+        curve = train_dense(model, parameters.rates, multipliers, inputs, labels, batches)
         found[name] = {
             **summarize(curve, parameters.level, CLASSES, parameters.final_steps),
             **_look(model, start),

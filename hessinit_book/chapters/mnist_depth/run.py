@@ -15,17 +15,16 @@ from pydantic import Field, field_validator
 from tqdm.auto import tqdm
 
 from hessinit_book.chapters.mnist_depth.dropout import try_dropout
-from hessinit_book.chapters.mnist_depth.starts import NAMED, make_network, measure
+from hessinit_book.chapters.mnist_depth.initializations import NAMED, make_network, measure
 from hessinit_book.chapters.mnist_depth.training import Task, make_task, train_all
-from hessinit_book.data import load
+from hessinit_book.networks.dense import dense_network
 from hessinit_book.networks.starts import draw_weights
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
+from hessinit_book.training.image_data import load_images
 from hessinit_book.training.regimes import FACTORS, follow, scale_weights
-from hessinit_book.training.stacked import dense_network
-from hessinit_lib.errors import ParameterError
 from hessinit_lib.hessians import log_schedule
 
 INPUTS, CLASSES = 784, 10
@@ -136,12 +135,7 @@ def run(parameters: MnistDepthParameters) -> list[Record]:
         ParameterError: a batch or probe larger than the training set.
         RecordError: a record that is in the way is damaged.
     """
-    sample = parameters.profile != "paper"
-    data = load(parameters.DATASET, sample=sample, data_dir=parameters.data_dir)
-    for name in ("batch_size", "probe_size"):
-        size, most = getattr(parameters, name), data.info.train_size
-        if size > most:
-            raise ParameterError(f"{name}: got {size}, expected at most {most}, the training set")
+    data = load_images(parameters, parameters.DATASET, "batch_size", "probe_size")
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         sizes = parameters.probe_size, parameters.batch_size

@@ -11,16 +11,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hessinit_book.drawing.style import COLORS, MARKERS, band, note_data, style
-from hessinit_book.records.records import Record, look_up
-from hessinit_book.statistics.intervals import Interval
-from hessinit_book.word2vec.verdict import (
+from hessinit_book.chapters.word2vec.verdict import (
     MEASURES,
     REFERENCE,
     final_difference,
     final_quality,
     token_ratios,
 )
+from hessinit_book.drawing.style import COLORS, MARKERS, band, note_data, style
+from hessinit_book.records.records import Record, look_up
+from hessinit_book.statistics.intervals import Interval
 
 UNITS = {
     "wordsim353": r"rank correlation $\rho$",

@@ -12,17 +12,17 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hessinit_book.chapters.word2vec.analogies import Analogies, pack
+from hessinit_book.chapters.word2vec.neighbors import in_a_plane, nearest
+from hessinit_book.chapters.word2vec.similarity import SETS, Similarities, spearman
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
-from hessinit_book.word2vec.analogies import Analogies, pack
 from hessinit_book.word2vec.corpora import Corpus, load_corpus
 from hessinit_book.word2vec.held_out import HeldOutPairs
-from hessinit_book.word2vec.neighbors import in_a_plane, nearest
+from hessinit_book.word2vec.initial_vectors import Start, gensim_start, matched_deviation
 from hessinit_book.word2vec.pairs import draw_pairs
-from hessinit_book.word2vec.similarity import SETS, Similarities, spearman
-from hessinit_book.word2vec.starts import Start, gensim_start, matched_deviation
 from hessinit_book.word2vec.training import Recipe, train
 from hessinit_book.word2vec.vocabulary import Vocabulary
 from hessinit_lib.errors import ParameterError

@@ -12,20 +12,26 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hessinit_book.chapters.word2vec_curvature import sgns
+from hessinit_book.chapters.word2vec_curvature.blocks import word_curvature
 from hessinit_book.chapters.word2vec_curvature.checks import against_gensim, dense_blocks
+from hessinit_book.chapters.word2vec_curvature.escape import FastestMode, first_reach
+from hessinit_book.chapters.word2vec_curvature.pair_law import PairLaw
 from hessinit_book.chapters.word2vec_curvature.softmax import predicted_and_measured
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
-from hessinit_book.word2vec import sgns, training
-from hessinit_book.word2vec.blocks import word_curvature
+from hessinit_book.word2vec import training
 from hessinit_book.word2vec.corpora import Corpus, load_corpus
-from hessinit_book.word2vec.escape import FastestMode, first_reach
 from hessinit_book.word2vec.held_out import HeldOutPairs
-from hessinit_book.word2vec.pair_law import PairLaw
+from hessinit_book.word2vec.initial_vectors import (
+    Start,
+    gensim_start,
+    matched_deviation,
+    word2vec_start,
+)
 from hessinit_book.word2vec.pairs import draw_pairs
-from hessinit_book.word2vec.starts import Start, gensim_start, matched_deviation, word2vec_start
 from hessinit_book.word2vec.training import Recipe
 from hessinit_book.word2vec.vocabulary import Vocabulary
 from hessinit_lib.errors import ParameterError

@@ -19,17 +19,17 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hessinit_book.chapters.word_pair_saddle.word_pairs import (
-    WordPairs,
-    escape_norms,
-    saddle_eigenvalues,
-    start_eigenvalues,
-)
 from hessinit_book.data.word_pairs import WordTable, draw_counts
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
+from hessinit_book.word2vec.skip_gram_hessian import (
+    WordPairs,
+    escape_norms,
+    saddle_eigenvalues,
+    start_eigenvalues,
+)
 from hessinit_lib.errors import ParameterError
 
 STARTS = ("word2vec", "both", "matched")

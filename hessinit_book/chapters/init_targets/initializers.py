@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hessinit_book.training.init_norms import gauss_newton_norms
-from hessinit_book.training.init_race import multiply
+from hessinit_book.chapters.init_targets.gauss_newton_norms import gauss_newton_norms
 from hessinit_lib.init import apply, hessian_, lsuv_
 from hessinit_lib.init.layers import weight_layers
 from hessinit_lib.theory.balancing import balancing_scales
@@ -172,6 +171,13 @@ def _hessian(start: Start, **options: object) -> None:
         generator=start.generator,
         **options,  # pyright: ignore[reportArgumentType]
     )
+
+
+def multiply(model: nn.Module, factors: Sequence[float]) -> None:
+    """Multiply each layer's weight by a factor, in place."""
+    with torch.no_grad():
+        for layer, factor in zip(weight_layers(model), factors, strict=True):
+            layer.weight.mul_(factor)
 
 
 def _equalize(model: nn.Module, norms: Sequence[float]) -> None:

@@ -1,11 +1,9 @@
-"""Races of starts: the same network, batches and learning rates, from different weights."""
+"""One fully connected network trained at every learning rate of a grid, and what comes out."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,39 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from hessinit_lib.init.layers import weight_layers
+from hessinit_book.networks.dense import linear_layers
 
 WINDOW = 10  # steps over which a loss is averaged before it is compared with a level
 GUESSING = 1.5  # a final loss above this multiple of guessing counts as diverged
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "tanh": nn.Tanh,
-}
 
-
-def plain_network(activation: str, depth: int, width: int) -> nn.Sequential:
-    """Make the network 784-width-...-width-10 of so many layers; its weights are not set.
-
-    Args:
-        activation: "relu", "gelu" or "tanh".
-        depth: number of layers, 2 or more.
-        width: units of a hidden layer.
-
-    Example:
-        >>> len([m for m in plain_network("relu", 4, 8) if isinstance(m, nn.Linear)])
-        4
-    """
-    widths = [784, *[width] * (depth - 1), 10]
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(widths):
-        layers.append(nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu"))
-        layers.append(ACTIVATIONS[activation]())
-    return nn.Sequential(*layers[:-1])
-
-
-def train_plain(
+def train_dense(
     model: nn.Sequential,
     rates: Sequence[float],
     multipliers: Sequence[float],
@@ -54,7 +26,7 @@ def train_plain(
     labels: Int64[Tensor, " n"],
     batches: Int64[Tensor, "steps b"],
 ) -> Float[Tensor, "steps r"]:
-    """Train a plain network by SGD at all learning rates at once, as stacked matrices.
+    """Train a fully connected network by SGD at all learning rates at once, as stacked matrices.
 
     Args:
         model: Linear layers with one activation between; it is left as it is.
@@ -67,7 +39,7 @@ def train_plain(
     Returns:
         The batch loss before each step, at each rate.
     """
-    linear = [module for module in model if isinstance(module, nn.Linear)]
+    linear = linear_layers(model)
     activation = model[1]
     count = len(rates)
     weights = [layer.weight.detach().expand(count, -1, -1).clone() for layer in linear]
@@ -87,46 +59,6 @@ def train_plain(
         with torch.no_grad():
             for index, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
                 parameter -= gradient * (rate * multipliers[index // 2])
-    return curve
-
-
-def train_any(
-    model: nn.Module,
-    rates: Sequence[float],
-    batches: Callable[[int], tuple[Tensor, Tensor]],
-    steps: int,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
-    clip: float | None = None,
-) -> Float[Tensor, "steps r"]:
-    """Train copies of any classifier, one for each learning rate; stop those that are lost.
-
-    Args:
-        model: gives logits (B, C); it is left as it is.
-        rates: learning rates.
-        batches: gives inputs and class indices of a step.
-        steps: number of steps.
-        optimizer: takes parameters and `lr`.
-        clip: largest norm of a gradient; None to leave it.
-
-    Returns:
-        The batch loss before each step, at each rate; NaN after a loss that is not finite.
-    """
-    curve = torch.full((steps, len(rates)), math.nan)
-    for column, rate in enumerate(rates):
-        network = copy.deepcopy(model)
-        trained = [p for p in network.parameters() if p.requires_grad]
-        descent = optimizer(trained, lr=rate)
-        for step in range(steps):
-            inputs, targets = batches(step)
-            loss = F.cross_entropy(network(inputs), targets)
-            curve[step, column] = loss.detach()
-            if not torch.isfinite(loss):
-                break
-            descent.zero_grad()
-            loss.backward()
-            if clip is not None:
-                nn.utils.clip_grad_norm_(trained, clip)
-            descent.step()
     return curve
 
 
@@ -162,22 +94,3 @@ def summarize(
         "steps": [float(value) for value in steps],
         "diverged": [bool(value) for value in lost],
     }
-
-
-def batches_of(
-    size: int, batch_size: int, steps: int, shuffle: torch.Generator
-) -> Int64[Tensor, "steps b"]:
-    """Draw the samples of each step, with replacement over steps, none twice in a step.
-
-    Example:
-        >>> batches_of(10, 4, 3, torch.Generator()).shape
-        torch.Size([3, 4])
-    """
-    return torch.stack([torch.randperm(size, generator=shuffle)[:batch_size] for _ in range(steps)])
-
-
-def multiply(model: nn.Module, factors: Sequence[float]) -> None:
-    """Multiply each layer's weight by a factor, in place."""
-    with torch.no_grad():
-        for layer, factor in zip(weight_layers(model), factors, strict=True):
-            layer.weight.mul_(factor)

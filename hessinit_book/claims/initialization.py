@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hessinit_book.chapters.word2vec.verdict import MEASURES, final_difference
 from hessinit_book.claims.findings import Finding, verdict
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.best_rate import at_best_rate
 from hessinit_book.statistics.intervals import Interval
-from hessinit_book.word2vec.verdict import MEASURES, final_difference
 
 # The starts of `init_targets` that differ from He's in the scale of layers alone, chosen by norms.
 CONTROLLED = ("equal_frobenius", "equal_spectral", "equal_rows", "all_one", "he_level")

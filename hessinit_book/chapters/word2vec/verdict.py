@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from hessinit_book.chapters.word2vec.analogies import unpack
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.intervals import Interval
-from hessinit_book.word2vec.analogies import unpack
 
 REFERENCE = "gensim"
 RESAMPLES = 500
