@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,6 +37,20 @@ def style() -> AbstractContextManager[Any]:
             "svg.hashsalt": "hessinit",  # the same figure is the same file
         }
     )
+
+
+def subplots(*shape: int, **options: Any) -> tuple[Figure, Any]:
+    """Make a figure and its axes as pyplot does, which then forgets it.
+
+    A figure that pyplot knows of is shown by a notebook once more, at the end of the cell.
+
+    Args:
+        shape: rows and columns, one of each if left out.
+        options: those of `matplotlib.pyplot.subplots`.
+    """
+    figure, axes = plt.subplots(*shape, **options)
+    plt.close(figure)
+    return figure, axes
 
 
 def band(

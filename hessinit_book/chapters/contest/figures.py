@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hessinit_book.drawing.differences import signed
-from hessinit_book.drawing.style import COLORS, note_data, style
+from hessinit_book.drawing.style import COLORS, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 from hessinit_book.statistics.best_rate import at_best_rate, best_rate, median
 from hessinit_book.statistics.intervals import Interval
@@ -57,7 +56,7 @@ def final_losses(records: Sequence[Record]) -> Figure:
     columns = min(4, len(networks))
     rows = -(-len(networks) // columns)
     with style():
-        figure, axes = plt.subplots(
+        figure, axes = subplots(
             rows, columns, figsize=(9.8, 0.5 + 2.9 * rows), sharey=True, squeeze=False
         )
         for ax, network in zip(axes.flat, networks, strict=False):
@@ -86,7 +85,6 @@ def final_losses(records: Sequence[Record]) -> Figure:
         ]
         figure.legend(handles=marks, loc="outside upper center", ncols=3)
         note_data(figure, records, "training examples")
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from hessinit_book.drawing.differences import signed
-from hessinit_book.drawing.style import COLORS, MARKERS, note_data, style
+from hessinit_book.drawing.style import COLORS, MARKERS, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 from hessinit_book.statistics.best_rate import at_best_rate, best_rate, median
 from hessinit_book.statistics.intervals import Interval
@@ -50,7 +49,7 @@ def final_losses(records: Sequence[Record]) -> Figure:
     starts = list(records[0].values[networks[0]])
     activations = list(dict.fromkeys(network.split("_")[0] for network in networks))
     with style():
-        figure, axes = plt.subplots(
+        figure, axes = subplots(
             1, len(activations), figsize=(9.5, 0.8 + 0.27 * len(starts)), sharey=True, squeeze=False
         )
         for ax, activation in zip(axes[0], activations, strict=True):
@@ -84,7 +83,6 @@ def final_losses(records: Sequence[Record]) -> Figure:
         axes[0, 0].invert_yaxis()
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hessinit_book.chapters.mnist_depth.schemes import lead, schemes, with_dropout
-from hessinit_book.drawing.style import COLORS, LINES, MARKERS, note_data, style
+from hessinit_book.drawing.style import COLORS, LINES, MARKERS, note_data, style, subplots
 from hessinit_book.networks.starts import LABELS
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.intervals import Interval
@@ -34,9 +33,7 @@ def scheme_losses(records: Sequence[Record]) -> Figure:
     table = schemes(records, [*NAMED])
     functions = table.function.unique()
     with style():
-        figure, axes = plt.subplots(
-            1, len(functions), figsize=(9.5, 3.8), sharey=True, squeeze=False
-        )
+        figure, axes = subplots(1, len(functions), figsize=(9.5, 3.8), sharey=True, squeeze=False)
         for ax, function in zip(axes.flat, functions, strict=True):
             part = table.loc[table.function == function]
             _by_depth(ax, part, NAMED, "final_loss", (0.0, HIGHEST))
@@ -49,7 +46,6 @@ def scheme_losses(records: Sequence[Record]) -> Figure:
             fontsize=8,
         )
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -88,7 +84,7 @@ def dropout(records: Sequence[Record]) -> Figure:
     table = with_dropout(records)
     drops = table["drop"].unique()
     with style():
-        figure, axes = plt.subplots(
+        figure, axes = subplots(
             2, len(drops), figsize=(9.5, 6), sharex=True, sharey="row", squeeze=False
         )
         for column, drop in enumerate(drops):
@@ -103,7 +99,6 @@ def dropout(records: Sequence[Record]) -> Figure:
         axes[1, 0].set_ylabel("test accuracy")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -18,7 +17,7 @@ from hessinit_book.chapters.word2vec.verdict import (
     final_quality,
     token_ratios,
 )
-from hessinit_book.drawing.style import COLORS, MARKERS, band, note_data, style
+from hessinit_book.drawing.style import COLORS, MARKERS, band, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 from hessinit_book.statistics.intervals import Interval
 
@@ -49,7 +48,7 @@ def learning_curves(records: Sequence[Record]) -> Figure:
     Lines are medians over seeds, bands the range over seeds.
     """
     with style():
-        figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.6), sharex=True)
+        figure, axes = subplots(2, 2, figsize=(9.5, 6.6), sharex=True)
         for index, (name, label) in enumerate(start_names(records).items()):
             curve = f"values.starts.{name}.curve"
             tokens = look_up(records[:1], f"{curve}.tokens")[0]
@@ -64,7 +63,6 @@ def learning_curves(records: Sequence[Record]) -> Figure:
             ax.set_xlabel("tokens seen")
         figure.legend(loc="outside upper center", ncols=3)
         note_data(figure, records, "tokens")
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -77,7 +75,7 @@ def tokens_needed(records: Sequence[Record], share: float = 1.0) -> Figure:
     """
     names = start_names(records)
     with style():
-        figure, axes = plt.subplots(1, 4, figsize=(9.5, 3.4), sharey=True)
+        figure, axes = subplots(1, 4, figsize=(9.5, 3.4), sharey=True)
         for ax, (measure, title) in zip(axes, MEASURES.items(), strict=True):
             for row, name in enumerate(names):
                 ratios = np.array(token_ratios(records, name, measure, share))
@@ -89,7 +87,6 @@ def tokens_needed(records: Sequence[Record], share: float = 1.0) -> Figure:
         axes[0].set_yticks(range(len(names)), list(names.values()))
         axes[0].invert_yaxis()
         note_data(figure, records, "tokens")
-        plt.close(figure)
     return figure
 
 
@@ -97,7 +94,7 @@ def final_differences(records: Sequence[Record]) -> Figure:
     """Draw how the final quality differs from that of gensim's own start, with intervals."""
     names = {key: value for key, value in start_names(records).items() if key != REFERENCE}
     with style():
-        figure, axes = plt.subplots(1, 4, figsize=(9.5, 3.2), sharey=True)
+        figure, axes = subplots(1, 4, figsize=(9.5, 3.2), sharey=True)
         for ax, (measure, title) in zip(axes, MEASURES.items(), strict=True):
             for row, name in enumerate(names):
                 found = final_difference(records, name, measure)
@@ -118,7 +115,6 @@ def final_differences(records: Sequence[Record]) -> Figure:
         axes[0].set_yticks(range(len(names)), list(names.values()))
         axes[0].invert_yaxis()
         note_data(figure, records, "tokens")
-        plt.close(figure)
     return figure
 
 
@@ -126,7 +122,7 @@ def in_a_plane(records: Sequence[Record], starts: Sequence[str] = (REFERENCE, "m
     """Draw chosen words in the plane of their two main components, of the first seed."""
     names = start_names(records)
     with style():
-        figure, axes = plt.subplots(1, len(starts), figsize=(9.5, 5.2))
+        figure, axes = subplots(1, len(starts), figsize=(9.5, 5.2))
         for ax, name in zip(axes, starts, strict=True):
             plane = records[0].values["starts"][name]["final"]["plane"]
             for index, (group, words) in enumerate(plane.items()):
@@ -141,7 +137,6 @@ def in_a_plane(records: Sequence[Record], starts: Sequence[str] = (REFERENCE, "m
             ax.set(title=names[name], xlabel="first component", ylabel="second component")
         figure.legend(loc="outside upper center", ncols=6)
         note_data(figure, records, "tokens")
-        plt.close(figure)
     return figure
 
 
