@@ -69,7 +69,7 @@ class MnistDepthParameters(Parameters):
             "probe_size": 16,
         },
         "quick": {
-            "seeds": (0, 1, 2),
+            "seeds": (0, 1),
             "depths": (2, 5),
             "deviations": (1e-4, 1e-2, 0.1, 1.0),
             "learning_rates": (0.1,),
