@@ -203,13 +203,13 @@ def test_record_and_figures(found: list[Record]) -> None:
     assert not plt.get_fignums()
 
 
-def test_intervals_are_learnt_on_one_data_set_and_tested_on_another(found: list[Record]) -> None:
+def test_intervals_are_learned_on_one_data_set_and_tested_on_another(found: list[Record]) -> None:
     table = evaluation.networks(found, rate=0.1)
     learn, test = table.copy(), table.loc[table["depth"] == 2].copy()
     test["trains"] = learn["trains"] = table.final_loss < table.final_loss.median()
     known = evaluation.transfer(learn, test, "Hessian", "gradient")
     assert known.score.value > 0.6
-    # What is learnt of shapes that the other does not have is of no account.
+    # What is learned of shapes that the other does not have is of no account.
     learn.loc[learn["depth"] == 3, "trains"] = True
     assert evaluation.transfer(learn, test, "Hessian", "gradient") == known
     # Nor is what the outcome is there.
@@ -279,7 +279,7 @@ def test_spearman_against_pandas() -> None:
     assert math.isnan(spearman(x, np.ones(30)))
 
 
-def test_an_interval_is_never_tested_on_what_it_was_learnt_on() -> None:
+def test_an_interval_is_never_tested_on_what_it_was_learned_on() -> None:
     x, truth = np.arange(4.0), np.array([True, False, True, False])
     everything = np.ones(4, bool)
     with pytest.raises(ValueError, match="used to learn and to test"):
@@ -292,7 +292,7 @@ def test_folds_keep_apart(found: list[Record], split: str) -> None:
     assert all((learn ^ test).all() for learn, test in parts)
 
 
-def test_noise_foretells_nothing_and_the_outcome_everything() -> None:
+def test_noise_predicts_nothing_and_the_outcome_everything() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random(400) < 0.5
     learn = np.arange(400) < 200

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from hessinit_book.records.records import Record
 
-# Okabe and Ito's colors, told apart by readers with any color vision; with a line style
+# Okabe and Ito's colors, which readers with any color vision can distinguish; with a line style
 # and a marker each, so that color is never the only difference.
 COLORS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 LINES = ("-", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (5, 2, 1, 2, 1, 2)), "--", "-.")

@@ -94,7 +94,7 @@ class Gpt(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"heads {heads}: expected a divisor of the width {width}")
-        with torch.device("meta"):  # torch's own start would draw from the global stream
+        with torch.device("meta"):  # PyTorch's own initialization would draw from the global stream
             self.tokens = nn.Embedding(vocabulary, width)
             self.positions = nn.Embedding(context, width)
             self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))

@@ -88,9 +88,9 @@ def summarize(
     means = np.lib.stride_tricks.sliding_window_view(losses, WINDOW, axis=0).mean(-1)
     below = means < level
     steps = np.where(below.any(0), below.argmax(0) + WINDOW, np.inf)
-    lost = ~np.isfinite(losses).all(0) | ~(final < GUESSING * math.log(classes))
+    diverged = ~np.isfinite(losses).all(0) | ~(final < GUESSING * math.log(classes))
     return {
         "final": [float(f"{value:.5g}") for value in final],
         "steps": [float(value) for value in steps],
-        "diverged": [bool(value) for value in lost],
+        "diverged": [bool(value) for value in diverged],
     }

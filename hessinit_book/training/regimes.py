@@ -1,4 +1,4 @@
-"""Vanishing, balanced, exploding: one network from three starts, followed step by step."""
+"""Vanishing, balanced, exploding: one network from three initializations, followed step by step."""
 
 from __future__ import annotations
 

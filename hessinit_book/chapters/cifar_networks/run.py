@@ -1,4 +1,4 @@
-"""Convolutional networks on CIFAR-10: does the start decide who trains, and do norms tell?
+"""Convolutional networks on CIFAR-10: does the initialization decide, and do norms tell?
 
 Plain networks of growing depth, a simplified GoogleNet, ResNet-20 with and without batch
 normalization, EfficientNet-B0; each from several named schemes, each scheme at several rates.
@@ -123,7 +123,7 @@ class CifarNetworksParameters(Parameters):
 
 
 def run(parameters: CifarNetworksParameters) -> list[Record]:
-    """Train every network from every start at every rate for every seed.
+    """Train every network from every initialization at every rate for every seed.
 
     Raises:
         DataError: the data set cannot be had.
@@ -164,7 +164,7 @@ def try_start(
     test: Images,
     bar: tqdm,
 ) -> dict[str, Any]:
-    """Train one network from one start at every rate, and keep the best.
+    """Train one network from one initialization at every rate, and keep the best.
 
     The seed fixes weights, batches and probe: rates differ in nothing else.
 

@@ -1,7 +1,7 @@
 """Three networks of torchvision and a small GPT at their start: which are well initialized?
 
 And one of them broken on purpose: VGG-11 with PyTorch's own weights in place of He's, which
-is then mended by what the diagnosis says, and by `hessian_`; all train for some steps. Last,
+is then repaired by what the diagnosis says, and by `hessian_`; all train for some steps. Last,
 how large a fault must be to be named: one layer of a plain network is scaled by factors of
 all sizes.
 """

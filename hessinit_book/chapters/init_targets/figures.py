@@ -41,7 +41,7 @@ LABELS = {
 
 
 def final_losses(records: Sequence[Record]) -> Figure:
-    """Draw the final loss of every start on every network, at its best rate.
+    """Draw the final loss of every initialization on every network, at its best rate.
 
     Points are medians over seeds, bars the range over seeds.
     """
@@ -87,7 +87,7 @@ def final_losses(records: Sequence[Record]) -> Figure:
 
 
 def summary(records: Sequence[Record], network: str) -> pd.DataFrame:
-    """Tabulate every start on one network: medians over seeds, one row a start.
+    """Tabulate every initialization on one network: medians over seeds, one row for each.
 
     "Less He's" is the mean difference of final losses, paired by seeds, with a 95 % interval.
     Steps: "-" where the loss was not reached.
@@ -95,7 +95,7 @@ def summary(records: Sequence[Record], network: str) -> pd.DataFrame:
     level = records[0].parameters["level"]
     rates = records[0].parameters["rates"]
     rows = {}
-    with_he = "he" in records[0].values[network]  # a reader may choose the starts
+    with_he = "he" in records[0].values[network]  # a reader may choose them
     he = at_best_rate(records, network, "he", "final") if with_he else None
     for start in records[0].values[network]:
         final = at_best_rate(records, network, start, "final")
@@ -124,5 +124,5 @@ def _difference(final: np.ndarray, he: np.ndarray) -> str:
 
 
 def _label(start: str) -> str:
-    """Name a start for readers; one that a reader adds has its own name until it gets a label."""
+    """Name an initialization for readers; one that a reader adds goes by its own name."""
     return LABELS.get(start, start)

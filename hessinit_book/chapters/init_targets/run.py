@@ -1,7 +1,7 @@
-"""Which target? Plain deep networks on MNIST from every start that was tried.
+"""Which target? Plain deep networks on MNIST from every initialization that was tried.
 
-784-100-...-100-10, ReLU and tanh, SGD, each start with its best learning rate of one grid.
-Within a seed all starts see the same batches, and those that rescale He's weights share them.
+784-100-...-100-10, ReLU and tanh, SGD, each initialization with its best learning rate of one
+grid. Within a seed all see the same batches, and those that rescale He's weights share them.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class InitTargetsParameters(Parameters):
         depths: numbers of layers.
         width: units of a hidden layer.
         starts: names in `STARTS`.
-        rates: learning rates; each start is judged at its best one.
+        rates: learning rates; each initialization is judged at its best one.
         steps: SGD steps.
         batch_size: samples a step.
-        probe_size: samples on which starts are set and norms are measured.
+        probe_size: samples on which initializations are set and norms are measured.
         level: a loss [nat], well below guessing (log 10 = 2.3); the steps to it are counted.
         final_steps: the last steps, over which the final loss is averaged.
     """
@@ -99,7 +99,7 @@ class InitTargetsParameters(Parameters):
 
 
 def run(parameters: InitTargetsParameters) -> list[Record]:
-    """Race all starts for every seed and give the records.
+    """Train all initializations for every seed and give the records.
 
     Raises:
         DataError: the data set cannot be had.
@@ -142,7 +142,7 @@ def race(
     labels: Tensor,
     bar: tqdm,
 ) -> dict[str, Any]:
-    """Set and train one network from every start.
+    """Set and train one network from every initialization.
 
     Args:
         parameters: of the experiment.
@@ -154,7 +154,7 @@ def race(
         bar: updated once a start.
 
     Returns:
-        For each start what `summarize` gives, its first loss, the root mean square of its
+        For each initialization what `summarize` gives, its first loss, the root mean square of its
         logits, and the Frobenius norm of its first, middle and last Gauss-Newton block.
     """
     size = len(inputs)
@@ -179,7 +179,7 @@ def race(
 
 
 def _look(model: nn.Sequential, start: Start) -> dict[str, Any]:
-    """Describe a start on the probe."""
+    """Describe an initialization on the probe."""
     with torch.no_grad():
         logits = model(start.inputs)
     frobenius = gauss_newton_norms(model, start.inputs, start.labels, "frobenius")

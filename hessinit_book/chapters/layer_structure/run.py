@@ -114,7 +114,7 @@ def make_network(
 def examine(
     model: nn.Sequential, x: Float[Tensor, "b m"], y: Tensor, shown: int = 0
 ) -> dict[str, Any]:
-    """Compare one network's Hessians with the statements, and take them apart.
+    """Compare one network's Hessians with the statements, and decompose them.
 
     Args:
         model: Linear layers with elementwise activations between them, in float64.

@@ -345,7 +345,7 @@ def _by_place(found: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, l
 
 
 def _over(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan  # nan: a network all of whose units are off
+    return part / whole if whole else math.nan  # nan: a network all of whose units give 0
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

@@ -53,9 +53,9 @@ def rate_of(records: Sequence[Record]) -> float:
 
 
 def outcomes(records: Sequence[Record]) -> Figure:
-    """Draw each network's final loss against four numbers known at its start.
+    """Draw each network's final loss against four numbers known at its initialization.
 
-    A point is a network; shaded is the interval, learnt on all of them, in which a network is
+    A point is a network; shaded is the interval, learned on all of them, in which a network is
     said to train.
     """
     with style():
@@ -89,7 +89,7 @@ def outcomes(records: Sequence[Record]) -> Figure:
 
 
 def comparison(records: Sequence[Record]) -> Figure:
-    """Draw how well each number foretells training: rank correlation and balanced accuracy.
+    """Draw how well each number predicts training: rank correlation and balanced accuracy.
 
     Dots are estimates, bars 95 % bootstrap intervals over settings.
     """
@@ -114,7 +114,7 @@ def comparison(records: Sequence[Record]) -> Figure:
 
 
 def share_that_trains(records: Sequence[Record]) -> pd.DataFrame:
-    """Tabulate in how many of the seeds each start trains, one row a start."""
+    """Tabulate in how many of the seeds each initialization trains, one row for each."""
     table = networks(records, rate_of(records), ours=True)
     shares = table.pivot_table(index="start", columns="shape", values="trains", aggfunc="mean")
     order = [start for start in table.start.unique() if start in shares.index]

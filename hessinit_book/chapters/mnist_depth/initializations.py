@@ -1,4 +1,4 @@
-"""The starts of the experiment `mnist_depth`, and all that is known of one before training."""
+"""The initializations of `mnist_depth`, and all that is known of one before training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_network(
     stream: torch.Generator,
     batch: tuple[Float[Tensor, "b n"], Int64[Tensor, " b"]],
 ) -> nn.Sequential:
-    """Make one network from one start, with zero biases (but for torch's own scheme).
+    """Make one network from one initialization, with zero biases (but for torch's own scheme).
 
     Args:
         name: of the start: "first_...", "all_..." or a scheme.

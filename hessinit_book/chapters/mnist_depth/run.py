@@ -1,4 +1,4 @@
-"""Fully connected MNIST networks from many starts: which number at the start tells who trains?
+"""Fully connected MNIST networks, initialized in many ways: which number tells who trains?
 
 Depth 2 to 20, three activations, first-layer and all-layer deviations from 1e-5 to 1 and named
 schemes. At the start, everything that has been proposed as a warning sign is measured; then all
@@ -46,7 +46,7 @@ class MnistDepthParameters(Parameters):
         width: of the hidden layers.
         deviations: standard deviations of normal weights, of the first layer alone (the
             others by the fitting scheme) and of all layers.
-        learning_rates: each start is trained at each.
+        learning_rates: each initialization is trained at each.
         regime_rate: learning rate of the three networks whose regimes are followed.
         steps: SGD steps.
         batch_size: samples a step.
@@ -114,7 +114,7 @@ class MnistDepthParameters(Parameters):
     )(as_tuple)
 
     def starts(self) -> dict[str, float | str]:
-        """Name the starts: first-layer deviations, all-layer deviations, schemes and ours.
+        """Name the initializations: first-layer deviations, all-layer deviations, schemes and ours.
 
         Example:
             >>> starts = MnistDepthParameters.check(profile="smoke").starts()
@@ -128,7 +128,7 @@ class MnistDepthParameters(Parameters):
 
 
 def run(parameters: MnistDepthParameters) -> list[Record]:
-    """Measure and train every start of every shape for every seed and give the records.
+    """Measure and train every initialization of every shape for every seed and give the records.
 
     Raises:
         DataError: the data set cannot be had.
@@ -205,9 +205,9 @@ def try_shape(
     task: Task,
     bar: tqdm,
 ) -> dict[str, Any]:
-    """Measure every start of one shape, and train it at every rate.
+    """Measure every initialization of one shape, and train it at every rate.
 
-    The seed fixes directions of the weights, batches and probe for all starts.
+    The seed fixes directions of the weights, batches and probe for all initializations.
 
     Returns:
         `starts`: their names; `at_start`: lists in that order, see `measure`; `trained`: for

@@ -29,7 +29,7 @@ class Task(NamedTuple):
         labels: their classes, shape (n,).
         test_inputs: test images, shape (m, 784).
         test_labels: their classes, shape (m,).
-        probe: numbers of the training images on which starts are measured.
+        probe: numbers of the training images on which initializations are measured.
         order: numbers of the training images of each batch.
     """
 

@@ -116,7 +116,7 @@ def train_variant(
     """Train one network and track it.
 
     The seed fixes weights, batches and probe alike for all variants, so that they differ
-    in nothing but the scale of their start.
+    in nothing but the scale of their initial weights.
 
     Args:
         parameters: of the experiment.

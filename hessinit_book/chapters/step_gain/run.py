@@ -2,8 +2,8 @@
 
 784-30-30-10 on MNIST without biases, ReLU and tanh. Stochastic training on the cross-entropy
 with several rates, where recorded steps are compared with the quadratic model of their own
-batch; and training on all of a small set and the squared distance, which does not bend less
-the better the fit, where the largest eigenvalue of the Hessian is followed.
+batch; and training on all of a small set and the squared distance, whose curvature does not
+fall as the fit gets better, where the largest eigenvalue of the Hessian is followed.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def line_search(model: nn.Module, batch: Batch) -> list[float]:
 
     Returns:
         One value for each of `MULTIPLES`; the quadratic model predicts $2 m - m^2$. NaN if
-        the loss does not bend upward along the gradient.
+        the loss does not curve upward along the gradient.
     """
     found = step_curvature(model, F.cross_entropy, *batch)
     rate = best_rate(found.gradient_square, found.curvature)

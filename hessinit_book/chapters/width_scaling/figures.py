@@ -188,15 +188,15 @@ def deviations(records: Sequence[Record]) -> pd.DataFrame:
         for level in LEVELS:
             key = f"values.balanced.depth_{depth}.{_level(level)}.deviation"
             found = look_up(records, key)
-            # A start that saturates ends early, and stays as far off as it is.
-            lost = sum(len(row) <= ITERATIONS for row in found)
+            # One that saturates ends early, and keeps the deviation it has.
+            saturated = sum(len(row) <= ITERATIONS for row in found)
             full = [row + [row[-1]] * (ITERATIONS + 1 - len(row)) for row in found]
             rows[depth, f"{level:g}"] = {
                 **{
                     "start" if i == 0 else f"{i}": f"{value:.1e}"
                     for i, value in enumerate(np.median(full, 0))
                 },
-                "saturated": f"{lost} of {len(found)} seeds",
+                "saturated": f"{saturated} of {len(found)} seeds",
             }
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.rename_axis(["layers", "target over mean"])

@@ -300,7 +300,7 @@ def trained_loss(
         value.backward()
         optimizer.step()
         losses.append(value.item())
-        if not losses[-1] < 1e3:  # lost: it would only cost time
+        if not losses[-1] < 1e3:  # diverged: going on would only cost time
             return math.inf
     return float(np.mean(losses[-max(1, len(losses) // 4) :]))
 

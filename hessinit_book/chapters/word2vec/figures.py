@@ -30,7 +30,7 @@ UNITS = {
 
 
 def start_names(records: Sequence[Record]) -> dict[str, str]:
-    """Map the starts in the records to labels for readers."""
+    """Map the initializations in the records to labels for readers."""
     names = {}
     for name, start in records[0].values["starts"].items():
         if name == REFERENCE:
@@ -43,7 +43,7 @@ def start_names(records: Sequence[Record]) -> dict[str, str]:
 
 
 def learning_curves(records: Sequence[Record]) -> Figure:
-    """Draw the four measures of quality against the tokens seen, a line a start.
+    """Draw the four measures of quality against the tokens seen, a line for each initialization.
 
     Lines are medians over seeds, bands the range over seeds.
     """
@@ -67,7 +67,7 @@ def learning_curves(records: Sequence[Record]) -> Figure:
 
 
 def tokens_needed(records: Sequence[Record], share: float = 1.0) -> Figure:
-    """Draw the tokens each start takes to a level of quality, relative to gensim's own start.
+    """Draw the tokens each initialization takes to a level of quality, relative to gensim's own.
 
     Args:
         records: of the experiment.
@@ -91,7 +91,7 @@ def tokens_needed(records: Sequence[Record], share: float = 1.0) -> Figure:
 
 
 def final_differences(records: Sequence[Record]) -> Figure:
-    """Draw how the final quality differs from that of gensim's own start, with intervals."""
+    """Draw how the final quality differs from that of gensim's initialization, with intervals."""
     names = {key: value for key, value in start_names(records).items() if key != REFERENCE}
     with style():
         figure, axes = subplots(1, 4, figsize=(9.5, 3.2), sharey=True)
@@ -141,7 +141,7 @@ def in_a_plane(records: Sequence[Record], starts: Sequence[str] = (REFERENCE, "m
 
 
 def summary(records: Sequence[Record]) -> pd.DataFrame:
-    """Table the final quality of each start: mean over seeds, and 95 % interval."""
+    """Table the final quality of each initialization: mean over seeds, and 95 % interval."""
     rows = {
         label.replace("$", "").replace(r"\sigma", "σ"): {
             title: _interval(final_quality(records, name, measure))
@@ -153,7 +153,7 @@ def summary(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def neighbors(records: Sequence[Record]) -> pd.DataFrame:
-    """Table the nearest neighbors of chosen words, a column a start, of the first seed."""
+    """Table the nearest neighbors of chosen words in the first seed, by initialization."""
     return pd.DataFrame(
         {
             label.replace("$", "").replace(r"\sigma", "σ"): {

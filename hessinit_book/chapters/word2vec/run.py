@@ -1,4 +1,4 @@
-"""Word2Vec from six starts: what quality costs in tokens, on real text, trained by gensim."""
+"""Word2Vec, initialized in six ways: what quality costs in tokens, on real text, by gensim."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Word2VecParameters(Parameters):
         held_out_pairs: pairs that the held-out loss is averaged over.
         min_count: rarer words are dropped.
         dimension: of the vectors.
-        deviations: of the components of input and output vectors, in the normal starts.
+        deviations: of the components of input and output vectors, in the normal initializations.
         window: largest distance of a pair.
         negatives: negative samples for each pair.
         sample: threshold of the subsampling of common words.
@@ -89,9 +89,9 @@ class Word2VecParameters(Parameters):
 
 
 def run(parameters: Word2VecParameters) -> list[Record]:
-    """Train from every start for every seed and give the records.
+    """Train from every initialization for every seed and give the records.
 
-    A start that is done is kept, see `Parts`: an interrupted run goes on with the next one.
+    An initialization that is done is kept, see `Parts`: an interrupted run goes on with the next.
 
     Raises:
         DataError: the corpus cannot be had, or is too short.
@@ -150,7 +150,7 @@ def recipe_of(parameters: Word2VecParameters) -> Recipe:
 
 
 def variants(parameters: Word2VecParameters, deviation: float) -> dict[str, Start]:
-    """Name the starts.
+    """Name the initializations.
 
     Args:
         parameters: of the experiment.
@@ -172,7 +172,7 @@ def variants(parameters: Word2VecParameters, deviation: float) -> dict[str, Star
 
 
 def matched(parameters: Word2VecParameters, corpus: Corpus, vocabulary: Vocabulary) -> float:
-    """Compute the deviation of the matched start from the beginning of the text."""
+    """Compute the deviation of the matched initialization from the beginning of the text."""
     pairs = draw_pairs(
         corpus.train[:MATCHED_TOKENS],
         vocabulary,
@@ -184,7 +184,7 @@ def matched(parameters: Word2VecParameters, corpus: Corpus, vocabulary: Vocabula
 
 
 class Measures:
-    """All that tells how good vectors are, the same for every start and seed.
+    """All that tells how good vectors are, the same for every initialization and seed.
 
     Args:
         parameters: of the experiment.
@@ -254,7 +254,7 @@ class Measures:
 def _follow(
     corpus: Corpus, recipe: Recipe, start: Start, seed: int, tests: Measures, bar: tqdm
 ) -> dict[str, Any]:
-    """Train from one start and measure on the way."""
+    """Train from one initialization and measure on the way."""
     curve: list[dict[str, Any]] = []
     final: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""How Word2Vec leaves its start: the fastest mode, predicted, and read off in training."""
+"""How Word2Vec leaves the saddle: the fastest mode, predicted, and read off in training."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ BANDS = ("common", "middle", "rare")
 
 
 def escapes(records: Sequence[Record]) -> Figure:
-    """Draw how the fastest mode grows from three starts, realized by gensim and predicted.
+    """Draw how the fastest mode grows from three initializations, realized by gensim and predicted.
 
     Lines are medians over seeds, bands the range over seeds.
     """
@@ -112,7 +112,7 @@ def full_softmax(records: Sequence[Record]) -> Figure:
 
 
 def leaving(records: Sequence[Record]) -> pd.DataFrame:
-    """Table the observed pairs it takes to leave a start: medians over seeds, and ranges."""
+    """Table the observed pairs it takes to leave the saddle: medians over seeds, and ranges."""
     rows = {}
     for name in records[0].values["escape"]:
         key = f"values.escape.{name}"

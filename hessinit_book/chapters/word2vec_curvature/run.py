@@ -1,4 +1,4 @@
-"""The curvature of Word2Vec's vectors while gensim trains them, and how they leave the start."""
+"""The curvature of Word2Vec's vectors while gensim trains them, and how they leave the saddle."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def run(parameters: Word2VecCurvatureParameters) -> list[Record]:
 
 
 class Text:
-    """A corpus with its vocabulary, the law of its pairs, and the starts that are compared.
+    """A corpus with its vocabulary, the law of its pairs, and what is compared.
 
     Args:
         parameters: of the experiment.
@@ -183,7 +183,7 @@ class Text:
         )
 
     def starts_of(self, dimension: int) -> dict[str, Start]:
-        """Give the starts at some dimension; one-sided: the matched inputs, outputs zero."""
+        """Give the initializations at a dimension; one-sided: the matched inputs, outputs zero."""
         matched = matched_deviation(self.pairs, self.vocabulary, NEGATIVES, dimension)
         return {
             "gensim": gensim_start(dimension),
@@ -207,7 +207,7 @@ def recipe(dimension: int, pieces: int, last_rate: float = 1e-4) -> Recipe:
 def leave(
     text: Text, parameters: Word2VecCurvatureParameters, start: Start, seed: int
 ) -> dict[str, Any]:
-    """Let gensim leave a start, and predict it from the pairs of the same stretch of text.
+    """Let gensim leave the saddle, and predict it from the pairs of the same stretch of text.
 
     The rate stays at its first value, as it all but does in so short a part of a training.
     """
@@ -318,7 +318,7 @@ def compare_trainers(
 def compare_starts(
     text: Text, parameters: Word2VecCurvatureParameters, seed: int, dimension: int
 ) -> dict[str, Any]:
-    """Train from gensim's start and from the matched one at some dimension."""
+    """Train from gensim's initialization and from the matched one at some dimension."""
     part, starts = text.beginning(parameters.compared_tokens), text.starts_of(dimension)
     found: dict[str, Any] = {"dimension": dimension}
     for name in ("gensim", "matched"):

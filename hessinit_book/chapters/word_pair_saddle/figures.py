@@ -20,7 +20,7 @@ WAYS = {"predicted": "linearized", "descent": "gradient descent", "sgd": "SGD"}
 
 
 def eigenvalues_at_start(records: Sequence[Record]) -> Figure:
-    """Draw the eigenvalues at word2vec's start in order, with the prediction, of one seed."""
+    """Draw one seed's eigenvalues at word2vec's initialization in order, with the prediction."""
     found = records[0].values["saddle"]
     panels = (
         ("One word and its contexts", found["word"]["found"], found["word"]["predicted"]),
@@ -77,7 +77,7 @@ def escapes(records: Sequence[Record]) -> Figure:
 def outputs_first(records: Sequence[Record]) -> Figure:
     """Draw the norms of both sides in one escape, and all steps to leave against predictions.
 
-    Left: word2vec's start (the largest scale) at the middle rate; medians and range over seeds.
+    Left: word2vec's own (the largest scale) at the middle rate; medians and range over seeds.
     Right: one point a seed and an escape.
     """
     variants = records[0].values["escapes"]
@@ -131,7 +131,7 @@ def outputs_first(records: Sequence[Record]) -> Figure:
 
 
 def training(records: Sequence[Record]) -> Figure:
-    """Draw loss, extreme eigenvalues and norms of blocks against the step, a line a start.
+    """Draw loss, extreme eigenvalues and norms of blocks against the step, by initialization.
 
     Lines are medians over seeds, bands the range over seeds.
     """

@@ -52,10 +52,10 @@ class WordPairSaddleParameters(Parameters):
         batch_size: observed pairs a step.
         rates: learning rates of the escapes, on a batch's mean. Word2vec's 0.025 for each
             pair is 0.025 times the batch size.
-        scales: of the input vectors in the escapes, in units of word2vec's start.
+        scales: of the input vectors in the escapes, in units of word2vec's initialization.
         radius: distance from zero at which the saddle counts as left, in units of the
             distance at which word2vec starts.
-        learning_rate: of the longer training from different starts.
+        learning_rate: of the longer training from different initializations.
         steps: its steps.
         looks: about how often it is tracked, evenly in the logarithm of the step.
     """
@@ -123,7 +123,7 @@ def run(parameters: WordPairSaddleParameters) -> list[Record]:
 def start_vectors(
     parameters: WordPairSaddleParameters, table: WordTable, seed: int, start: str
 ) -> WordPairs:
-    """Draw the vectors of a start.
+    """Draw the vectors of an initialization.
 
     - "word2vec": inputs uniform in +-1/(2d), outputs zero.
     - "both": outputs like the inputs.
@@ -152,7 +152,7 @@ def most_common(pairs: WordPairs) -> WordPairs:
 def look_at_saddle(
     parameters: WordPairSaddleParameters, table: WordTable, seed: int
 ) -> dict[str, Any]:
-    """Compute eigenvalues at word2vec's start, predicted and found: of one word, and of all."""
+    """Compute eigenvalues at word2vec's vectors, predicted and found: of one word, and of all."""
     pairs = start_vectors(parameters, table, seed, "word2vec")
     word = most_common(pairs)
     matrix = (table.negative - table.positive) / 2
@@ -215,7 +215,7 @@ def leave(
     The input vectors are word2vec's times `scale`, the output vectors zero.
 
     Returns:
-        Steps until the distance from zero is `radius` times that of word2vec's start, infinite
+        Steps until the distance from zero is `radius` times that of word2vec's vectors, infinite
         if never, and how far they are behind the prediction; norms against the step.
     """
     drawn = start_vectors(parameters, table, seed, "word2vec")
@@ -285,7 +285,7 @@ def descend(
 def train(
     parameters: WordPairSaddleParameters, table: WordTable, seed: int, start: str, bar: tqdm
 ) -> dict[str, Any]:
-    """Train by SGD from one of the starts, and track loss, eigenvalues and norms of blocks."""
+    """Train by SGD from one initialization, and track loss, eigenvalues and norms of blocks."""
     source = generator(seed, "batches", table.positive.device)
     first = start_vectors(parameters, table, seed, start)
     path = descend(
@@ -337,7 +337,7 @@ def check(parameters: WordPairSaddleParameters, table: WordTable, seed: int) -> 
     deviations = [
         float((found - dense).abs().max() / dense.abs().max()) for found, dense in compared
     ]
-    # Exactly zero at word2vec's start.
+    # Exactly zero at word2vec's initialization.
     deviations += [float(part.abs().max()) for part in (start.gradient()[0], start.input_blocks())]
     return {
         "what": "blocks, saddle eigenvalues and the zeros at word2vec's start against dense "
