@@ -1,4 +1,4 @@
-"""Figure of the stable rates in `cifar_stability`; its regimes are drawn by `regimes`."""
+"""Figures of the experiment `cifar_stability`; its regimes are drawn as those of `mnist_depth`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from hessinit_book.drawing.regimes import regimes
 from hessinit_book.drawing.style import COLORS, MARKERS, note_data, style, subplots
 from hessinit_book.networks.starts import LABELS
 from hessinit_book.records.records import Record, look_up
+
+__all__ = ["regimes", "stable_rates"]
 
 
 def stable_rates(records: Sequence[Record]) -> Figure:

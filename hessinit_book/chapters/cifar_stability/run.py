@@ -26,7 +26,7 @@ from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
 from hessinit_book.training.image_data import load_images
 from hessinit_book.training.images import Images, Order, Progress, Recipe, train
-from hessinit_book.training.regimes import FACTORS, follow, largest_stable_rate, scale_weights
+from hessinit_book.training.regimes import FACTORS, follow, scale_weights
 from hessinit_lib.hessians import log_schedule, model_hessian
 
 REGIME_NETWORK, RATE_NETWORK = "cnn8", "cnn4"
@@ -172,6 +172,21 @@ def find_stable_rate(
         "largest": largest,
         "ratio": rounded(largest * sharpness / 2, 4),
     }
+
+
+def largest_stable_rate(outcomes: dict[float, bool]) -> float:
+    """Give the largest rate below which no rate was unstable; 0 if the smallest was.
+
+    Example:
+        >>> largest_stable_rate({0.1: True, 0.2: True, 0.4: False, 0.8: True})
+        0.2
+    """
+    stable = 0.0
+    for rate in sorted(outcomes):
+        if not outcomes[rate]:
+            break
+        stable = rate
+    return rounded(stable)
 
 
 def _probe(training: Images, size: int, seed: int) -> tuple[Tensor, Tensor]:
