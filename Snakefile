@@ -25,7 +25,7 @@ RUNS = config["profiles"][PROFILE]
 for experiment, chosen in RUNS.items():
     # All runs are checked before the first starts: a slip in runs.yaml costs no computing.
     try:
-        parameters_of(experiment).check(profile=PROFILE, **chosen)
+        chosen["seeds"] = list(parameters_of(experiment).check(profile=PROFILE, **chosen).seeds)
     except UserError as error:
         raise WorkflowError(f"runs.yaml, {PROFILE}, {experiment}: {error}")
 # The extension that puts numbers into the book finds the records from here.

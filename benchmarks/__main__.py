@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS], metavar="ROW")
-    parser.add_argument("--quick", action="store_true", help="1 s for each way, records apart")
+    parser.add_argument("--quick", action="store_true", help="1 s for each way, separate records")
     parser.add_argument("--budget", type=float, default=6.0, help="seconds for each way")
     parser.add_argument("--results", type=Path, default=Path("results"))
     chosen = parser.parse_args(arguments)

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from hessinit_book.drawing.style import COLORS, MARKERS, style
+from hessinit_book.drawing.style import COLORS, MARKERS, style, subplots
 from hessinit_book.records import records
 from hessinit_book.records.records import Record
 
@@ -35,7 +34,7 @@ def chart(found: Sequence[Record]) -> Figure:
     labels = [f"{record.values['title']}, B = {record.values['batch']}" for record in found]
     sides = {"hessinit": "ours", **LIBRARIES}
     with style():
-        figure, panels = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True)
+        figure, panels = subplots(1, 2, figsize=(9.5, 4.2), sharey=True)
         for panel, norm in zip(panels, ("frobenius", "spectral"), strict=True):
             for index, (library, label) in enumerate(sides.items()):
                 points = [(cheapest(record, library, norm), y) for y, record in enumerate(found)]
@@ -53,7 +52,6 @@ def chart(found: Sequence[Record]) -> Figure:
         panels[0].set_yticks(range(len(found)), labels)
         panels[0].invert_yaxis()
         figure.legend(loc="outside upper center", ncols=len(sides))
-        plt.close(figure)
     return figure
 
 

@@ -93,6 +93,8 @@ def test_the_reference_has_all_public_names() -> None:
             assert re.search(entry, written, re.M), name
     assert "auto-function:: hessinit_lib.hessians.layer_hessians" not in written
     assert ".. autofunction:: hessinit_lib.layer_hessians\n" in written
+    assert ".. autofunction:: hessinit_lib.adapters.loggers.log_to\n" in written
+    assert "hessinit_book" not in written
 
 
 # Staleness on the page

@@ -14,6 +14,7 @@ from hessinit_book.chapters.cifar_networks import figures
 from hessinit_book.chapters.cifar_networks import run as cifar_networks
 from hessinit_book.chapters.cifar_networks import scores as evaluation
 from hessinit_book.chapters.cifar_networks.run import CifarNetworksParameters, summarize
+from hessinit_book.chapters.cifar_networks.signal_sizes import signals
 from hessinit_book.chapters.cifar_stability import run as cifar_stability
 from hessinit_book.chapters.cifar_stability.figures import stable_rates
 from hessinit_book.chapters.cifar_stability.run import CifarStabilityParameters
@@ -21,10 +22,9 @@ from hessinit_book.drawing.regimes import regimes
 from hessinit_book.errors import ParameterError
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.networks.starts import weight_layers
-from hessinit_book.training.gradient_steps import step_gain
 from hessinit_book.training.images import Progress
-from hessinit_book.training.probing import layer_norms
-from hessinit_book.training.signals import signals
+from hessinit_book.training.layer_norms import layer_norms
+from hessinit_book.training.step_gain import step_gain
 from hessinit_lib import layer_hessians
 
 SMOKE = {"profile": "smoke", "device": "cpu"}

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from test_records import make_record
 
-from hessinit_book.claims import CLAIMS, Claim, images, starts
+from hessinit_book.claims import CLAIMS, Claim, images, initialization
 from hessinit_book.claims.findings import NOT_REPRODUCED, NOT_TESTED, PARTLY, REPRODUCED, Finding
 from hessinit_book.claims.images import useful
 from hessinit_book.records import records
@@ -70,14 +70,16 @@ def test_the_start_that_is_judged_was_chosen_on_other_networks() -> None:
     for seed in range(3):
         values: dict[str, Any] = {}
         for network, (he, *others) in losses.items():
-            ends = dict.fromkeys(starts.CONTROLLED, 0.9) | dict(zip(rivals, others, strict=True))
+            ends = dict.fromkeys(initialization.CONTROLLED, 0.9) | dict(
+                zip(rivals, others, strict=True)
+            )
             values[network] = {
                 start: {"final": [loss + 0.001 * seed], "diverged": [False]}
                 for start, loss in {"he": he, **ends}.items()
             }
         found.append(make_record(experiment="init_targets", seed=seed, values=values))
     # On network a, equal_frobenius is best by far; network b speaks for he_level.
-    judged = starts.control_helps(found)
+    judged = initialization.control_helps(found)
     assert "a: he_level, +0.10" in judged.figure
     assert "b: equal_frobenius, -0.10" in judged.figure
     assert judged.verdict == PARTLY
@@ -99,7 +101,7 @@ def test_a_claim_needs_the_records_of_all_its_experiments(tmp_path: Path) -> Non
         (PARTLY, 0.4, NOT_REPRODUCED),
     ],
 )
-def test_clothes_ask_for_what_was_learnt_on_digits(
+def test_clothes_ask_for_what_was_learned_on_digits(
     own: str, transferred: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score = Estimate(0.7, transferred, 0.8)
@@ -110,7 +112,7 @@ def test_clothes_ask_for_what_was_learnt_on_digits(
     )
     judged = images.on_clothes([], [])
     assert judged.verdict == expected
-    assert judged.figure == f"own; learnt on MNIST (rate 0.1): 0.70 [{transferred:.2f}, 0.80]"
+    assert judged.figure == f"own; learned on MNIST (rate 0.1): 0.70 [{transferred:.2f}, 0.80]"
 
 
 @pytest.mark.parametrize(

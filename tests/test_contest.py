@@ -14,7 +14,7 @@ from torch import nn
 
 from hessinit_book.chapters.contest import figures
 from hessinit_book.chapters.contest import run as contest
-from hessinit_book.chapters.contest.networks import Gpt, resnet, vgg
+from hessinit_book.chapters.contest.networks import CharacterGpt, resnet, vgg
 from hessinit_book.chapters.contest.run import ContestParameters, entrants
 from hessinit_book.chapters.contest.schemes import SCHEMES, Entry
 from hessinit_book.chapters.contest.text import draw_text, read_text
@@ -138,7 +138,7 @@ def test_all_schemes_take_part() -> None:
     [
         (resnet(3, 8), torch.rand(2, 3, 16, 16), 3),
         (vgg(1, 8), torch.rand(2, 3, 16, 16), 0),
-        (Gpt(27, 2, 8, 2, 6), torch.zeros(2, 6, dtype=torch.long), 4),
+        (CharacterGpt(27, 2, 8, 2, 6), torch.zeros(2, 6, dtype=torch.long), 4),
     ],
 )
 def test_networks(model: nn.Module, inputs: torch.Tensor, branches: int) -> None:
@@ -147,7 +147,7 @@ def test_networks(model: nn.Module, inputs: torch.Tensor, branches: int) -> None
 
 
 def test_gpt_does_not_look_ahead() -> None:
-    model = Gpt(27, 2, 8, 2, 6)
+    model = CharacterGpt(27, 2, 8, 2, 6)
     text = torch.randint(27, (1, 6), generator=seeded(0))
     changed = text.clone()
     changed[0, 4] = (text[0, 4] + 1) % 27

@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 from hessinit_book.chapters.layer_structure import figures
 from hessinit_book.chapters.layer_structure import run as layer_structure
-from hessinit_book.chapters.layer_structure.dense import (
+from hessinit_book.chapters.layer_structure.run import LayerStructureParameters, layer_parts
+from hessinit_book.drawing.style import data_label
+from hessinit_book.errors import ParameterError
+from hessinit_book.networks.dense import critical_network, draw_network
+from hessinit_book.networks.dense_hessians import (
     DenseBlock,
     dense_block,
     dense_curvatures,
     kronecker_mean,
 )
-from hessinit_book.chapters.layer_structure.draws import critical_network, draw_network
-from hessinit_book.chapters.layer_structure.run import LayerStructureParameters, layer_parts
-from hessinit_book.drawing.style import data_label
-from hessinit_book.errors import ParameterError
 from hessinit_book.records.records import Record
 
 

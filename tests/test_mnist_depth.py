@@ -21,11 +21,13 @@ from hessinit_book.chapters.mnist_depth import scheme_figures as schemes
 from hessinit_book.chapters.mnist_depth import schemes as mnist_schemes
 from hessinit_book.chapters.mnist_depth import scores as evaluation
 from hessinit_book.chapters.mnist_depth.dropout import RULES, try_dropout, variances_of
+from hessinit_book.chapters.mnist_depth.initializations import make_network
 from hessinit_book.chapters.mnist_depth.run import MnistDepthParameters
-from hessinit_book.chapters.mnist_depth.starts import make_network
+from hessinit_book.chapters.mnist_depth.stack import Stack
 from hessinit_book.chapters.mnist_depth.training import make_task, steps_below
 from hessinit_book.data import load
 from hessinit_book.drawing.regimes import regimes
+from hessinit_book.networks.dense import dense_network
 from hessinit_book.networks.starts import draw_weights
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.prediction import (
@@ -35,8 +37,7 @@ from hessinit_book.statistics.prediction import (
     resampled,
     spearman,
 )
-from hessinit_book.training.gradient_steps import gradient_and_curvature
-from hessinit_book.training.stacked import Stack, dense_network
+from hessinit_book.training.step_gain import gradient_and_curvature
 from hessinit_lib.init.hessian import LEVEL
 
 
@@ -202,13 +203,13 @@ def test_record_and_figures(found: list[Record]) -> None:
     assert not plt.get_fignums()
 
 
-def test_intervals_are_learnt_on_one_data_set_and_tested_on_another(found: list[Record]) -> None:
+def test_intervals_are_learned_on_one_data_set_and_tested_on_another(found: list[Record]) -> None:
     table = evaluation.networks(found, rate=0.1)
     learn, test = table.copy(), table.loc[table["depth"] == 2].copy()
     test["trains"] = learn["trains"] = table.final_loss < table.final_loss.median()
     known = evaluation.transfer(learn, test, "Hessian", "gradient")
     assert known.score.value > 0.6
-    # What is learnt of shapes that the other does not have is of no account.
+    # What is learned of shapes that the other does not have is of no account.
     learn.loc[learn["depth"] == 3, "trains"] = True
     assert evaluation.transfer(learn, test, "Hessian", "gradient") == known
     # Nor is what the outcome is there.
@@ -278,7 +279,7 @@ def test_spearman_against_pandas() -> None:
     assert math.isnan(spearman(x, np.ones(30)))
 
 
-def test_an_interval_is_never_tested_on_what_it_was_learnt_on() -> None:
+def test_an_interval_is_never_tested_on_what_it_was_learned_on() -> None:
     x, truth = np.arange(4.0), np.array([True, False, True, False])
     everything = np.ones(4, bool)
     with pytest.raises(ValueError, match="used to learn and to test"):
@@ -291,7 +292,7 @@ def test_folds_keep_apart(found: list[Record], split: str) -> None:
     assert all((learn ^ test).all() for learn, test in parts)
 
 
-def test_noise_foretells_nothing_and_the_outcome_everything() -> None:
+def test_noise_predicts_nothing_and_the_outcome_everything() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random(400) < 0.5
     learn = np.arange(400) < 200

@@ -22,7 +22,6 @@ from hessinit_book.chapters.mnist_tracking.landing import landing
 from hessinit_book.chapters.mnist_tracking.landing import main as landing_main
 from hessinit_book.chapters.mnist_tracking.run import (
     MnistTrackingParameters,
-    batch_indices,
     make_network,
     variants,
 )
@@ -32,6 +31,7 @@ from hessinit_book.errors import ParameterError
 from hessinit_book.randomness import generator
 from hessinit_book.records import records
 from hessinit_book.records.records import Record
+from hessinit_book.training.batches import batch_indices
 from hessinit_lib import layer_hessians
 
 NAMES = ["std_1e-5", "std_1e-2", "std_1e+0", "he", "glorot"]

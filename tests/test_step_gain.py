@@ -15,14 +15,12 @@ from hypothesis import given, settings
 from networks import Case, cases, labels, make_case, seeded
 from torch import Tensor, nn
 
-from hessinit_book.chapters.mnist_tracking.run import batch_indices
 from hessinit_book.chapters.step_gain import figures
 from hessinit_book.chapters.step_gain import run as step_gain
 from hessinit_book.chapters.step_gain.run import (
     MULTIPLES,
     StepGainParameters,
     compared_step,
-    half_square,
     identity_defect,
     line_search,
     make_network,
@@ -34,6 +32,8 @@ from hessinit_book.drawing.style import data_label
 from hessinit_book.errors import ParameterError
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
+from hessinit_book.training.batches import batch_indices
+from hessinit_book.training.losses import half_square
 from hessinit_lib.theory import best_rate
 
 TINY = {

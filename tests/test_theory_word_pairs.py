@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from networks import seeded
 from torch import Tensor
 
-from hessinit_book.chapters.word_pair_saddle.word_pairs import (
+from hessinit_book.word2vec.skip_gram_hessian import (
     WordPairs,
     escape_norms,
     saddle_eigenvalues,

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from networks import Case, labels, seeded
 from torch import nn
 
-from hessinit_book.chapters.step_gain.run import half_square
 from hessinit_book.chapters.width_scaling import figures
 from hessinit_book.chapters.width_scaling import run as width_scaling
 from hessinit_book.chapters.width_scaling.run import (
@@ -32,6 +31,7 @@ from hessinit_book.data import load
 from hessinit_book.drawing.style import data_label
 from hessinit_book.errors import ParameterError
 from hessinit_book.records.records import Record
+from hessinit_book.training.losses import half_square
 from hessinit_lib.theory import balancing_scales
 
 TINY = {

@@ -18,20 +18,25 @@ from networks import seeded
 
 from hessinit_book.chapters.word2vec import figures
 from hessinit_book.chapters.word2vec import run as word2vec
+from hessinit_book.chapters.word2vec.analogies import Analogies, pack, unpack
 from hessinit_book.chapters.word2vec.run import Word2VecParameters
-from hessinit_book.chapters.word_pair_saddle.word_pairs import WordPairs
+from hessinit_book.chapters.word2vec.similarity import SETS, Similarities
+from hessinit_book.chapters.word2vec.verdict import final_difference, token_ratios, verdict
 from hessinit_book.data.word_pairs import WordTable
 from hessinit_book.errors import DataError, ParameterError
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.prediction import spearman
-from hessinit_book.word2vec.analogies import Analogies, pack, unpack
 from hessinit_book.word2vec.corpora import Corpus, load_corpus
 from hessinit_book.word2vec.held_out import HeldOutPairs
+from hessinit_book.word2vec.initial_vectors import (
+    Start,
+    gensim_start,
+    matched_deviation,
+    word2vec_start,
+)
 from hessinit_book.word2vec.pairs import draw_negatives, draw_pairs
-from hessinit_book.word2vec.similarity import SETS, Similarities
-from hessinit_book.word2vec.starts import Start, gensim_start, matched_deviation, word2vec_start
+from hessinit_book.word2vec.skip_gram_hessian import WordPairs
 from hessinit_book.word2vec.training import Recipe, train
-from hessinit_book.word2vec.verdict import final_difference, token_ratios, verdict
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
 TINY = {"profile": "smoke", "tokens": 12_000, "deviations": [0.1, 1.0], "held_out_pairs": 100}

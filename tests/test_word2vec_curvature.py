@@ -16,20 +16,19 @@ from networks import seeded
 from hessinit_book.chapters.word2vec_curvature import (
     checks as word2vec_curvature_checks,
 )
-from hessinit_book.chapters.word2vec_curvature import figures
+from hessinit_book.chapters.word2vec_curvature import figures, sgns
 from hessinit_book.chapters.word2vec_curvature import (
     run as word2vec_curvature,
 )
+from hessinit_book.chapters.word2vec_curvature.blocks import joint_hessian, word_curvature
+from hessinit_book.chapters.word2vec_curvature.escape import FastestMode
+from hessinit_book.chapters.word2vec_curvature.pair_law import PairLaw
 from hessinit_book.chapters.word2vec_curvature.run import Text, Word2VecCurvatureParameters
 from hessinit_book.chapters.word2vec_curvature.softmax import predicted_and_measured
-from hessinit_book.chapters.word_pair_saddle.word_pairs import WordPairs, escape_norms
 from hessinit_book.errors import ParameterError
 from hessinit_book.records.records import Record
-from hessinit_book.word2vec import sgns
-from hessinit_book.word2vec.blocks import joint_hessian, word_curvature
-from hessinit_book.word2vec.escape import FastestMode
-from hessinit_book.word2vec.pair_law import PairLaw
 from hessinit_book.word2vec.pairs import counted
+from hessinit_book.word2vec.skip_gram_hessian import WordPairs, escape_norms
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
 TINY = {"profile": "smoke", "tokens": 10_000, "escape_tokens": 3000, "compared_tokens": 1500}

@@ -1,8 +1,9 @@
 """The library's reference, written from the docstrings of its public names.
 
 On a page, the comment `<!-- api -->` is replaced by a section for each package of
-`hessinit_lib` that says in `__all__` what is public, with an entry for each name. A package or
-name that is added is in the book with the next build.
+`hessinit_lib` that says in `__all__` what is public, with an entry for each name. A package
+that does not say so (`adapters`, whose modules need different libraries) has a section for
+each of its modules. A package or name that is added is in the book with the next build.
 
 Docstrings are in Google's style, with formulas and code marked as in Markdown. Sphinx wants
 reStructuredText, so these marks are translated.
@@ -36,7 +37,7 @@ def sections() -> str:
     for module in _public_modules():
         summary = (inspect.getdoc(module) or module.__name__).splitlines()[0]
         parts.append(f"## `{module.__name__}`\n\n{summary}\n")
-        parts += [_entry(module, name) for name in module.__all__]
+        parts += [_entry(module, name) for name in _public_names(module)]
     return "\n".join(parts)
 
 
@@ -62,13 +63,28 @@ def _block(match: re.Match[str]) -> str:
 
 
 def _public_modules() -> Iterator[ModuleType]:
-    """Give the package's own sub-packages that state their public names, the main one first."""
+    """Give the packages that state their public names, and the modules of those that do not."""
     found_modules = pkgutil.iter_modules(hessinit_lib.__path__, "hessinit_lib.")
     for found in sorted(found_modules, key=lambda found: found.name != "hessinit_lib.hessians"):
         if found.ispkg:
-            module = importlib.import_module(found.name)
-            if getattr(module, "__all__", None):
-                yield module
+            package = importlib.import_module(found.name)
+            if getattr(package, "__all__", None):
+                yield package
+            else:
+                for inner in pkgutil.iter_modules(package.__path__, f"{found.name}."):
+                    yield importlib.import_module(inner.name)
+
+
+def _public_names(module: ModuleType) -> list[str]:
+    """List what a module says is public, or else the functions and classes that it defines."""
+    defined = [
+        name
+        for name, thing in vars(module).items()
+        if (inspect.isfunction(thing) or inspect.isclass(thing))
+        and thing.__module__ == module.__name__
+        and not name.startswith("_")
+    ]
+    return getattr(module, "__all__", defined)
 
 
 def _entry(module: ModuleType, name: str) -> str:

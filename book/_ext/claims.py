@@ -6,7 +6,7 @@ Syntax::
     :name: claims-table
     ```
 
-Claims and rules stand in `hessinit_lib/claims`; the figures and the verdicts are computed when
+Claims and rules stand in `hessinit_book/claims`; the figures and the verdicts are computed when
 the page is built. The page is read again by every build: any record may turn a verdict.
 """
 

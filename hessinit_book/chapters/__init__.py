@@ -1,4 +1,8 @@
-"""Chapters: each a folder behind the notebook of its name; `run.py` reads from top to bottom."""
+"""Chapters: each a folder behind the notebook of its name; `run.py` reads from top to bottom.
+
+What several chapters use stands in the folders beside this one. No chapter imports another,
+but for `fashion_depth`, which is `mnist_depth` on other data.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hessinit_book.claims import images, starts, theory
+from hessinit_book.claims import images, initialization, theory
 from hessinit_book.claims.findings import NOT_TESTED, Finding
 from hessinit_book.records import records
 
@@ -68,7 +68,7 @@ CLAIMS = (
         "preprint",
         "Balancing variances is blind to dependencies across layers; the Hessian norm sees them.",
         "mnist_depth",
-        "Hessian norms foretell better than variances of weights and activations who trains "
+        "Hessian norms predict better than variances of weights and activations who trains "
         "(interval of the difference of balanced accuracies above 0): at both learning rates on "
         "other seeds, another depth and another activation: reproduced; in some of these: partly.",
         images.beyond_variances,
@@ -94,11 +94,11 @@ CLAIMS = (
         "Controlling the Hessian norm helps to initialize weights rigorously: image networks.",
         "init_targets",
         "He's weights, layers scaled so that Hessian norms are equal, one, or set by a level: "
-        "of these starts, the one that is best on the other networks ends with a lower loss than "
+        "of these, the one that is best on the other networks ends with a lower loss than "
         "He's (95 % interval of the difference over seeds above 0; each at its best rate): on all "
         "networks: reproduced; on some: partly. Starts that change directions as well do not "
         "count.",
-        starts.control_helps,
+        initialization.control_helps,
     ),
     Claim(
         "preprint",
@@ -106,7 +106,7 @@ CLAIMS = (
         "word2vec",
         "The start whose input and output blocks have matched norms ends better than gensim's "
         "own (95 % interval of the difference): in all measures: reproduced; in some: partly.",
-        starts.control_helps_words,
+        initialization.control_helps_words,
     ),
     Claim(
         "conference",
@@ -121,7 +121,7 @@ CLAIMS = (
         "conference",
         "The Hessian norm is a useful diagnostic: FashionMNIST.",
         "fashion_depth",
-        "By the rule of MNIST; one verdict lower if an interval learnt on all MNIST networks of "
+        "By the rule of MNIST; one verdict lower if an interval learned on all MNIST networks of "
         "the same shapes may do no better here than guessing (95 % interval), at some rate.",
         images.on_clothes,
         beside=("mnist_depth",),
@@ -136,7 +136,7 @@ CLAIMS = (
         "conference",
         "The Hessian norm is a useful diagnostic: simplified EfficientNet.",
         "",
-        "EfficientNet-B0 is trained here, from two starts, with norms of three "
+        "EfficientNet-B0 is trained here, from two schemes, with norms of three "
         "layers: too little to learn from.",
     ),
     Claim(

@@ -41,7 +41,7 @@ def useful(contests: dict[str, Contest]) -> Finding:
 
 
 def diagnostic(found: Sequence[Record]) -> Finding:
-    """Set the norm against its rivals on fully connected networks, learnt on other depths."""
+    """Set the norm against its rivals on fully connected networks, learned on other depths."""
     return useful(
         {
             f"{name} (rate {rate:g})": mnist_depth.contest(table, "Hessian", family, "depth")
@@ -52,13 +52,13 @@ def diagnostic(found: Sequence[Record]) -> Finding:
 
 
 def on_clothes(found: Sequence[Record], digits: Sequence[Record]) -> Finding:
-    """Judge FashionMNIST as MNIST, and ask that what is learnt on digits holds on clothes."""
-    own, learnt = diagnostic(found), _tables(digits)
+    """Judge FashionMNIST as MNIST, and ask that what is learned on digits holds on clothes."""
+    own, learned = diagnostic(found), _tables(digits)
     scores = {
-        rate: mnist_depth.transfer(learnt[rate], table, "Hessian", "gradient").score
+        rate: mnist_depth.transfer(learned[rate], table, "Hessian", "gradient").score
         for rate, table in _tables(found).items()
     }
-    texts = [f"learnt on MNIST (rate {rate:g}): {s}" for rate, s in scores.items()]
+    texts = [f"learned on MNIST (rate {rate:g}): {s}" for rate, s in scores.items()]
     holds = all(s.low > 0.5 for s in scores.values())
     lowered = PARTLY if own.verdict == REPRODUCED else NOT_REPRODUCED
     return Finding(own.verdict if holds else lowered, "; ".join([own.figure, *texts]))
@@ -78,6 +78,6 @@ def beyond_variances(found: Sequence[Record]) -> Finding:
 
 
 def on_convolutions(found: Sequence[Record]) -> Finding:
-    """Set the norm against its rivals on convolutional networks, learnt on other networks."""
+    """Set the norm against its rivals on convolutional networks, learned on other networks."""
     table = cifar_networks.networks(found)
     return useful({name: cifar_networks.contest(table, family) for name, family in _RIVALS.items()})

@@ -56,7 +56,7 @@ def authors_linearization(found: Sequence[Record]) -> Finding:
 
 
 def _ratio(found: Sequence[Record], start: str, key: str) -> list[float]:
-    """Divide a start's figure by that of the deviation 0.01, seed by seed."""
+    """Divide an initialization's figure by that of the deviation 0.01, seed by seed."""
     above = look_up(found, f"values.{start}.{key}")
     below = look_up(found, f"values.std_1e-2.{key}")
     return [a / b for a, b in zip(above, below, strict=True)]

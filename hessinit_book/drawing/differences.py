@@ -1,4 +1,4 @@
-"""Differences between starts, as tables write them."""
+"""Differences between initializations, as tables write them."""
 
 from __future__ import annotations
 

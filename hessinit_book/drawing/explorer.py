@@ -123,12 +123,12 @@ def input_statistics() -> dict[str, Any]:
     x = images[:IMAGES].flatten(1).double()
     gram = x @ x.mT
     mean = gram.diagonal().mean()
-    apart = gram[~torch.eye(len(x), dtype=torch.bool)]
+    off_diagonal = gram[~torch.eye(len(x), dtype=torch.bool)]
     return {
         "size": x.shape[1],
         "classes": CLASSES,
         "squaredNorm": rounded(float(mean)),
-        "overlap": rounded(float(apart.square().mean().sqrt() / mean)),
+        "overlap": rounded(float(off_diagonal.square().mean().sqrt() / mean)),
     }
 
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
-from hessinit_book.chapters.mnist_tracking.run import WIDTHS
 from hessinit_book.records.records import Record, look_up
 from hessinit_lib.theory.critical import critical_variance
 
 INPUTS = 784
+WIDTHS = (784, 30, 30, 10)  # of the network of `mnist_tracking`
 # Schemes of `norm_propagation` that the controls can describe: activation and mode.
 _SCHEMES = {
     "lecun_linear": ("linear", "fan_in"),

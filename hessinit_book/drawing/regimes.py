@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from hessinit_book.drawing.style import band, note_data, style
+from hessinit_book.drawing.style import band, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 
 TITLES = {
@@ -31,7 +30,7 @@ def regimes(records: Sequence[Record]) -> Figure:
     lies beyond the axes, on the way to infinity, is cut off.
     """
     with style():
-        figure, axes = plt.subplots(4, 3, figsize=(9.5, 9.2), sharex=True, sharey="row")
+        figure, axes = subplots(4, 3, figsize=(9.5, 9.2), sharex=True, sharey="row")
         for column, (name, title) in enumerate(TITLES.items()):
             key = f"values.regimes.{name}"
             steps = look_up(records[:1], f"{key}.steps")[0]
@@ -74,7 +73,6 @@ def regimes(records: Sequence[Record]) -> Figure:
             shrink=0.6,
         )
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 

@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hessinit_book.records.records import Record
 
-# Okabe and Ito's colors, told apart by readers with any color vision; with a line style
+# Okabe and Ito's colors, which readers with any color vision can distinguish; with a line style
 # and a marker each, so that color is never the only difference.
 COLORS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 LINES = ("-", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (5, 2, 1, 2, 1, 2)), "--", "-.")
@@ -36,6 +37,20 @@ def style() -> AbstractContextManager[Any]:
             "svg.hashsalt": "hessinit",  # the same figure is the same file
         }
     )
+
+
+def subplots(*shape: int, **options: Any) -> tuple[Figure, Any]:
+    """Make a figure and its axes as pyplot does, which then forgets it.
+
+    A figure that pyplot knows of is shown by a notebook once more, at the end of the cell.
+
+    Args:
+        shape: rows and columns, one of each if left out.
+        options: those of `matplotlib.pyplot.subplots`.
+    """
+    figure, axes = plt.subplots(*shape, **options)
+    plt.close(figure)
+    return figure, axes
 
 
 def band(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class Inception(nn.Module):
     """Four branches side by side, concatenated: 1 x 1, 3 x 3 and 5 x 5 convolutions, a pool.
 
-    Convolutions of 1 x 1 narrow what the larger ones are fed. Each is followed by ReLU; there
+    Convolutions of 1 x 1 narrow the inputs of the larger ones. Each is followed by ReLU; there
     is no normalization.
 
     Args:

@@ -94,7 +94,7 @@ class Gpt(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"heads {heads}: expected a divisor of the width {width}")
-        with torch.device("meta"):  # torch's own start would draw from the global stream
+        with torch.device("meta"):  # PyTorch's own initialization would draw from the global stream
             self.tokens = nn.Embedding(vocabulary, width)
             self.positions = nn.Embedding(context, width)
             self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
@@ -114,7 +114,10 @@ class Gpt(nn.Module):
 
     def forward(self, tokens: Int64[Tensor, "b t"]) -> Float[Tensor, "b t v"]:
         """Give the logits of the token that follows each position."""
-        z = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        return self.decode(self.tokens(tokens) + self.positions.weight[: tokens.shape[1]])
+
+    def decode(self, z: Float[Tensor, "b t n"]) -> Float[Tensor, "b t v"]:
+        """Give the logits from the embedded tokens, positions included."""
         for block in self.blocks:
             z = block(z)
         return self.head(self.norm(z))

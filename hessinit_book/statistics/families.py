@@ -46,9 +46,9 @@ def compare(
     clusters: Int[np.ndarray, " n"],
     folds: Folds,
 ) -> Contest:
-    """Let the best of two families foretell what they have not seen.
+    """Let the best of two families predict what they have not seen.
 
-    The member of each family is chosen by how well its interval fits the rows it is learnt on:
+    The member of each family is chosen by how well its interval fits the rows it is learned on:
     the rows tested have no say. The same clusters are resampled for both, so that the interval
     is one of the difference.
 
@@ -83,7 +83,7 @@ def compare(
 
 
 def _fit(x: Float[np.ndarray, " n"], truth: Rows, folds: Folds) -> float:
-    """Score an interval on the very rows it is learnt on."""
+    """Score an interval on the very rows it is learned on."""
     found = []
     for learn, _ in folds:
         low, high = best_interval(x[learn], truth[learn])

@@ -1,4 +1,4 @@
-"""How well one number foretells an outcome: rank correlation, learnt intervals, uncertainty."""
+"""How well one number predicts an outcome: rank correlation, learned intervals, uncertainty."""
 
 from __future__ import annotations
 

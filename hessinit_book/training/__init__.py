@@ -1,1 +1,1 @@
-"""Training loops and starts that several chapters share."""
+"""Training loops, batches and measurements that several chapters share."""

@@ -1,4 +1,4 @@
-"""Vanishing, balanced, exploding: one network from three starts, followed step by step."""
+"""Vanishing, balanced, exploding: one network from three initializations, followed step by step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hessinit_book.networks.starts import weight_layers
-from hessinit_book.statistics.rounding import rounded
-from hessinit_book.training.gradient_steps import step_gain
-from hessinit_book.training.probing import layer_norms
+from hessinit_book.training.layer_norms import layer_norms
+from hessinit_book.training.step_gain import step_gain
 
 FACTORS = {"vanishing": 0.7, "balanced": 1.0, "exploding": 1.4}
 """What every layer's He weights are multiplied by."""
@@ -78,18 +77,3 @@ def follow(
         name: [look[name] for look in looks]
         for name in ("steps", "loss", "predicted", "realized", "frobenius", "gradient")
     }
-
-
-def largest_stable_rate(outcomes: dict[float, bool]) -> float:
-    """Give the largest rate below which no rate was unstable; 0 if the smallest was.
-
-    Example:
-        >>> largest_stable_rate({0.1: True, 0.2: True, 0.4: False, 0.8: True})
-        0.2
-    """
-    stable = 0.0
-    for rate in sorted(outcomes):
-        if not outcomes[rate]:
-            break
-        stable = rate
-    return rounded(stable)

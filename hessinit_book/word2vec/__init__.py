@@ -1,4 +1,4 @@
-"""Word2Vec with gensim: corpora, starts, training, quality, and the curvature of its vectors."""
+"""Word2Vec with gensim: corpora, vocabulary, initial vectors, pairs and training."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from hessinit_book.word2vec.corpora import Corpus
-from hessinit_book.word2vec.starts import Start
+from hessinit_book.word2vec.initial_vectors import Start
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
 SENTENCE = 1000  # tokens; gensim lays no window across the end of a sentence
@@ -60,8 +60,8 @@ def train(
 ) -> None:
     """Train with gensim, one worker: the same arguments give the same bits.
 
-    The seed fixes windows, subsampling and negatives alike for all starts. gensim counts the
-    pieces as its epochs, so that its own learning rate falls over all of them.
+    The seed fixes windows, subsampling and negatives alike for all initializations. gensim counts
+    the pieces as its epochs, so that its own learning rate falls over all of them.
 
     Args:
         corpus: the text.
@@ -106,7 +106,7 @@ def train(
 
 
 class _Pieces:
-    """The text, a piece each time it is iterated over, again from its start at its end."""
+    """The text, a piece each time it is iterated over, again from its beginning at its end."""
 
     def __init__(self, corpus: Corpus, recipe: Recipe) -> None:
         self._words, self._text = corpus.words, corpus.train

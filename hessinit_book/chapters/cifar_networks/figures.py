@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hessinit_book.chapters.cifar_networks.scores import contest, networks
-from hessinit_book.drawing.style import COLORS, LINES, band, note_data, style
+from hessinit_book.drawing.style import COLORS, LINES, band, note_data, style, subplots
 from hessinit_book.networks import TITLES
 from hessinit_book.networks.starts import LABELS
 from hessinit_book.records.records import Record, look_up
@@ -125,7 +124,7 @@ def _panels(
     with style():
         columns = 4
         rows = -(-(len(networks) + 1) // columns)
-        figure, axes = plt.subplots(rows, columns, figsize=(9.5, 0.4 + 2.5 * rows), squeeze=False)
+        figure, axes = subplots(rows, columns, figsize=(9.5, 0.4 + 2.5 * rows), squeeze=False)
         for ax, (network, schemes) in zip(axes.flat, networks.items(), strict=False):
             for scheme in schemes:
                 draw(ax, network, scheme, [*LABELS].index(scheme))
@@ -141,5 +140,4 @@ def _panels(
             axes.flat[-1].plot([], [], color=COLORS[index], linestyle=LINES[index], label=label)
         axes.flat[-1].legend(loc="center", title="scheme")
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure

@@ -1,4 +1,4 @@
-"""Convolutional networks on CIFAR-10: does the start decide who trains, and do norms tell?
+"""Convolutional networks on CIFAR-10: does the initialization decide, and do norms tell?
 
 Plain networks of growing depth, a simplified GoogleNet, ResNet-20 with and without batch
 normalization, EfficientNet-B0; each from several named schemes, each scheme at several rates.
@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hessinit_book.data import load
+from hessinit_book.chapters.cifar_networks.signal_sizes import signals
 from hessinit_book.errors import ParameterError
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.networks.starts import SCHEMES, weight_layers
@@ -26,9 +26,9 @@ from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
+from hessinit_book.training.image_data import load_images
 from hessinit_book.training.images import Images, Progress, Recipe, evaluate, train
-from hessinit_book.training.probing import layer_norms
-from hessinit_book.training.signals import signals
+from hessinit_book.training.layer_norms import layer_norms
 
 WINDOW = 10  # steps over which a loss curve is averaged
 # Depthwise convolutions are slower in bfloat16 than in float32 on the processors tried.
@@ -123,20 +123,19 @@ class CifarNetworksParameters(Parameters):
 
 
 def run(parameters: CifarNetworksParameters) -> list[Record]:
-    """Train every network from every start at every rate for every seed.
+    """Train every network from every initialization at every rate for every seed.
 
     Raises:
         DataError: the data set cannot be had.
         ParameterError: a batch, probe or test larger than the data.
         RecordError: a record that is in the way is damaged.
     """
-    data = load("cifar10", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
-    sizes = {"batch_size": data.info.train_size, "probe_size": data.info.train_size}
-    for name, most in {**sizes, "test_size": data.info.test_size}.items():
-        if getattr(parameters, name) > most:
-            raise ParameterError(
-                f"{name}: got {getattr(parameters, name)}, expected at most {most}, the data"
-            )
+    data = load_images(parameters, "cifar10", "batch_size", "probe_size")
+    most = data.info.test_size
+    if parameters.test_size > most:
+        raise ParameterError(
+            f"test_size: got {parameters.test_size}, expected at most {most}, the test set"
+        )
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         training = Images(data.train_images, data.train_labels, device)
@@ -165,7 +164,7 @@ def try_start(
     test: Images,
     bar: tqdm,
 ) -> dict[str, Any]:
-    """Train one network from one start at every rate, and keep the best.
+    """Train one network from one initialization at every rate, and keep the best.
 
     The seed fixes weights, batches and probe: rates differ in nothing else.
 

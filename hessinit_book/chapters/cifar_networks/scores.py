@@ -1,4 +1,4 @@
-"""What foretells training in the records of `cifar_networks`."""
+"""What predicts training in the records of `cifar_networks`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def networks(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def contest(table: pd.DataFrame, rival: str) -> Contest:
-    """Compare Hessian norms with a rival: learnt on all networks but one, tested on that.
+    """Compare Hessian norms with a rival: learned on all networks but one, tested on that.
 
     Args:
         table: of `networks`.

@@ -1,16 +1,18 @@
-"""Figure of the stable rates in `cifar_stability`; its regimes are drawn by `regimes`."""
+"""Figures of the experiment `cifar_stability`; its regimes are drawn as those of `mnist_depth`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from hessinit_book.drawing.style import COLORS, MARKERS, note_data, style
+from hessinit_book.drawing.regimes import regimes
+from hessinit_book.drawing.style import COLORS, MARKERS, note_data, style, subplots
 from hessinit_book.networks.starts import LABELS
 from hessinit_book.records.records import Record, look_up
+
+__all__ = ["regimes", "stable_rates"]
 
 
 def stable_rates(records: Sequence[Record]) -> Figure:
@@ -19,7 +21,7 @@ def stable_rates(records: Sequence[Record]) -> Figure:
     A point is a seed. Where no rate that was tried is stable, the point lies at the bottom.
     """
     with style():
-        figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.9))
+        figure, axes = subplots(1, 2, figsize=(9.5, 3.9))
         bounds = np.array([_of(records, scheme, "bound") for scheme in LABELS])
         ends = np.array([bounds.min() / 8, bounds.max() * 32])
         axes[0].plot(ends, ends, color="#555555", linewidth=0.8)
@@ -44,7 +46,6 @@ def stable_rates(records: Sequence[Record]) -> Figure:
         axes[1].minorticks_off()
         axes[1].set_xticks(range(len(LABELS)), list(LABELS.values()), rotation=20)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 

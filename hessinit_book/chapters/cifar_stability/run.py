@@ -17,8 +17,6 @@ from pydantic import Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hessinit_book.data import load
-from hessinit_book.errors import ParameterError
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.networks.starts import SCHEMES
 from hessinit_book.parameters import Parameters
@@ -26,8 +24,9 @@ from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
+from hessinit_book.training.image_data import load_images
 from hessinit_book.training.images import Images, Order, Progress, Recipe, train
-from hessinit_book.training.regimes import FACTORS, follow, largest_stable_rate, scale_weights
+from hessinit_book.training.regimes import FACTORS, follow, scale_weights
 from hessinit_lib.hessians import log_schedule, model_hessian
 
 REGIME_NETWORK, RATE_NETWORK = "cnn8", "cnn4"
@@ -97,11 +96,7 @@ def run(parameters: CifarStabilityParameters) -> list[Record]:
         ParameterError: a batch or probe larger than the training set.
         RecordError: a record that is in the way is damaged.
     """
-    data = load("cifar10", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
-    for name in ("batch_size", "probe_size", "sharpness_size"):
-        size, most = getattr(parameters, name), data.info.train_size
-        if size > most:
-            raise ParameterError(f"{name}: got {size}, expected at most {most}, the training set")
+    data = load_images(parameters, "cifar10", "batch_size", "probe_size", "sharpness_size")
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         training = Images(data.train_images, data.train_labels, device)
@@ -177,6 +172,21 @@ def find_stable_rate(
         "largest": largest,
         "ratio": rounded(largest * sharpness / 2, 4),
     }
+
+
+def largest_stable_rate(outcomes: dict[float, bool]) -> float:
+    """Give the largest rate below which no rate was unstable; 0 if the smallest was.
+
+    Example:
+        >>> largest_stable_rate({0.1: True, 0.2: True, 0.4: False, 0.8: True})
+        0.2
+    """
+    stable = 0.0
+    for rate in sorted(outcomes):
+        if not outcomes[rate]:
+            break
+        stable = rate
+    return rounded(stable)
 
 
 def _probe(training: Images, size: int, seed: int) -> tuple[Tensor, Tensor]:

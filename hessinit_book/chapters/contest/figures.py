@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hessinit_book.drawing.differences import signed
-from hessinit_book.drawing.style import COLORS, note_data, style
+from hessinit_book.drawing.style import COLORS, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 from hessinit_book.statistics.best_rate import at_best_rate, best_rate, median
 from hessinit_book.statistics.intervals import Interval
@@ -57,7 +56,7 @@ def final_losses(records: Sequence[Record]) -> Figure:
     columns = min(4, len(networks))
     rows = -(-len(networks) // columns)
     with style():
-        figure, axes = plt.subplots(
+        figure, axes = subplots(
             rows, columns, figsize=(9.8, 0.5 + 2.9 * rows), sharey=True, squeeze=False
         )
         for ax, network in zip(axes.flat, networks, strict=False):
@@ -65,13 +64,13 @@ def final_losses(records: Sequence[Record]) -> Figure:
                 if scheme not in records[0].values[network]:
                     continue
                 losses = at_best_rate(records, network, scheme, "final")
-                lost = at_best_rate(records, network, scheme, "diverged").astype(bool)
+                diverged = at_best_rate(records, network, scheme, "diverged").astype(bool)
                 color = COLORS[2 if scheme == OURS else 1 if scheme in HALVES else 0]
-                seen = losses[~lost]
+                seen = losses[~diverged]
                 ax.plot(seen, np.full(len(seen), y), "o", color=color, markersize=4, alpha=0.6)
                 if len(seen):
                     ax.plot([np.median(seen)] * 2, [y - 0.35, y + 0.35], color=color, linewidth=2)
-                if lost.any():
+                if diverged.any():
                     ax.plot(1.0, y, "x", color="#000000", transform=ax.get_yaxis_transform(),
                             clip_on=False)  # fmt: skip
             ax.set(title=NETWORKS[network], xlabel="final loss [nat]")
@@ -86,7 +85,6 @@ def final_losses(records: Sequence[Record]) -> Figure:
         ]
         figure.legend(handles=marks, loc="outside upper center", ncols=3)
         note_data(figure, records, "training examples")
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -103,7 +101,7 @@ def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
     for scheme in records[0].values[network]:
         steps = _counted(records, network, scheme, "steps")
         final = _counted(records, network, scheme, "final")
-        lost = at_best_rate(records, network, scheme, "diverged").mean()
+        diverged = at_best_rate(records, network, scheme, "diverged").mean()
         everywhere = np.mean(look_up(records, f"values.{network}.{scheme}.diverged"))
         cost = np.median(look_up(records, f"values.{network}.{scheme}.cost"))
         rows[_label(scheme)] = {
@@ -114,7 +112,7 @@ def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
             "final loss [nat]": "{} [{}, {}]".format(
                 *(_written(loss, 3) for loss in (median(final), final.min(), final.max()))
             ),
-            "diverged": f"{lost:.0%}",
+            "diverged": f"{diverged:.0%}",
             "at all rates": f"{everywhere:.0%}",
             "cost [training steps]": f"{cost:.2g}",
         }
@@ -161,7 +159,7 @@ def verdicts(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
 
 
 def halves(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
-    """Tell apart what the directions and what the level add, on each network.
+    """Tabulate what the directions and what the level add, on each network.
 
     Medians over seeds of the usual weights (He's, or LeCun's for tanh and the transformer), of
     each half of ours alone, and of both; then what is added to the other half, paired by

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+
+from hessinit_book.networks.gpt import Gpt
 
 
 class Block(nn.Module):
@@ -70,8 +71,8 @@ def vgg(stage: int, channels: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * before, 10))
 
 
-class Gpt(nn.Module):
-    """A small transformer that predicts the next character, layer norms before the branches.
+class CharacterGpt(Gpt):
+    """A `Gpt` whose positions are a layer that is called, so that initializers see it.
 
     Args:
         letters: size of the alphabet.
@@ -81,40 +82,15 @@ class Gpt(nn.Module):
         context: longest text.
 
     Example:
-        >>> Gpt(27, 2, 16, 2, 8)(torch.zeros(3, 8, dtype=torch.long)).shape
+        >>> CharacterGpt(27, 2, 16, 2, 8)(torch.zeros(3, 8, dtype=torch.long)).shape
         torch.Size([24, 27])
     """
 
     def __init__(self, letters: int, layers: int, width: int, heads: int, context: int) -> None:
-        super().__init__()
-        self.letters, self.places = nn.Embedding(letters, width), nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(layers))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, letters)
+        super().__init__(letters, context, width, heads, layers, torch.Generator())
+        self.head = nn.Linear(width, letters)  # with biases
 
-    def forward(self, text: Int64[Tensor, "b t"]) -> Float[Tensor, "bt v"]:
+    def forward(self, tokens: Int64[Tensor, "b t"]) -> Float[Tensor, "bt v"]:
         """Give the logits of the character that follows each position, positions in a row."""
-        z = self.letters(text) + self.places(torch.arange(text.shape[1], device=text.device))
-        for block in self.blocks:
-            z = block(z)
-        return self.head(self.norm(z)).flatten(0, 1)
-
-
-class TransformerBlock(nn.Module):
-    """Causal attention and a GELU network, each added to the residual stream."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.before_attention, self.before_network = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mix, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, z: Float[Tensor, "b t n"]) -> Float[Tensor, "b t n"]:
-        """Add both branches."""
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.mix(self.before_attention(z)).chunk(3, -1)
-        )
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        z = z + self.out(attended.transpose(1, 2).flatten(2))
-        return z + self.down(F.gelu(self.up(self.before_network(z))))
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        return self.decode(self.tokens(tokens) + self.positions(places)).flatten(0, 1)

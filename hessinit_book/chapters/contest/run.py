@@ -21,22 +21,19 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hessinit_book.chapters.contest.networks import Gpt, resnet, vgg
+from hessinit_book.chapters.contest.networks import CharacterGpt, resnet, vgg
 from hessinit_book.chapters.contest.schemes import SCHEMES, Entry
 from hessinit_book.chapters.contest.text import LETTERS, draw_text, read_text
+from hessinit_book.chapters.contest.training import train_any
 from hessinit_book.data import load
+from hessinit_book.networks.dense import dense_network
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import DatasetInfo, Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
 from hessinit_book.statistics.rounding import rounded
-from hessinit_book.training.init_race import (
-    batches_of,
-    plain_network,
-    summarize,
-    train_any,
-    train_plain,
-)
+from hessinit_book.training.batches import independent_batches
+from hessinit_book.training.rate_grid import summarize, train_dense
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -55,7 +52,7 @@ class ContestParameters(Parameters):
 
     Attributes:
         networks: "relu_30" is a plain network of 30 layers, and so on.
-        schemes: names in `contest_schemes.SCHEMES`.
+        schemes: names in `SCHEMES`.
         width: units of a hidden layer in the plain networks.
         blocks: residual blocks of "resnet".
         stage: convolutions in each stage of "vgg".
@@ -272,14 +269,14 @@ def make_course(parameters: ContestParameters, network: str, seed: int, data: Da
 
         return Course(
             kind,
-            lambda: Gpt(LETTERS, parameters.layers, 32, 4, parameters.context),
+            lambda: CharacterGpt(LETTERS, parameters.layers, 32, 4, parameters.context),
             texts,
             LETTERS,
             parameters.adam_rates,
             train_gpt,
         )
     inputs, labels = data.images if kind in ("resnet", "vgg") else data.flat
-    order = batches_of(len(inputs), parameters.batch_size, steps, shuffle)
+    order = independent_batches(len(inputs), parameters.batch_size, steps, shuffle)
 
     def images(step: int) -> tuple[Tensor, Tensor]:
         return inputs[order[step]], labels[order[step]]
@@ -290,10 +287,10 @@ def make_course(parameters: ContestParameters, network: str, seed: int, data: Da
             assert isinstance(model, nn.Sequential)
             chosen = order[: parameters.steps]
             ones = [1.0] * int(depth)
-            return train_plain(model, parameters.rates, ones, inputs, labels, chosen)
+            return train_dense(model, parameters.rates, ones, inputs, labels, chosen)
 
         def make_plain() -> nn.Module:
-            return plain_network(kind, int(depth), parameters.width)
+            return dense_network((784, *[parameters.width] * (int(depth) - 1), 10), kind)
 
         return Course(kind, make_plain, images, 10, parameters.rates, train_stacked)
 

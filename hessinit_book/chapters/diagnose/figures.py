@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hessinit_book.drawing.style import COLORS, LINES, MARKERS, band, note_data, style
+from hessinit_book.drawing.style import COLORS, LINES, MARKERS, band, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 
 TITLES = {
@@ -36,7 +35,7 @@ def sizes(records: Sequence[Record]) -> Figure:
     Lines are medians over seeds, bands the range over seeds.
     """
     with style():
-        figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.2), sharex=True)
+        figure, axes = subplots(2, 2, figsize=(9.5, 6.2), sharex=True)
         for ax, (quantity, title) in zip(axes.flat, QUANTITIES.items(), strict=True):
             for index, label in enumerate(TITLES.values()):
                 name = list(TITLES)[index]
@@ -53,7 +52,6 @@ def sizes(records: Sequence[Record]) -> Figure:
             ax.set_ylabel("size")
         figure.legend(loc="outside upper center", ncols=3)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -61,7 +59,7 @@ def losses(records: Sequence[Record]) -> Figure:
     """Draw the training loss of the networks that were trained, a panel for each rate."""
     rates = records[0].parameters["learning_rates"]
     with style():
-        figure, axes = plt.subplots(1, len(rates), figsize=(9.5, 3.5), sharey=True, squeeze=False)
+        figure, axes = subplots(1, len(rates), figsize=(9.5, 3.5), sharey=True, squeeze=False)
         for place, (ax, rate) in enumerate(zip(axes.flat, rates, strict=True)):
             for name in records[0].values["losses"]:
                 rows = np.array(look_up(records, f"values.losses.{name}.{place}"))
@@ -74,7 +72,6 @@ def losses(records: Sequence[Record]) -> Figure:
         axes[0, 0].set_ylabel("cross-entropy of the batch [nat]")
         figure.legend(loc="outside upper center", ncols=3)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -82,7 +79,7 @@ def named(records: Sequence[Record]) -> Figure:
     """Draw how often a layer is named that was scaled by a factor, over layers and seeds."""
     factors = records[0].parameters["factors"]
     with style():
-        figure, ax = plt.subplots(figsize=(7.5, 3.5))
+        figure, ax = subplots(figsize=(7.5, 3.5))
         for index, (name, label) in enumerate(PLAIN.items()):
             share = np.mean(look_up(records, f"values.named.{name}.right"), axis=0)
             ax.plot(
@@ -101,7 +98,6 @@ def named(records: Sequence[Record]) -> Figure:
         )
         figure.legend(loc="outside upper center", ncols=2)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 

@@ -1,7 +1,7 @@
 """Three networks of torchvision and a small GPT at their start: which are well initialized?
 
 And one of them broken on purpose: VGG-11 with PyTorch's own weights in place of He's, which
-is then mended by what the diagnosis says, and by `hessian_`; all train for some steps. Last,
+is then repaired by what the diagnosis says, and by `hessian_`; all train for some steps. Last,
 how large a fault must be to be named: one layer of a plain network is scaled by factors of
 all sizes.
 """
@@ -20,13 +20,13 @@ from torchvision.models import resnet18, squeezenet1_1
 from torchvision.models.vgg import cfgs, make_layers
 from tqdm.auto import tqdm
 
-from hessinit_book.data import load
 from hessinit_book.networks.gpt import Gpt
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import all_rounded, rounded
+from hessinit_book.training.image_data import load_images
 from hessinit_lib.diagnosis import Diagnosis, diagnose
 from hessinit_lib.hessians.functional import without_noise
 from hessinit_lib.init import hessian_
@@ -100,7 +100,7 @@ def run(parameters: DiagnoseParameters) -> list[Record]:
         DataError: the data set cannot be had.
         RecordError: a record that is in the way is damaged.
     """
-    data = load("cifar10", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
+    data = load_images(parameters, "cifar10")
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         images, labels = data.tensors("train", device)

@@ -18,7 +18,6 @@ class FashionDepthParameters(MnistDepthParameters):
         "smoke": {**MnistDepthParameters.BY_PROFILE["smoke"], "activations": ("relu",)},
         "quick": {
             **MnistDepthParameters.BY_PROFILE["quick"],
-            "seeds": (0, 1),
             "activations": ("relu", "tanh"),
         },
         "paper": {**MnistDepthParameters.BY_PROFILE["paper"], "depths": (2, 5, 10)},

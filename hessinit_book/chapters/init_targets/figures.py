@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from hessinit_book.drawing.differences import signed
-from hessinit_book.drawing.style import COLORS, MARKERS, note_data, style
+from hessinit_book.drawing.style import COLORS, MARKERS, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 from hessinit_book.statistics.best_rate import at_best_rate, best_rate, median
 from hessinit_book.statistics.intervals import Interval
@@ -42,7 +41,7 @@ LABELS = {
 
 
 def final_losses(records: Sequence[Record]) -> Figure:
-    """Draw the final loss of every start on every network, at its best rate.
+    """Draw the final loss of every initialization on every network, at its best rate.
 
     Points are medians over seeds, bars the range over seeds.
     """
@@ -50,7 +49,7 @@ def final_losses(records: Sequence[Record]) -> Figure:
     starts = list(records[0].values[networks[0]])
     activations = list(dict.fromkeys(network.split("_")[0] for network in networks))
     with style():
-        figure, axes = plt.subplots(
+        figure, axes = subplots(
             1, len(activations), figsize=(9.5, 0.8 + 0.27 * len(starts)), sharey=True, squeeze=False
         )
         for ax, activation in zip(axes[0], activations, strict=True):
@@ -84,12 +83,11 @@ def final_losses(records: Sequence[Record]) -> Figure:
         axes[0, 0].invert_yaxis()
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
 def summary(records: Sequence[Record], network: str) -> pd.DataFrame:
-    """Tabulate every start on one network: medians over seeds, one row a start.
+    """Tabulate every initialization on one network: medians over seeds, one row for each.
 
     "Less He's" is the mean difference of final losses, paired by seeds, with a 95 % interval.
     Steps: "-" where the loss was not reached.
@@ -97,7 +95,7 @@ def summary(records: Sequence[Record], network: str) -> pd.DataFrame:
     level = records[0].parameters["level"]
     rates = records[0].parameters["rates"]
     rows = {}
-    with_he = "he" in records[0].values[network]  # a reader may choose the starts
+    with_he = "he" in records[0].values[network]  # a reader may choose them
     he = at_best_rate(records, network, "he", "final") if with_he else None
     for start in records[0].values[network]:
         final = at_best_rate(records, network, start, "final")
@@ -126,5 +124,5 @@ def _difference(final: np.ndarray, he: np.ndarray) -> str:
 
 
 def _label(start: str) -> str:
-    """Name a start for readers; one that a reader adds has its own name until it gets a label."""
+    """Name an initialization for readers; one that a reader adds goes by its own name."""
     return LABELS.get(start, start)

@@ -1,7 +1,7 @@
-"""Which target? Plain deep networks on MNIST from every start that was tried.
+"""Which target? Plain deep networks on MNIST from every initialization that was tried.
 
-784-100-...-100-10, ReLU and tanh, SGD, each start with its best learning rate of one grid.
-Within a seed all starts see the same batches, and those that rescale He's weights share them.
+784-100-...-100-10, ReLU and tanh, SGD, each initialization with its best learning rate of one
+grid. Within a seed all see the same batches, and those that rescale He's weights share them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hessinit_book.chapters.init_targets.starts import STARTS, Start, inverse_norms
-from hessinit_book.data import load
+from hessinit_book.chapters.init_targets.gauss_newton_norms import gauss_newton_norms
+from hessinit_book.chapters.init_targets.initializers import STARTS, Start, inverse_norms
+from hessinit_book.networks.dense import dense_network
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
-from hessinit_book.training.init_norms import gauss_newton_norms
-from hessinit_book.training.init_race import batches_of, plain_network, summarize, train_plain
+from hessinit_book.training.batches import independent_batches
+from hessinit_book.training.image_data import load_images
+from hessinit_book.training.rate_grid import summarize, train_dense
 from hessinit_lib.init import apply
 
 CLASSES = 10
@@ -39,11 +41,11 @@ class InitTargetsParameters(Parameters):
         activations: of the networks, "relu" and "tanh".
         depths: numbers of layers.
         width: units of a hidden layer.
-        starts: names in `init_targets_starts.STARTS`.
-        rates: learning rates; each start is judged at its best one.
+        starts: names in `STARTS`.
+        rates: learning rates; each initialization is judged at its best one.
         steps: SGD steps.
         batch_size: samples a step.
-        probe_size: samples on which starts are set and norms are measured.
+        probe_size: samples on which initializations are set and norms are measured.
         level: a loss [nat], well below guessing (log 10 = 2.3); the steps to it are counted.
         final_steps: the last steps, over which the final loss is averaged.
     """
@@ -98,13 +100,13 @@ class InitTargetsParameters(Parameters):
 
 
 def run(parameters: InitTargetsParameters) -> list[Record]:
-    """Race all starts for every seed and give the records.
+    """Train all initializations for every seed and give the records.
 
     Raises:
         DataError: the data set cannot be had.
         RecordError: a record that is in the way is damaged.
     """
-    data = load("mnist", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
+    data = load_images(parameters, "mnist")
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         # The weights are drawn on the CPU, and the networks are too narrow for a GPU to help.
@@ -141,7 +143,7 @@ def race(
     labels: Tensor,
     bar: tqdm,
 ) -> dict[str, Any]:
-    """Set and train one network from every start.
+    """Set and train one network from every initialization.
 
     Args:
         parameters: of the experiment.
@@ -153,20 +155,22 @@ def race(
         bar: updated once a start.
 
     Returns:
-        For each start what `summarize` gives, its first loss, the root mean square of its
+        For each initialization what `summarize` gives, its first loss, the root mean square of its
         logits, and the Frobenius norm of its first, middle and last Gauss-Newton block.
     """
     size = len(inputs)
-    batches = batches_of(size, parameters.batch_size, parameters.steps, generator(seed, "batches"))
+    batches = independent_batches(
+        size, parameters.batch_size, parameters.steps, generator(seed, "batches")
+    )
     probe = torch.randperm(size, generator=generator(seed, "probe"))[: parameters.probe_size]
     found = {}
     for name in parameters.starts:
-        model = plain_network(activation, depth, parameters.width)
+        model = dense_network((784, *[parameters.width] * (depth - 1), CLASSES), activation)
         apply(model, "he", generator=generator(seed, "weights"))
         start = Start(model, inputs[probe], labels[probe], generator(seed, "start"))
         STARTS[name](start)
         multipliers = inverse_norms(start) if name == "layer_rates" else [1.0] * depth
-        curve = train_plain(model, parameters.rates, multipliers, inputs, labels, batches)
+        curve = train_dense(model, parameters.rates, multipliers, inputs, labels, batches)
         found[name] = {
             **summarize(curve, parameters.level, CLASSES, parameters.final_steps),
             **_look(model, start),
@@ -176,7 +180,7 @@ def race(
 
 
 def _look(model: nn.Sequential, start: Start) -> dict[str, Any]:
-    """Describe a start on the probe."""
+    """Describe an initialization on the probe."""
     with torch.no_grad():
         logits = model(start.inputs)
     frobenius = gauss_newton_norms(model, start.inputs, start.labels, "frobenius")

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from hessinit_book.chapters.layer_structure.run import SHOWN
-from hessinit_book.drawing.style import COLORS, LINES, note_data, style
+from hessinit_book.drawing.style import COLORS, LINES, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 
 PARTS = {
@@ -27,7 +27,7 @@ def spectra(records: Sequence[Record]) -> Figure:
     activation, _ = SHOWN
     layers = records[0].values[activation]["layers"]
     with style():
-        figure, axes = plt.subplots(1, len(layers), figsize=(9.5, 3.6), squeeze=False)
+        figure, axes = subplots(1, len(layers), figsize=(9.5, 3.6), squeeze=False)
         for number, (ax, layer) in enumerate(zip(axes.flat, layers.values(), strict=True), start=1):
             for index, (part, label) in enumerate(PARTS.items()):
                 values = np.array(layer["spectrum"][part])[::-1]
@@ -48,7 +48,6 @@ def spectra(records: Sequence[Record]) -> Figure:
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3)
         note_data(figure, records[:1])
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -65,7 +64,7 @@ def blocks(records: Sequence[Record]) -> Figure:
     units, inputs = records[0].values[activation]["layers"][f"layer_{layer}"]["shape"]
     scale = np.quantile(np.abs(parts["hessian"]), 0.995)
     with style(), plt.rc_context({"axes.grid": False}):
-        figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.7))
+        figure, axes = subplots(1, 3, figsize=(9.5, 3.7))
         colors = ScalarMappable(Normalize(-scale, scale), "PuOr")
         for ax, (name, matrix), sign in zip(axes, parts.items(), "=+ ", strict=True):
             ax.imshow(matrix, cmap=colors.cmap, norm=colors.norm)
@@ -81,7 +80,6 @@ def blocks(records: Sequence[Record]) -> Figure:
         axes[0].set_ylabel("unit")
         figure.colorbar(colors, ax=axes, shrink=0.75, label="entry", extend="both")
         note_data(figure, records[:1])
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 

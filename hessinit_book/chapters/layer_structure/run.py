@@ -18,20 +18,19 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hessinit_book.chapters.layer_structure.dense import (
+from hessinit_book.networks.dense import critical_network
+from hessinit_book.networks.dense_hessians import (
     DenseBlock,
     dense_block,
     dense_curvatures,
     kronecker_mean,
 )
-from hessinit_book.chapters.layer_structure.draws import critical_network
-from hessinit_book.data import load
-from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
+from hessinit_book.training.image_data import load_images
 from hessinit_lib.theory.activations import differentiate
 
 POOL = 4  # pixels a side that are averaged into one: 28 x 28 becomes 7 x 7
@@ -82,10 +81,8 @@ def run(parameters: LayerStructureParameters) -> list[Record]:
         ParameterError: a batch larger than the training set.
         RecordError: a record that is in the way is damaged.
     """
-    data = load("mnist", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
-    size, most = parameters.batch_size, data.info.train_size
-    if size > most:
-        raise ParameterError(f"batch_size: got {size}, expected at most {most}, the training set")
+    data = load_images(parameters, "mnist", "batch_size")
+    size = parameters.batch_size
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         images, labels = data.tensors("train", device)
@@ -117,7 +114,7 @@ def make_network(
 def examine(
     model: nn.Sequential, x: Float[Tensor, "b m"], y: Tensor, shown: int = 0
 ) -> dict[str, Any]:
-    """Compare one network's Hessians with the statements, and take them apart.
+    """Compare one network's Hessians with the statements, and decompose them.
 
     Args:
         model: Linear layers with elementwise activations between them, in float64.

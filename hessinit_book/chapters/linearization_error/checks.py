@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hessinit_book.chapters.layer_structure.dense import dense_curvatures
-from hessinit_book.chapters.layer_structure.draws import critical_network
-from hessinit_book.chapters.layer_structure.run import CLASSES, POOL, layer_parts
 from hessinit_book.chapters.linearization_error.residual import layer_residuals
+from hessinit_book.networks.dense import critical_network
+from hessinit_book.networks.dense_hessians import dense_block, dense_curvatures
 from hessinit_book.randomness import generator
 from hessinit_book.statistics.rounding import rounded
 
-HIDDEN = (10, 6)
+POOL = 4  # pixels a side that are averaged into one: 28 x 28 becomes 7 x 7
+HIDDEN, CLASSES = (10, 6), 10
 
 
 def checks(
@@ -29,17 +29,22 @@ def checks(
         widths = (x.shape[1], *HIDDEN, CLASSES)
         weights = generator(seed, "weights")
         model = critical_network(name, widths, weights, dtype=torch.float64).to(x.device)
-        parts = layer_parts(model, x, labels)[:-1]
         terms = layer_residuals(model, F.cross_entropy, x, labels)[:-1]
-        if all(not layer.terms for layer in terms):  # piecewise linear
-            exact += [float(p.block.residual.norm() / p.block.hessian.norm()) for p in parts]
-            continue
-        for part, layer in zip(parts, terms, strict=True):
-            residual = part.curvatures - part.linearized
+        for layer in terms:
+            dense = dense_block(model, F.cross_entropy, x, labels, layer.name)
+            if not layer.terms:  # piecewise linear
+                exact.append(float(dense.residual.norm() / dense.hessian.norm()))
+                continue
+            above = int(layer.name.partition(".")[0]) + 1
+            with torch.no_grad():
+                a = model[:above](x)
+            whole, linearized = dense_curvatures(model[above:], F.cross_entropy, a, labels)
+            residual = whole - linearized
             identity.append(float((layer.residuals() - residual).norm() / residual.norm()))
-            dense = part.block.residual
-            norms = (dense.norm(), torch.linalg.matrix_norm(dense, 2))
+            norms = (dense.residual.norm(), torch.linalg.matrix_norm(dense.residual, 2))
             bound += [float(n) / most for n, most in zip(norms, layer.bounds(), strict=True)]
+        if not any(layer.terms for layer in terms):
+            continue
         average.append(label_average_error(model, x[:2]))
     found = {}
     for key, what, errors, allowed in (

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hessinit_book.chapters.linearization_error.run import CLOSE, PIECEWISE_LINEAR
-from hessinit_book.drawing.style import COLORS, LINES, MARKERS, band, note_data, style
+from hessinit_book.drawing.style import COLORS, LINES, MARKERS, band, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 
 PLACES = {"first": "first layer", "middle": "middle layer", "upper": "layer $n - 1$"}
@@ -29,7 +29,7 @@ def deviation_map(records: Sequence[Record]) -> Figure:
     colors = plt.get_cmap("cividis_r")
     with style():
         size = (9.5, 1.6 + 0.62 * len(names))
-        figure, axes = plt.subplots(2, 3, figsize=size, sharex=True, sharey=True)
+        figure, axes = subplots(2, 3, figsize=size, sharex=True, sharey=True)
         for row, (norm, title) in zip(axes, NORMS.items(), strict=True):
             for ax, (place, where) in zip(row, PLACES.items(), strict=True):
                 cells = _medians(records, "deviation", names, place, norm)
@@ -46,7 +46,6 @@ def deviation_map(records: Sequence[Record]) -> Figure:
         for ax in axes[1]:
             ax.set_xlabel("deviation / critical one")
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -61,7 +60,7 @@ def against(records: Sequence[Record], sweep: str) -> Figure:
     """
     at = records[0].parameters[f"{sweep}s"]
     with style():
-        figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.2), sharex=True, sharey=True)
+        figure, axes = subplots(2, 2, figsize=(9.5, 6.2), sharex=True, sharey=True)
         for row, (norm, title) in zip(axes, NORMS.items(), strict=True):
             for ax, place in zip(row, ("first", "middle"), strict=True):
                 for index, name in enumerate(_smooth(records)):
@@ -73,7 +72,6 @@ def against(records: Sequence[Record], sweep: str) -> Figure:
             ax.set_xlabel(AXES[sweep])
         _legend(figure, axes[0, 0])
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -85,7 +83,7 @@ def against_batch(records: Sequence[Record]) -> Figure:
     at = records[0].parameters["batch_sizes"]
     columns = {"batch": "labels of the data", "batch_drawn": "labels drawn from the predictions"}
     with style():
-        figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.2), sharex=True, sharey="row")
+        figure, axes = subplots(2, 2, figsize=(9.5, 6.2), sharex=True, sharey="row")
         for column, (sweep, title) in zip(axes.T, columns.items(), strict=True):
             for index, name in enumerate(_smooth(records)):
                 for ax, quantity in zip(column, ("residual", "frobenius"), strict=True):
@@ -103,7 +101,6 @@ def against_batch(records: Sequence[Record]) -> Figure:
         axes[1, 0].set_ylabel(NORMS["frobenius"].replace("k", "1"))
         _legend(figure, axes[0, 0])
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -114,7 +111,7 @@ def norms_and_residuals(records: Sequence[Record]) -> Figure:
     """
     names = _smooth(records)
     with style():
-        figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.9), sharex=True, sharey=True)
+        figure, axes = subplots(1, 3, figsize=(9.5, 3.9), sharex=True, sharey=True)
         for ax, (place, title) in zip(axes, PLACES.items(), strict=True):
             ax.axvspan(1 - CLOSE, 1 + CLOSE, color="#999999", alpha=0.2, linewidth=0)
             ratio = np.linspace(0, 1.3, 200)
@@ -136,7 +133,6 @@ def norms_and_residuals(records: Sequence[Record]) -> Figure:
         axes[0].set_ylabel(NORMS["frobenius"])
         _legend(figure, axes[0])
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -147,7 +143,7 @@ def bounds(records: Sequence[Record]) -> Figure:
     """
     names = _smooth(records)
     with style():
-        figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True)
+        figure, axes = subplots(1, 2, figsize=(9.5, 3.8), sharey=True)
         titles = ("Frobenius norm", "spectral norm")
         for ax, norm, title in zip(axes, NORMS, titles, strict=True):
             for index, (place, label) in enumerate(PLACES.items()):
@@ -170,7 +166,6 @@ def bounds(records: Sequence[Record]) -> Figure:
         axes[0].set_ylabel("bound / norm of the residual")
         _legend(figure, axes[0])
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 

@@ -19,11 +19,11 @@ class Term:
 
     Attributes:
         jacobian: $J_{k \to j} = D_{a^k} a^j$, shape (B, n_j, n_k).
-        bend: $f_j''(a^j) \odot D_{z^j} l$, shape (B, n_j).
+        diagonal: $f_j''(a^j) \odot D_{z^j} l$, shape (B, n_j).
     """
 
     jacobian: Float[Tensor, "b j k"]
-    bend: Float[Tensor, "b j"]
+    diagonal: Float[Tensor, "b j"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LayerResidual:
         r"""Add up $R_{k,b} = A_{k,b} - \hat A_{k,b}$."""
         found = self.inputs.new_zeros(len(self.inputs), self.units, self.units)
         for term in self.terms:
-            found += term.jacobian.mT @ (term.bend[:, :, None] * term.jacobian)
+            found += term.jacobian.mT @ (term.diagonal[:, :, None] * term.jacobian)
         return found
 
     def sample_bounds(self) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
@@ -59,8 +59,8 @@ class LayerResidual:
         frobenius = spectral = self.inputs.new_zeros(len(self.inputs))
         for term in self.terms:
             stretch = torch.linalg.matrix_norm(term.jacobian, 2).square()
-            frobenius = frobenius + stretch * term.bend.norm(dim=1)
-            spectral = spectral + stretch * term.bend.abs().amax(1)
+            frobenius = frobenius + stretch * term.diagonal.norm(dim=1)
+            spectral = spectral + stretch * term.diagonal.abs().amax(1)
         return frobenius, spectral
 
     def bounds(self) -> tuple[float, float]:
@@ -78,7 +78,7 @@ class LayerResidual:
 def layer_residuals(
     model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor
 ) -> list[LayerResidual]:
-    r"""Take the residual of every layer apart, first layer first.
+    r"""Split the residual of every layer into its terms, first layer first.
 
     $$R_k = \sum_{j \ge k} J_{k \to j}^\top
       \operatorname{diag}\bigl(f_j''(a^j) \odot D_{z^j} l\bigr) J_{k \to j}$$
@@ -111,11 +111,11 @@ def layer_residuals(
     for stage in reversed(stages):
         if isinstance(stage, LinearStage):
             found.append(LayerResidual(stage.name, stage.inputs, len(stage.weight), terms))
-            terms = [Term(term.jacobian @ stage.weight, term.bend) for term in terms]
+            terms = [Term(term.jacobian @ stage.weight, term.diagonal) for term in terms]
             gradient = gradient @ stage.weight
         else:
             first, second = activation_derivatives(stage.module, stage.preactivations)
-            terms = [Term(term.jacobian * first[:, None, :], term.bend) for term in terms]
+            terms = [Term(term.jacobian * first[:, None, :], term.diagonal) for term in terms]
             if second is not None:
                 identity = torch.eye(first.shape[1]).to(first).expand(len(first), -1, -1)
                 terms.append(Term(identity, second * gradient))

@@ -21,16 +21,15 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hessinit_book.chapters.layer_structure.draws import critical_network, draw_network
 from hessinit_book.chapters.linearization_error.checks import checks
 from hessinit_book.chapters.linearization_error.residual import layer_residuals
-from hessinit_book.data import load
-from hessinit_book.errors import ParameterError
+from hessinit_book.networks.dense import critical_network, draw_network
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
+from hessinit_book.training.image_data import load_images
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.report import HessianReport, LayerHessian
 
@@ -151,12 +150,7 @@ def run(parameters: LinearizationErrorParameters) -> list[Record]:
         ParameterError: a batch larger than the training set.
         RecordError: a record that is in the way is damaged.
     """
-    data = load("mnist", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
-    most = data.info.train_size
-    for name in ("batch_size", "batch_sizes"):
-        size = np.max(getattr(parameters, name))
-        if size > most:
-            raise ParameterError(f"{name}: got {size}, expected at most {most}, the training set")
+    data = load_images(parameters, "mnist", "batch_size", "batch_sizes")
     varied = sweeps(parameters)
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
@@ -351,7 +345,7 @@ def _by_place(found: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, l
 
 
 def _over(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan  # nan: a network all of whose units are off
+    return part / whole if whole else math.nan  # nan: a network all of whose units give 0
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from hessinit_book.chapters.mnist_depth.training import Task, train_all
-from hessinit_book.chapters.norm_propagation.networks import linearized_norms
+from hessinit_book.networks.dense import dense_network, linear_layers
+from hessinit_book.networks.linearized_norms import linearized_norms
 from hessinit_book.networks.starts import draw_weights
 from hessinit_book.randomness import generator
 from hessinit_book.statistics.rounding import all_rounded
-from hessinit_book.training.stacked import dense_network
 from hessinit_lib.theory import Masks, RandomNetwork, critical_variance
 
 RULES = ("he", "rescaled", "plain")
@@ -60,7 +60,7 @@ def try_dropout(
         variances = variances_of(rule, widths, drop)
         network = dense_network(widths, "relu")
         draw_weights(network, "he", generator(seed, "weights"))
-        linears = [module for module in network if isinstance(module, nn.Linear)]
+        linears = linear_layers(network)
         with torch.no_grad():
             for linear, variance in zip(linears, variances, strict=True):
                 linear.weight *= math.sqrt(variance * linear.in_features / 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -18,7 +17,7 @@ from hessinit_book.chapters.mnist_depth.scheme_figures import (
 )
 from hessinit_book.chapters.mnist_depth.scores import PREDICTORS, SPLITS, contest, networks, scores
 from hessinit_book.drawing.regimes import regimes
-from hessinit_book.drawing.style import COLORS, MARKERS, note_data, style
+from hessinit_book.drawing.style import COLORS, MARKERS, note_data, style, subplots
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.prediction import best_interval
 
@@ -54,14 +53,14 @@ def rate_of(records: Sequence[Record]) -> float:
 
 
 def outcomes(records: Sequence[Record]) -> Figure:
-    """Draw each network's final loss against four numbers known at its start.
+    """Draw each network's final loss against four numbers known at its initialization.
 
-    A point is a network; shaded is the interval, learnt on all of them, in which a network is
+    A point is a network; shaded is the interval, learned on all of them, in which a network is
     said to train.
     """
     with style():
         table = networks(records, rate_of(records))
-        figure, axes = plt.subplots(2, 2, figsize=(9.5, 7), sharey=True)
+        figure, axes = subplots(2, 2, figsize=(9.5, 7), sharey=True)
         ceiling = 10 * table.final_loss[np.isfinite(table.final_loss)].max()
         loss = table.final_loss.clip(upper=ceiling)
         for ax, name in zip(axes.flat, SHOWN, strict=True):
@@ -86,12 +85,11 @@ def outcomes(records: Sequence[Record]) -> Figure:
             ax.set_ylabel("final loss [nat]")
         figure.legend(loc="outside upper center", ncols=3, markerscale=2)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
 def comparison(records: Sequence[Record]) -> Figure:
-    """Draw how well each number foretells training: rank correlation and balanced accuracy.
+    """Draw how well each number predicts training: rank correlation and balanced accuracy.
 
     Dots are estimates, bars 95 % bootstrap intervals over settings.
     """
@@ -99,7 +97,7 @@ def comparison(records: Sequence[Record]) -> Figure:
         found = scores(networks(records, rate_of(records)))
         columns = {"spearman": "rank correlation\nwith the final loss"}
         columns |= {split: f"balanced accuracy,\n{label}" for split, label in SPLITS.items()}
-        figure, axes = plt.subplots(1, 4, figsize=(9.5, 4.8), sharey=True)
+        figure, axes = subplots(1, 4, figsize=(9.5, 4.8), sharey=True)
         places = np.arange(len(found))[::-1]
         for ax, (column, title) in zip(axes, columns.items(), strict=True):
             for place, (name, estimates) in zip(places, found.items(), strict=True):
@@ -112,12 +110,11 @@ def comparison(records: Sequence[Record]) -> Figure:
             ax.set_xlim((-1, 1) if column == "spearman" else (0.1, 1))
         axes[0].set_yticks(places, [PREDICTORS[name].label for name in found])
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
 def share_that_trains(records: Sequence[Record]) -> pd.DataFrame:
-    """Tabulate in how many of the seeds each start trains, one row a start."""
+    """Tabulate in how many of the seeds each initialization trains, one row for each."""
     table = networks(records, rate_of(records), ours=True)
     shares = table.pivot_table(index="start", columns="shape", values="trains", aggfunc="mean")
     order = [start for start in table.start.unique() if start in shares.index]

@@ -1,4 +1,4 @@
-"""Fully connected MNIST networks from many starts: which number at the start tells who trains?
+"""Fully connected MNIST networks, initialized in many ways: which number tells who trains?
 
 Depth 2 to 20, three activations, first-layer and all-layer deviations from 1e-5 to 1 and named
 schemes. At the start, everything that has been proposed as a warning sign is measured; then all
@@ -15,17 +15,16 @@ from pydantic import Field, field_validator
 from tqdm.auto import tqdm
 
 from hessinit_book.chapters.mnist_depth.dropout import try_dropout
-from hessinit_book.chapters.mnist_depth.starts import NAMED, make_network, measure
+from hessinit_book.chapters.mnist_depth.initializations import NAMED, make_network, measure
 from hessinit_book.chapters.mnist_depth.training import Task, make_task, train_all
-from hessinit_book.data import load
-from hessinit_book.errors import ParameterError
+from hessinit_book.networks.dense import dense_network
 from hessinit_book.networks.starts import draw_weights
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
+from hessinit_book.training.image_data import load_images
 from hessinit_book.training.regimes import FACTORS, follow, scale_weights
-from hessinit_book.training.stacked import dense_network
 from hessinit_lib.hessians import log_schedule
 
 INPUTS, CLASSES = 784, 10
@@ -47,7 +46,7 @@ class MnistDepthParameters(Parameters):
         width: of the hidden layers.
         deviations: standard deviations of normal weights, of the first layer alone (the
             others by the fitting scheme) and of all layers.
-        learning_rates: each start is trained at each.
+        learning_rates: each initialization is trained at each.
         regime_rate: learning rate of the three networks whose regimes are followed.
         steps: SGD steps.
         batch_size: samples a step.
@@ -70,7 +69,7 @@ class MnistDepthParameters(Parameters):
             "probe_size": 16,
         },
         "quick": {
-            "seeds": (0, 1, 2),
+            "seeds": (0, 1),
             "depths": (2, 5),
             "deviations": (1e-4, 1e-2, 0.1, 1.0),
             "learning_rates": (0.1,),
@@ -115,7 +114,7 @@ class MnistDepthParameters(Parameters):
     )(as_tuple)
 
     def starts(self) -> dict[str, float | str]:
-        """Name the starts: first-layer deviations, all-layer deviations, schemes and ours.
+        """Name the initializations: first-layer deviations, all-layer deviations, schemes and ours.
 
         Example:
             >>> starts = MnistDepthParameters.check(profile="smoke").starts()
@@ -129,19 +128,14 @@ class MnistDepthParameters(Parameters):
 
 
 def run(parameters: MnistDepthParameters) -> list[Record]:
-    """Measure and train every start of every shape for every seed and give the records.
+    """Measure and train every initialization of every shape for every seed and give the records.
 
     Raises:
         DataError: the data set cannot be had.
         ParameterError: a batch or probe larger than the training set.
         RecordError: a record that is in the way is damaged.
     """
-    sample = parameters.profile != "paper"
-    data = load(parameters.DATASET, sample=sample, data_dir=parameters.data_dir)
-    for name in ("batch_size", "probe_size"):
-        size, most = getattr(parameters, name), data.info.train_size
-        if size > most:
-            raise ParameterError(f"{name}: got {size}, expected at most {most}, the training set")
+    data = load_images(parameters, parameters.DATASET, "batch_size", "probe_size")
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         sizes = parameters.probe_size, parameters.batch_size
@@ -211,9 +205,9 @@ def try_shape(
     task: Task,
     bar: tqdm,
 ) -> dict[str, Any]:
-    """Measure every start of one shape, and train it at every rate.
+    """Measure every initialization of one shape, and train it at every rate.
 
-    The seed fixes directions of the weights, batches and probe for all starts.
+    The seed fixes directions of the weights, batches and probe for all initializations.
 
     Returns:
         `starts`: their names; `at_start`: lists in that order, see `measure`; `trained`: for

@@ -1,17 +1,16 @@
-"""Figures and tables of `mnist_depth`: the named starts, and networks with dropout."""
+"""Figures and tables of `mnist_depth`: the named schemes, and networks with dropout."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hessinit_book.chapters.mnist_depth.schemes import lead, schemes, with_dropout
-from hessinit_book.drawing.style import COLORS, LINES, MARKERS, note_data, style
+from hessinit_book.drawing.style import COLORS, LINES, MARKERS, note_data, style, subplots
 from hessinit_book.networks.starts import LABELS
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.intervals import Interval
@@ -27,16 +26,14 @@ NORMS = (1e-2, 1e6)  # what is drawn of norms; others are put at the edge
 
 
 def scheme_losses(records: Sequence[Record]) -> Figure:
-    """Draw the final loss of each named start against the depth, a panel an activation.
+    """Draw the final loss of each named scheme against the depth, a panel an activation.
 
-    Each start is at its better rate; points are medians over seeds, bars the range.
+    Each initialization is at its better rate; points are medians over seeds, bars the range.
     """
     table = schemes(records, [*NAMED])
     functions = table.function.unique()
     with style():
-        figure, axes = plt.subplots(
-            1, len(functions), figsize=(9.5, 3.8), sharey=True, squeeze=False
-        )
+        figure, axes = subplots(1, len(functions), figsize=(9.5, 3.8), sharey=True, squeeze=False)
         for ax, function in zip(axes.flat, functions, strict=True):
             part = table.loc[table.function == function]
             _by_depth(ax, part, NAMED, "final_loss", (0.0, HIGHEST))
@@ -49,14 +46,13 @@ def scheme_losses(records: Sequence[Record]) -> Figure:
             fontsize=8,
         )
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
 def scheme_table(records: Sequence[Record]) -> pd.DataFrame:
     """Tabulate final loss, test accuracy and steps to the level: medians over seeds.
 
-    One row a shape; in each cell what a named start comes to at its better rate.
+    One row a shape; in each cell what a named scheme comes to at its better rate.
     """
     table = schemes(records, [*NAMED])
     rows = {}
@@ -68,7 +64,7 @@ def scheme_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def lead_over_he(records: Sequence[Record]) -> pd.DataFrame:
-    """Tabulate how far the other named starts' final losses are below He's, with intervals."""
+    """Tabulate how far the other schemes' final losses are below He's, with intervals."""
     table = schemes(records, [*NAMED])
     columns = {
         label: lead(table, start, "he", ["function", "depth"]).gain.map(_written)
@@ -82,13 +78,13 @@ def dropout(records: Sequence[Record]) -> Figure:
     """Draw first-layer norm and test accuracy of networks with dropout against the depth.
 
     A column a share dropped, a line a rule of the variance. Norms are those at the start, with
-    one mask a sample; accuracies are without masks, at each start's best rate. Points are
+    one mask a sample; accuracies are without masks, at each initialization's best rate. Points are
     medians over seeds, bars the range.
     """
     table = with_dropout(records)
     drops = table["drop"].unique()
     with style():
-        figure, axes = plt.subplots(
+        figure, axes = subplots(
             2, len(drops), figsize=(9.5, 6), sharex=True, sharey="row", squeeze=False
         )
         for column, drop in enumerate(drops):
@@ -103,7 +99,6 @@ def dropout(records: Sequence[Record]) -> Figure:
         axes[1, 0].set_ylabel("test accuracy")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -117,8 +112,8 @@ def dropout_table(records: Sequence[Record]) -> pd.DataFrame:
         row = {}
         for rule, label in RULES.items():
             of = part.loc[part.start == rule]
-            lost = of["diverged"].sum() / (rates * len(of))
-            row[label] = f"{_outcome(of)}, {lost:.0%} diverged"
+            diverged = of["diverged"].sum() / (rates * len(of))
+            row[label] = f"{_outcome(of)}, {diverged:.0%} diverged"
         row["2p / n ahead of He by"] = _written(gains.loc[key])
         rows[key] = row
     return pd.DataFrame(rows).T.rename_axis(["dropped", "depth"])
@@ -127,7 +122,7 @@ def dropout_table(records: Sequence[Record]) -> pd.DataFrame:
 def _by_depth(
     ax: Axes, table: pd.DataFrame, names: dict[str, str], column: str, shown: tuple[float, float]
 ) -> None:
-    """Draw medians and ranges over seeds against the depth, a line a start."""
+    """Draw medians and ranges over seeds against the depth, a line for each initialization."""
     depths = sorted(table.depth.unique())
     for index, (start, label) in enumerate(names.items()):
         of = table.loc[table.start == start].pivot_table(

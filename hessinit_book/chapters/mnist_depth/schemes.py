@@ -1,4 +1,4 @@
-"""How the named starts of `mnist_depth` train, and the variances for dropout."""
+"""How the named schemes of `mnist_depth` train, and the variances for dropout."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hessinit_book.statistics.intervals import Interval
 
 
 def schemes(records: Sequence[Record], named: Sequence[str]) -> pd.DataFrame:
-    """Lay out how the named starts end, each at the rate where its final loss is lowest.
+    """Lay out how the named schemes end, each at the rate where its final loss is lowest.
 
     Args:
         records: of `mnist_depth`.
-        named: names of starts.
+        named: names of initializations.
 
     Returns:
-        One row a seed, shape and start: columns seed, function (the activation), depth, start,
+        One row a seed, shape and scheme: columns seed, function (the activation), depth, start,
         rate, final_loss [nat], steps_to_level, accuracy.
     """
     rows = []
@@ -59,7 +59,7 @@ def with_dropout(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def lead(table: pd.DataFrame, start: str, over: str, by: Sequence[str]) -> pd.DataFrame:
-    """Compare two starts seed by seed.
+    """Compare two initializations seed by seed.
 
     Args:
         table: of `schemes` or `with_dropout`.
@@ -84,7 +84,7 @@ def lead(table: pd.DataFrame, start: str, over: str, by: Sequence[str]) -> pd.Da
 
 
 def _at_best_rate(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give the outcome of each start at its best rate, in the order of the starts."""
+    """Give the outcome of each initialization at its best rate, in their order."""
     for i, start in enumerate(found["starts"].split(", ")):
         best = min(found["trained"], key=lambda trained: trained["final_loss"][i])
         yield {

@@ -1,4 +1,4 @@
-"""What foretells training best: the records of `mnist_depth` as a table, and its scores."""
+"""What predicts training best: the records of `mnist_depth` as a table, and its scores."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ SPLITS = {
     "depth": "another depth",
     "activation": "another activation",
 }
-"""On what a learnt interval is tested: what it was not learnt on."""
+"""On what a learned interval is tested: what it was not learned on."""
 
 
 def networks(records: Sequence[Record], rate: float, *, ours: bool = False) -> pd.DataFrame:
@@ -204,7 +204,7 @@ def contest(table: pd.DataFrame, family: str, other: str, split: str) -> Contest
 
 
 def transfer(learn: pd.DataFrame, test: pd.DataFrame, family: str, other: str) -> Contest:
-    """Compare two families of predictors learnt on one data set and tested on another.
+    """Compare two families of predictors learned on one data set and tested on another.
 
     Args:
         learn: of `networks`, from the one; shapes that the other does not have are left out.

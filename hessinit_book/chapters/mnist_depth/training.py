@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from hessinit_book.chapters.mnist_tracking.run import batch_indices
+from hessinit_book.chapters.mnist_depth.stack import Masks, Stack
 from hessinit_book.data import ImageData
 from hessinit_book.randomness import generator
 from hessinit_book.statistics.rounding import all_rounded
-from hessinit_book.training.stacked import Masks, Stack
+from hessinit_book.training.batches import batch_indices
 
 FINAL_STEPS = 20  # the last steps, over which the final loss is averaged
 WINDOW = 10  # steps over which the loss is averaged until it is below the level
@@ -29,7 +29,7 @@ class Task(NamedTuple):
         labels: their classes, shape (n,).
         test_inputs: test images, shape (m, 784).
         test_labels: their classes, shape (m,).
-        probe: numbers of the training images on which starts are measured.
+        probe: numbers of the training images on which initializations are measured.
         order: numbers of the training images of each batch.
     """
 

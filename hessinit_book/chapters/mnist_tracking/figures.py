@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hessinit_book.drawing.style import COLORS, MARKERS, band, note_data, style
+from hessinit_book.drawing.style import COLORS, MARKERS, band, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 
 LAYERS = ("layer_1", "layer_2", "layer_3")
@@ -30,7 +29,7 @@ def loss_and_norms(records: Sequence[Record]) -> Figure:
     Lines are medians over seeds, bands the range over seeds.
     """
     with style():
-        figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.4), sharex=True)
+        figure, axes = subplots(2, 2, figsize=(9.5, 6.4), sharex=True)
         for index, (name, label) in enumerate(variant_names(records).items()):
             curve = f"values.{name}.loss_curve"
             steps = look_up(records[:1], f"{curve}.step")[0]
@@ -49,7 +48,6 @@ def loss_and_norms(records: Sequence[Record]) -> Figure:
             ax.set_xlabel("training step")
         figure.legend(loc="outside upper center", ncols=5)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -59,7 +57,7 @@ def norms_at_start(records: Sequence[Record]) -> Figure:
     Points are medians over seeds, bars the range over seeds.
     """
     with style():
-        figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6))
+        figure, axes = subplots(1, 2, figsize=(9.5, 3.6))
         names = variant_names(records)
         quantities = (
             ("frobenius", r"Hessian $\|H_k\|_F$"),
@@ -86,7 +84,6 @@ def norms_at_start(records: Sequence[Record]) -> Figure:
             ax.set_yscale("log")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
 from hessinit_book.chapters.mnist_tracking.figures import LAYERS, variant_names
-from hessinit_book.drawing.style import COLORS, LINES, MARKERS, band, note_data, style
+from hessinit_book.drawing.style import COLORS, LINES, MARKERS, band, note_data, style, subplots
 from hessinit_book.records import records
 from hessinit_book.records.records import Record, look_up
 
@@ -28,7 +27,7 @@ def landing(found: Sequence[Record]) -> Figure:
     """
     names = {n: label for n, label in variant_names(found).items() if n != "glorot"}
     with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8))
+        figure, (left, right) = subplots(1, 2, figsize=(9.5, 3.8))
         for index, (name, label) in enumerate(names.items()):
             key = f"values.{name}.tracked.layers.{{}}.frobenius.0"
             rows = np.array([look_up(found, key.format(layer)) for layer in LAYERS])
@@ -57,7 +56,6 @@ def landing(found: Sequence[Record]) -> Figure:
         )
         figure.legend(loc="outside upper center", ncols=4)
         note_data(figure, found)
-        plt.close(figure)
     return figure
 
 

@@ -8,7 +8,6 @@ references. Fresh batches each step, all layers' Hessians tracked on a fixed pro
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -19,13 +18,14 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hessinit_book.data import load
-from hessinit_book.errors import ParameterError
+from hessinit_book.networks.dense import dense_network, linear_layers
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
+from hessinit_book.training.batches import batch_indices
+from hessinit_book.training.image_data import load_images
 from hessinit_lib.hessians import HessianReport, HessianTracker
 
 WIDTHS = (784, 30, 30, 10)
@@ -53,7 +53,7 @@ class MnistTrackingParameters(Parameters):
     EXPERIMENT: ClassVar[str] = "mnist_tracking"
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {"seeds": (0,), "steps": 20, "every": 10, "probe_size": 32},
-        "quick": {"seeds": (0, 1, 2), "steps": 1000, "every": 50, "probe_size": 256},
+        "quick": {"seeds": (0, 1), "steps": 1000, "every": 50, "probe_size": 256},
         "paper": {"seeds": tuple(range(10)), "steps": 1000, "every": 20, "probe_size": 1024},
     }
 
@@ -77,11 +77,7 @@ def run(parameters: MnistTrackingParameters) -> list[Record]:
         ParameterError: a batch larger than the training set.
         RecordError: a record that is in the way is damaged.
     """
-    data = load("mnist", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
-    for name in ("batch_size", "probe_size"):
-        size, most = getattr(parameters, name), data.info.train_size
-        if size > most:
-            raise ParameterError(f"{name}: got {size}, expected at most {most}, the training set")
+    data = load_images(parameters, "mnist", "batch_size", "probe_size")
 
     starts = variants(parameters)
 
@@ -121,7 +117,7 @@ def train_variant(
     """Train one network and track it.
 
     The seed fixes weights, batches and probe alike for all variants, so that they differ
-    in nothing but the scale of their start.
+    in nothing but the scale of their initial weights.
 
     Args:
         parameters: of the experiment.
@@ -209,10 +205,9 @@ def make_network(start: float | str, weights: torch.Generator) -> nn.Sequential:
         start: a deviation, "he" or "glorot".
         weights: the same state gives the same draws, whatever the scale.
     """
-    layers: list[nn.Module] = []
-    for index, (fan_in, fan_out) in enumerate(pairwise(WIDTHS)):
-        # torch's own start would draw from the global stream.
-        linear = nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")
+    network = dense_network(WIDTHS, "relu")
+    for index, linear in enumerate(linear_layers(network)):
+        fan_out, fan_in = linear.weight.shape
         std = math.sqrt(2 / (fan_in + fan_out) if start == "glorot" else 2 / fan_in)
         if index == 0 and isinstance(start, float):
             std = start
@@ -220,36 +215,7 @@ def make_network(start: float | str, weights: torch.Generator) -> nn.Sequential:
             # Standard normal numbers, then scaled: all variants share the directions.
             linear.weight.copy_(std * torch.randn(fan_out, fan_in, generator=weights))
             linear.bias.zero_()
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-def batch_indices(
-    size: int, batch_size: int, steps: int, shuffle: torch.Generator
-) -> Int64[Tensor, "steps batch"]:
-    """Draw the batches of all steps: epochs of fresh shuffles, no sample twice in a batch.
-
-    Args:
-        size: number of training samples.
-        batch_size: samples a batch; at most `size`.
-        steps: number of batches.
-        shuffle: source of randomness.
-
-    Raises:
-        ValueError: batches larger than the data.
-
-    Example:
-        >>> batch_indices(10, 4, 3, torch.Generator()).shape
-        torch.Size([3, 4])
-    """
-    if batch_size > size:
-        raise ValueError(f"batch_size {batch_size}: expected at most {size}, the training samples")
-    per_epoch = size // batch_size
-    epochs = [
-        torch.randperm(size, generator=shuffle)[: per_epoch * batch_size]
-        for _ in range(math.ceil(steps / per_epoch))
-    ]
-    return torch.cat(epochs).view(-1, batch_size)[:steps]
+    return network
 
 
 def _flat(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from hessinit_book.chapters.norm_propagation.tables import (
     close_ratios,
     median_interval,
 )
-from hessinit_book.drawing.style import COLORS, LINES, MARKERS, note_data, style
+from hessinit_book.drawing.style import COLORS, LINES, MARKERS, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 
 
@@ -29,7 +29,7 @@ def predicted_and_measured(records: Sequence[Record]) -> Figure:
     """
     shapes = _shapes(records)
     with style():
-        figure, axes = plt.subplots(2, 3, figsize=(9.5, 6.4))
+        figure, axes = subplots(2, 3, figsize=(9.5, 6.4))
         for ax, (name, title) in zip(axes.flat, TITLES.items(), strict=True):
             for shape in reversed(shapes):
                 predicted, measured = _medians(records, name, *shape)
@@ -43,7 +43,6 @@ def predicted_and_measured(records: Sequence[Record]) -> Figure:
             ax.set_ylabel(r"measured $\|\hat H_k\|_F$")
         _legends(figure, records)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -54,7 +53,7 @@ def finite_width(records: Sequence[Record]) -> Figure:
     layer's norm over what the limit of wide networks predicts.
     """
     with style():
-        figure, axes = plt.subplots(2, 3, figsize=(9.5, 6.4), sharex=True, sharey=True)
+        figure, axes = subplots(2, 3, figsize=(9.5, 6.4), sharex=True, sharey=True)
         for ax, (name, title) in zip(axes.flat, TITLES.items(), strict=True):
             for width, depth in _shapes(records):
                 predicted, measured = _medians(records, name, width, depth)
@@ -73,7 +72,6 @@ def finite_width(records: Sequence[Record]) -> Figure:
             ax.set_ylabel("measured / predicted")
         _legends(figure, records)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -85,7 +83,7 @@ def close_up(records: Sequence[Record]) -> Figure:
     depth = close_depths(records)[-1]
     layers = np.arange(1, depth + 1)
     with style():
-        figure, axes = plt.subplots(2, 3, figsize=(9.5, 6.0), sharex=True, sharey=True)
+        figure, axes = subplots(2, 3, figsize=(9.5, 6.0), sharex=True, sharey=True)
         for ax, (name, title) in zip(axes.flat, TITLES.items(), strict=True):
             for index, samples in enumerate(close_ratios(records, name, depth).values()):
                 found = median_interval(samples)
@@ -109,7 +107,6 @@ def close_up(records: Sequence[Record]) -> Figure:
             ax.set_ylabel("measured / predicted")
         figure.legend(loc="outside upper center", ncols=2)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -121,7 +118,7 @@ def gain_curves(records: Sequence[Record]) -> Figure:
     found = records[0].values["gains"]["activations"]
     names = list(found)
     with style():
-        figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.4), sharex=True)
+        figure, axes = subplots(2, 2, figsize=(9.5, 6.4), sharex=True)
         titles = {"c": r"forward: $c = E f(u)^2 / E u^2$", "c_prime": r"backward: $c' = E f'(u)^2$"}
         for column, group in enumerate((names[:5], names[5:])):
             for row, (key, title) in enumerate(titles.items()):
@@ -146,7 +143,6 @@ def gain_curves(records: Sequence[Record]) -> Figure:
         for ax in axes[:, 0]:
             ax.set_ylabel("gain")
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from hessinit_book.chapters.step_gain.run import ACTIVATIONS, MULTIPLES, rate_name
-from hessinit_book.drawing.style import COLORS, LINES, band, note_data, style
+from hessinit_book.drawing.style import COLORS, LINES, band, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 
 TITLES = {"relu": "ReLU", "tanh": "tanh"}
@@ -23,7 +22,7 @@ def realized_over_predicted(records: Sequence[Record]) -> Figure:
     are cut off.
     """
     with style():
-        figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.2), sharex=True, sharey=True)
+        figure, axes = subplots(2, 2, figsize=(9.5, 6.2), sharex=True, sharey=True)
         kinds = {"ratio": "whole Hessian", "ratio_blocks": "layer blocks alone"}
         for row, (key, kind) in enumerate(kinds.items()):
             for column, name in enumerate(ACTIVATIONS):
@@ -41,7 +40,6 @@ def realized_over_predicted(records: Sequence[Record]) -> Figure:
             ax.set_xlabel("training step")
         figure.legend(loc="outside upper center", ncols=len(records[0].parameters["rates"]))
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -53,7 +51,7 @@ def line_searches(records: Sequence[Record]) -> Figure:
     rates = records[0].parameters["rates"]
     rate = rates[len(rates) // 2]
     with style():
-        figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True)
+        figure, axes = subplots(1, 2, figsize=(9.5, 3.8), sharey=True)
         m = np.array(MULTIPLES)
         for ax, name in zip(axes, ACTIVATIONS, strict=True):
             source = f"values.{name}.stochastic.{rate_name(rate)}.searches"
@@ -70,14 +68,13 @@ def line_searches(records: Sequence[Record]) -> Figure:
         axes[0].set_ylabel("gain / predicted best gain")
         figure.legend(loc="outside upper center", ncols=4)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
 def edge_of_stability(records: Sequence[Record]) -> Figure:
     """Draw rate times half the largest eigenvalue, and the loss, in training on a whole set."""
     with style():
-        figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.0), sharex=True, sharey="row")
+        figure, axes = subplots(2, 2, figsize=(9.5, 6.0), sharex=True, sharey="row")
         for column, name in enumerate(ACTIVATIONS):
             for index, rate in enumerate(records[0].parameters["full_rates"]):
                 source = f"values.{name}.full.{rate_name(rate)}"
@@ -93,7 +90,6 @@ def edge_of_stability(records: Sequence[Record]) -> Figure:
         axes[1, 0].set_ylabel("half squared distance")
         figure.legend(loc="outside upper center", ncols=len(records[0].parameters["full_rates"]))
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -103,7 +99,7 @@ def best_rates(records: Sequence[Record]) -> Figure:
     Thick lines are medians over seeds, bands the range over seeds.
     """
     with style():
-        figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), sharey=True)
+        figure, axes = subplots(1, 2, figsize=(9.5, 3.6), sharey=True)
         for ax, name in zip(axes, ACTIVATIONS, strict=True):
             for index, rate in enumerate(records[0].parameters["rates"]):
                 source = f"values.{name}.stochastic.{rate_name(rate)}"
@@ -116,7 +112,6 @@ def best_rates(records: Sequence[Record]) -> Figure:
         axes[0].set_ylabel(r"best rate $\gamma^*$ (lines: rate used)")
         figure.legend(loc="outside upper center", ncols=len(records[0].parameters["rates"]))
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 

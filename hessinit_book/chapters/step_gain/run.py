@@ -2,15 +2,14 @@
 
 784-30-30-10 on MNIST without biases, ReLU and tanh. Stochastic training on the cross-entropy
 with several rates, where recorded steps are compared with the quadratic model of their own
-batch; and training on all of a small set and the squared distance, which does not bend less
-the better the fit, where the largest eigenvalue of the Hessian is followed.
+batch; and training on all of a small set and the squared distance, whose curvature does not
+fall as the fit gets better, where the largest eigenvalue of the Hessian is followed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -21,28 +20,22 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hessinit_book.chapters.mnist_tracking.run import batch_indices
 from hessinit_book.chapters.step_gain.step_curvature import step_curvature
-from hessinit_book.data import load
-from hessinit_book.errors import ParameterError
+from hessinit_book.networks.dense import dense_network, linear_layers
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import all_rounded, rounded
+from hessinit_book.training.batches import batch_indices
+from hessinit_book.training.image_data import load_images
+from hessinit_book.training.losses import half_square
 from hessinit_lib.hessians import model_hessian
 from hessinit_lib.theory import best_rate, critical_variance, predicted_gain
 
 WIDTHS = (784, 30, 30, 10)
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+ACTIVATIONS = ("relu", "tanh")
 MULTIPLES = tuple(k / 8 for k in range(25))  # of the best rate, for the line searches
-
-
-def half_square(outputs: Float[Tensor, "b c"], labels: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
-    """Half the squared distance from the labels' unit vectors, averaged over the batch."""
-    units = F.one_hot(labels, outputs.shape[1]).to(outputs)
-    return (outputs - units).square().sum(1).mean() / 2
-
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Float[Tensor, "n i"], Int64[Tensor, " n"]]
@@ -95,11 +88,7 @@ def run(parameters: StepGainParameters) -> list[Record]:
         ParameterError: a batch larger than the training set.
         RecordError: a record that is in the way is damaged.
     """
-    data = load("mnist", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
-    for name in ("batch_size", "full_size"):
-        size, most = getattr(parameters, name), data.info.train_size
-        if size > most:
-            raise ParameterError(f"{name}: got {size}, expected at most {most}, the training set")
+    data = load_images(parameters, "mnist", "batch_size", "full_size")
     steps = parameters.steps * len(parameters.rates)
     full_steps = parameters.full_steps * len(parameters.full_rates)
 
@@ -148,14 +137,13 @@ def make_network(
     activation: str, weights: torch.Generator, widths: tuple[int, ...] = WIDTHS
 ) -> nn.Sequential:
     """Make a network without biases, its weights of critical variance (He's, LeCun's)."""
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(widths):
-        linear = nn.Linear(fan_in, fan_out, bias=False, device="meta").to_empty(device="cpu")
+    network = dense_network(widths, activation, bias=False)
+    for linear in linear_layers(network):
+        fan_out, fan_in = linear.weight.shape
         std = critical_variance(activation, fan_in, fan_out) ** 0.5
         with torch.no_grad():
             linear.weight.copy_(std * torch.randn(fan_out, fan_in, generator=weights))
-        layers += [linear, ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers[:-1])
+    return network
 
 
 def train_stochastic(
@@ -263,7 +251,7 @@ def line_search(model: nn.Module, batch: Batch) -> list[float]:
 
     Returns:
         One value for each of `MULTIPLES`; the quadratic model predicts $2 m - m^2$. NaN if
-        the loss does not bend upward along the gradient.
+        the loss does not curve upward along the gradient.
     """
     found = step_curvature(model, F.cross_entropy, *batch)
     rate = best_rate(found.gradient_square, found.curvature)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hessinit_book.chapters.width_scaling.run import ITERATIONS, LAYERS, LEVELS, LOSSES, VARIANTS
-from hessinit_book.drawing.style import COLORS, LINES, MARKERS, band, note_data, style
+from hessinit_book.drawing.style import COLORS, LINES, MARKERS, band, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 from hessinit_book.statistics.intervals import Interval
 
@@ -32,7 +32,7 @@ def norms_against_width(records: Sequence[Record]) -> Figure:
     """
     widths = records[0].parameters["widths"]
     with style():
-        figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.6), sharex=True)
+        figure, axes = subplots(2, 2, figsize=(9.5, 6.6), sharex=True)
         for row, (name, title) in enumerate(NORMS.items()):
             for column, key in enumerate(("spectral", "trace")):
                 ax = axes[row, column]
@@ -51,7 +51,6 @@ def norms_against_width(records: Sequence[Record]) -> Figure:
             ax.set_xlabel("hidden width $N$")
         figure.legend(loc="outside upper center", ncols=3)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -95,7 +94,7 @@ def losses_against_rate(records: Sequence[Record]) -> Figure:
     widths = parameters["train_widths"]
     colors = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(widths)))
     with style():
-        figure, axes = plt.subplots(2, 3, figsize=(9.5, 6.0), sharex=True, sharey="row")
+        figure, axes = subplots(2, 3, figsize=(9.5, 6.0), sharex=True, sharey="row")
         for row, loss in enumerate(LOSSES):
             for column, name in enumerate(VARIANTS):
                 ax = axes[row, column]
@@ -124,7 +123,6 @@ def losses_against_rate(records: Sequence[Record]) -> Figure:
             ax.set_xlabel(r"common rate $\gamma$")
         figure.legend(loc="outside upper center", ncols=len(widths))
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -135,7 +133,7 @@ def rates_against_width(records: Sequence[Record]) -> Figure:
     """
     widths = records[0].parameters["train_widths"]
     with style():
-        figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.2), sharex=True, sharey=True)
+        figure, axes = subplots(2, 2, figsize=(9.5, 6.2), sharex=True, sharey=True)
         for row, (loss, title) in enumerate(LOSS_TITLES.items()):
             for column, key in enumerate(("best", "largest")):
                 ax = axes[row, column]
@@ -152,7 +150,6 @@ def rates_against_width(records: Sequence[Record]) -> Figure:
             ax.set_ylabel(r"common rate $\gamma$")
         figure.legend(loc="outside upper center", ncols=3)
         note_data(figure, records)
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -160,7 +157,7 @@ def balanced_norms(records: Sequence[Record]) -> Figure:
     """Draw the norms of all layers before and after balancing, of the first seed."""
     depths = records[0].parameters["depths"]
     with style():
-        figure, grid = plt.subplots(1, len(depths), figsize=(9.5, 4.6), sharey=True, squeeze=False)
+        figure, grid = subplots(1, len(depths), figsize=(9.5, 4.6), sharey=True, squeeze=False)
         for ax, depth in zip(grid[0], depths, strict=True):
             found = records[0].values["balanced"][f"depth_{depth}"]
             layers = np.arange(1, depth + 1)
@@ -181,7 +178,6 @@ def balanced_norms(records: Sequence[Record]) -> Figure:
         grid[0, 0].set_ylabel(r"$\|H_k\|_F$")
         figure.legend(loc="outside upper center", ncols=4, fontsize=8)
         note_data(figure, records[:1])
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -192,15 +188,15 @@ def deviations(records: Sequence[Record]) -> pd.DataFrame:
         for level in LEVELS:
             key = f"values.balanced.depth_{depth}.{_level(level)}.deviation"
             found = look_up(records, key)
-            # A start that saturates ends early, and stays as far off as it is.
-            lost = sum(len(row) <= ITERATIONS for row in found)
+            # One that saturates ends early, and keeps the deviation it has.
+            saturated = sum(len(row) <= ITERATIONS for row in found)
             full = [row + [row[-1]] * (ITERATIONS + 1 - len(row)) for row in found]
             rows[depth, f"{level:g}"] = {
                 **{
                     "start" if i == 0 else f"{i}": f"{value:.1e}"
                     for i, value in enumerate(np.median(full, 0))
                 },
-                "saturated": f"{lost} of {len(found)} seeds",
+                "saturated": f"{saturated} of {len(found)} seeds",
             }
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.rename_axis(["layers", "target over mean"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -21,15 +20,16 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hessinit_book.chapters.mnist_tracking.run import batch_indices
-from hessinit_book.chapters.step_gain.run import half_square
-from hessinit_book.data import load
 from hessinit_book.errors import ParameterError
+from hessinit_book.networks.dense import dense_network, linear_layers
 from hessinit_book.parameters import Parameters, as_tuple
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import all_rounded, rounded
+from hessinit_book.training.batches import batch_indices
+from hessinit_book.training.image_data import load_images
+from hessinit_book.training.losses import half_square
 from hessinit_lib.hessians import layer_hessians
 from hessinit_lib.theory import balancing_scales
 
@@ -134,10 +134,8 @@ def run(parameters: WidthScalingParameters) -> list[Record]:
         ParameterError: a batch larger than the training set, or too few widths to fit.
         RecordError: a record that is in the way is damaged.
     """
-    data = load("mnist", sample=parameters.profile != "paper", data_dir=parameters.data_dir)
-    size, most = parameters.batch_size, data.info.train_size
-    if size > most:
-        raise ParameterError(f"batch_size: got {size}, expected at most {most}, the training set")
+    data = load_images(parameters, "mnist", "batch_size")
+    size = parameters.batch_size
     if sum(width >= parameters.fit_from for width in parameters.widths) < 2:
         raise ParameterError(
             f"fit_from: got {parameters.fit_from}, expected two or more of the widths from there on"
@@ -205,14 +203,13 @@ def make_network(
         hidden: number of layers from N to N units.
     """
     widths = [INPUTS, *[width] * (hidden + 1), CLASSES]
-    layers: list[nn.Module] = []
-    for k, (fan_in, fan_out) in enumerate(pairwise(widths)):
-        linear = nn.Linear(fan_in, fan_out, bias=False, device="meta").to_empty(device="cpu")
+    network = dense_network(widths, "relu", bias=False)
+    for k, linear in enumerate(linear_layers(network)):
+        fan_out, fan_in = linear.weight.shape
         variance = 2 / fan_in if k <= hidden else base ** (power - 1) / width**power
         with torch.no_grad():
             linear.weight.copy_(variance**0.5 * torch.randn(fan_out, fan_in, generator=weights))
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+    return network
 
 
 def scaling(
@@ -303,7 +300,7 @@ def trained_loss(
         value.backward()
         optimizer.step()
         losses.append(value.item())
-        if not losses[-1] < 1e3:  # lost: it would only cost time
+        if not losses[-1] < 1e3:  # diverged: going on would only cost time
             return math.inf
     return float(np.mean(losses[-max(1, len(losses) // 4) :]))
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hessinit_book.drawing.style import COLORS, MARKERS, band, note_data, style
-from hessinit_book.records.records import Record, look_up
-from hessinit_book.statistics.intervals import Interval
-from hessinit_book.word2vec.verdict import (
+from hessinit_book.chapters.word2vec.verdict import (
     MEASURES,
     REFERENCE,
     final_difference,
     final_quality,
     token_ratios,
 )
+from hessinit_book.drawing.style import COLORS, MARKERS, band, note_data, style, subplots
+from hessinit_book.records.records import Record, look_up
+from hessinit_book.statistics.intervals import Interval
 
 UNITS = {
     "wordsim353": r"rank correlation $\rho$",
@@ -31,7 +30,7 @@ UNITS = {
 
 
 def start_names(records: Sequence[Record]) -> dict[str, str]:
-    """Map the starts in the records to labels for readers."""
+    """Map the initializations in the records to labels for readers."""
     names = {}
     for name, start in records[0].values["starts"].items():
         if name == REFERENCE:
@@ -44,12 +43,12 @@ def start_names(records: Sequence[Record]) -> dict[str, str]:
 
 
 def learning_curves(records: Sequence[Record]) -> Figure:
-    """Draw the four measures of quality against the tokens seen, a line a start.
+    """Draw the four measures of quality against the tokens seen, a line for each initialization.
 
     Lines are medians over seeds, bands the range over seeds.
     """
     with style():
-        figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.6), sharex=True)
+        figure, axes = subplots(2, 2, figsize=(9.5, 6.6), sharex=True)
         for index, (name, label) in enumerate(start_names(records).items()):
             curve = f"values.starts.{name}.curve"
             tokens = look_up(records[:1], f"{curve}.tokens")[0]
@@ -64,12 +63,11 @@ def learning_curves(records: Sequence[Record]) -> Figure:
             ax.set_xlabel("tokens seen")
         figure.legend(loc="outside upper center", ncols=3)
         note_data(figure, records, "tokens")
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
 def tokens_needed(records: Sequence[Record], share: float = 1.0) -> Figure:
-    """Draw the tokens each start takes to a level of quality, relative to gensim's own start.
+    """Draw the tokens each initialization takes to a level of quality, relative to gensim's own.
 
     Args:
         records: of the experiment.
@@ -77,7 +75,7 @@ def tokens_needed(records: Sequence[Record], share: float = 1.0) -> Figure:
     """
     names = start_names(records)
     with style():
-        figure, axes = plt.subplots(1, 4, figsize=(9.5, 3.4), sharey=True)
+        figure, axes = subplots(1, 4, figsize=(9.5, 3.4), sharey=True)
         for ax, (measure, title) in zip(axes, MEASURES.items(), strict=True):
             for row, name in enumerate(names):
                 ratios = np.array(token_ratios(records, name, measure, share))
@@ -89,15 +87,14 @@ def tokens_needed(records: Sequence[Record], share: float = 1.0) -> Figure:
         axes[0].set_yticks(range(len(names)), list(names.values()))
         axes[0].invert_yaxis()
         note_data(figure, records, "tokens")
-        plt.close(figure)
     return figure
 
 
 def final_differences(records: Sequence[Record]) -> Figure:
-    """Draw how the final quality differs from that of gensim's own start, with intervals."""
+    """Draw how the final quality differs from that of gensim's initialization, with intervals."""
     names = {key: value for key, value in start_names(records).items() if key != REFERENCE}
     with style():
-        figure, axes = plt.subplots(1, 4, figsize=(9.5, 3.2), sharey=True)
+        figure, axes = subplots(1, 4, figsize=(9.5, 3.2), sharey=True)
         for ax, (measure, title) in zip(axes, MEASURES.items(), strict=True):
             for row, name in enumerate(names):
                 found = final_difference(records, name, measure)
@@ -118,7 +115,6 @@ def final_differences(records: Sequence[Record]) -> Figure:
         axes[0].set_yticks(range(len(names)), list(names.values()))
         axes[0].invert_yaxis()
         note_data(figure, records, "tokens")
-        plt.close(figure)
     return figure
 
 
@@ -126,7 +122,7 @@ def in_a_plane(records: Sequence[Record], starts: Sequence[str] = (REFERENCE, "m
     """Draw chosen words in the plane of their two main components, of the first seed."""
     names = start_names(records)
     with style():
-        figure, axes = plt.subplots(1, len(starts), figsize=(9.5, 5.2))
+        figure, axes = subplots(1, len(starts), figsize=(9.5, 5.2))
         for ax, name in zip(axes, starts, strict=True):
             plane = records[0].values["starts"][name]["final"]["plane"]
             for index, (group, words) in enumerate(plane.items()):
@@ -141,12 +137,11 @@ def in_a_plane(records: Sequence[Record], starts: Sequence[str] = (REFERENCE, "m
             ax.set(title=names[name], xlabel="first component", ylabel="second component")
         figure.legend(loc="outside upper center", ncols=6)
         note_data(figure, records, "tokens")
-        plt.close(figure)
     return figure
 
 
 def summary(records: Sequence[Record]) -> pd.DataFrame:
-    """Table the final quality of each start: mean over seeds, and 95 % interval."""
+    """Table the final quality of each initialization: mean over seeds, and 95 % interval."""
     rows = {
         label.replace("$", "").replace(r"\sigma", "σ"): {
             title: _interval(final_quality(records, name, measure))
@@ -158,7 +153,7 @@ def summary(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def neighbors(records: Sequence[Record]) -> pd.DataFrame:
-    """Table the nearest neighbors of chosen words, a column a start, of the first seed."""
+    """Table the nearest neighbors of chosen words in the first seed, by initialization."""
     return pd.DataFrame(
         {
             label.replace("$", "").replace(r"\sigma", "σ"): {

@@ -11,11 +11,11 @@ from gensim.models import Word2Vec
 from jaxtyping import Float64
 from torch import Tensor
 
+from hessinit_book.chapters.word2vec_curvature import sgns
+from hessinit_book.chapters.word2vec_curvature.blocks import joint_hessian, word_curvature
+from hessinit_book.chapters.word2vec_curvature.pair_law import PairLaw
+from hessinit_book.chapters.word2vec_curvature.replay import replay, table_sigmoid
 from hessinit_book.randomness import generator
-from hessinit_book.word2vec import sgns
-from hessinit_book.word2vec.blocks import joint_hessian, word_curvature
-from hessinit_book.word2vec.pair_law import PairLaw
-from hessinit_book.word2vec.replay import replay, table_sigmoid
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
 WORDS, DIMENSION, NEGATIVES = 6, 4, 3  # of the toy vocabulary

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hessinit_book.drawing.style import COLORS, MARKERS, band, note_data, style
+from hessinit_book.drawing.style import COLORS, MARKERS, band, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 
 START_NAMES = {
@@ -25,14 +24,14 @@ BANDS = ("common", "middle", "rare")
 
 
 def escapes(records: Sequence[Record]) -> Figure:
-    """Draw how the fastest mode grows from three starts, realized by gensim and predicted.
+    """Draw how the fastest mode grows from three initializations, realized by gensim and predicted.
 
     Lines are medians over seeds, bands the range over seeds.
     """
     sides = (("inputs", r"inputs, $|V^\top p_1|$"), ("outputs", r"outputs, $|U^\top q_1|$"))
     ways = (("measured", "gensim"), ("predicted", "predicted"))
     with style():
-        figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.8), sharey=True)
+        figure, axes = subplots(1, 3, figsize=(9.5, 3.8), sharey=True)
         for ax, name in zip(axes, records[0].values["escape"], strict=True):
             key = f"values.escape.{name}"
             pairs = [count / 1000 for count in look_up(records[:1], f"{key}.pairs")[0]]
@@ -46,7 +45,6 @@ def escapes(records: Sequence[Record]) -> Figure:
         axes[0].set_ylabel("distance in the fastest mode,\nin units of the start's")
         figure.legend(loc="outside upper center", ncols=2)
         note_data(figure, records, "tokens")
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -61,7 +59,7 @@ def curvature(records: Sequence[Record]) -> Figure:
         ("smallest", "smallest eigenvalue\nof a word pair", "symlog"),
     )
     with style():
-        figure, axes = plt.subplots(3, 3, figsize=(9.5, 7.6), sharex=True, sharey="row")
+        figure, axes = subplots(3, 3, figsize=(9.5, 7.6), sharex=True, sharey="row")
         for index, name in enumerate(records[0].values["blocks"]):
             key = f"values.blocks.{name}"
             percent = look_up(records[:1], f"{key}.percent")[0]
@@ -83,14 +81,13 @@ def curvature(records: Sequence[Record]) -> Figure:
             axes[2, column].set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
         figure.legend(loc="outside upper center", ncols=3)
         note_data(figure, records, "tokens")
-        plt.close(figure)
     return figure
 
 
 def full_softmax(records: Sequence[Record]) -> Figure:
     """Draw measured against predicted norms of full-softmax Word2Vec, a point a seed."""
     with style():
-        figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8))
+        figure, axes = subplots(1, 2, figsize=(9.5, 3.8))
         for index, layer in enumerate(("inputs", "outputs")):
             rows = [row for r in records for row in r.values["softmax"] if row["layer"] == layer]
             measured = np.array([row["measured"] for row in rows])
@@ -111,12 +108,11 @@ def full_softmax(records: Sequence[Record]) -> Figure:
         axes[0].set_ylim(0.8, 1.2)
         axes[0].legend()
         note_data(figure, records, "tokens")
-        plt.close(figure)
     return figure
 
 
 def leaving(records: Sequence[Record]) -> pd.DataFrame:
-    """Table the observed pairs it takes to leave a start: medians over seeds, and ranges."""
+    """Table the observed pairs it takes to leave the saddle: medians over seeds, and ranges."""
     rows = {}
     for name in records[0].values["escape"]:
         key = f"values.escape.{name}"

@@ -1,4 +1,4 @@
-"""The curvature of Word2Vec's vectors while gensim trains them, and how they leave the start."""
+"""The curvature of Word2Vec's vectors while gensim trains them, and how they leave the saddle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hessinit_book.chapters.word2vec_curvature import sgns
+from hessinit_book.chapters.word2vec_curvature.blocks import word_curvature
 from hessinit_book.chapters.word2vec_curvature.checks import against_gensim, dense_blocks
+from hessinit_book.chapters.word2vec_curvature.escape import FastestMode, first_reach
+from hessinit_book.chapters.word2vec_curvature.pair_law import PairLaw
 from hessinit_book.chapters.word2vec_curvature.softmax import predicted_and_measured
 from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters, as_tuple
@@ -20,14 +24,16 @@ from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
-from hessinit_book.word2vec import sgns, training
-from hessinit_book.word2vec.blocks import word_curvature
+from hessinit_book.word2vec import training
 from hessinit_book.word2vec.corpora import Corpus, load_corpus
-from hessinit_book.word2vec.escape import FastestMode, first_reach
 from hessinit_book.word2vec.held_out import HeldOutPairs
-from hessinit_book.word2vec.pair_law import PairLaw
+from hessinit_book.word2vec.initial_vectors import (
+    Start,
+    gensim_start,
+    matched_deviation,
+    word2vec_start,
+)
 from hessinit_book.word2vec.pairs import draw_pairs
-from hessinit_book.word2vec.starts import Start, gensim_start, matched_deviation, word2vec_start
 from hessinit_book.word2vec.training import Recipe
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
@@ -144,7 +150,7 @@ def run(parameters: Word2VecCurvatureParameters) -> list[Record]:
 
 
 class Text:
-    """A corpus with its vocabulary, the law of its pairs, and the starts that are compared.
+    """A corpus with its vocabulary, the law of its pairs, and what is compared.
 
     Args:
         parameters: of the experiment.
@@ -178,7 +184,7 @@ class Text:
         )
 
     def starts_of(self, dimension: int) -> dict[str, Start]:
-        """Give the starts at some dimension; one-sided: the matched inputs, outputs zero."""
+        """Give the initializations at a dimension; one-sided: the matched inputs, outputs zero."""
         matched = matched_deviation(self.pairs, self.vocabulary, NEGATIVES, dimension)
         return {
             "gensim": gensim_start(dimension),
@@ -202,7 +208,7 @@ def recipe(dimension: int, pieces: int, last_rate: float = 1e-4) -> Recipe:
 def leave(
     text: Text, parameters: Word2VecCurvatureParameters, start: Start, seed: int
 ) -> dict[str, Any]:
-    """Let gensim leave a start, and predict it from the pairs of the same stretch of text.
+    """Let gensim leave the saddle, and predict it from the pairs of the same stretch of text.
 
     The rate stays at its first value, as it all but does in so short a part of a training.
     """
@@ -313,7 +319,7 @@ def compare_trainers(
 def compare_starts(
     text: Text, parameters: Word2VecCurvatureParameters, seed: int, dimension: int
 ) -> dict[str, Any]:
-    """Train from gensim's start and from the matched one at some dimension."""
+    """Train from gensim's initialization and from the matched one at some dimension."""
     part, starts = text.beginning(parameters.compared_tokens), text.starts_of(dimension)
     found: dict[str, Any] = {"dimension": dimension}
     for name in ("gensim", "matched"):

@@ -84,7 +84,7 @@ def full_softmax(deviation: float, seed: int) -> nn.Sequential:
     source = generator(seed, "softmax vectors")
     model = nn.Sequential()
     for fan_in, fan_out in ((WORDS, DIMENSION), (DIMENSION, WORDS)):
-        # torch's own start would draw from the global stream.
+        # PyTorch's own initialization would draw from the global stream.
         linear = nn.Linear(fan_in, fan_out, bias=False, device="meta").to_empty(device="cpu")
         with torch.no_grad():
             linear.weight.copy_(deviation * torch.randn(fan_out, fan_in, generator=source))

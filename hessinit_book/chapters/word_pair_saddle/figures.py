@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hessinit_book.drawing.style import COLORS, MARKERS, band, note_data, style
+from hessinit_book.drawing.style import COLORS, MARKERS, band, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 
 STARTS = {
@@ -21,7 +20,7 @@ WAYS = {"predicted": "linearized", "descent": "gradient descent", "sgd": "SGD"}
 
 
 def eigenvalues_at_start(records: Sequence[Record]) -> Figure:
-    """Draw the eigenvalues at word2vec's start in order, with the prediction, of one seed."""
+    """Draw one seed's eigenvalues at word2vec's initialization in order, with the prediction."""
     found = records[0].values["saddle"]
     panels = (
         ("One word and its contexts", found["word"]["found"], found["word"]["predicted"]),
@@ -29,7 +28,7 @@ def eigenvalues_at_start(records: Sequence[Record]) -> Figure:
     )
     labels = ("predicted at this start", "predicted at zero")
     with style():
-        figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6))
+        figure, axes = subplots(1, 2, figsize=(9.5, 3.6))
         for ax, (title, values, predicted), label in zip(axes, panels, labels, strict=True):
             rank = np.arange(1, len(values) + 1)
             ax.axhline(0, color="#888888", linewidth=0.8)
@@ -41,7 +40,6 @@ def eigenvalues_at_start(records: Sequence[Record]) -> Figure:
             ax.set_yscale("symlog", linthresh=1e-4)
             ax.legend(loc="upper left")
         note_data(figure, records[:1], "pairs")
-        plt.close(figure)  # else a notebook would show it a second time
     return figure
 
 
@@ -56,9 +54,7 @@ def escapes(records: Sequence[Record]) -> Figure:
     columns = list(dict.fromkeys(escape["rate"] for escape in variants.values()))
     with style():
         size = (1.5 + 2.8 * len(columns), 0.9 + 2.6 * len(rows))
-        figure, axes = plt.subplots(
-            len(rows), len(columns), figsize=size, sharey="row", squeeze=False
-        )
+        figure, axes = subplots(len(rows), len(columns), figsize=size, sharey="row", squeeze=False)
         for name, escape in variants.items():
             row, column = rows.index(escape["scale"]), columns.index(escape["rate"])
             ax = axes[row, column]
@@ -75,14 +71,13 @@ def escapes(records: Sequence[Record]) -> Figure:
             ax.set_ylabel("distance from zero\n[of word2vec's start]")
         figure.legend(loc="outside upper center", ncols=3)
         note_data(figure, records, "pairs")
-        plt.close(figure)
     return figure
 
 
 def outputs_first(records: Sequence[Record]) -> Figure:
     """Draw the norms of both sides in one escape, and all steps to leave against predictions.
 
-    Left: word2vec's start (the largest scale) at the middle rate; medians and range over seeds.
+    Left: word2vec's own (the largest scale) at the middle rate; medians and range over seeds.
     Right: one point a seed and an escape.
     """
     variants = records[0].values["escapes"]
@@ -90,7 +85,7 @@ def outputs_first(records: Sequence[Record]) -> Figure:
     shown = [name for name, escape in variants.items() if escape["scale"] == scale]
     name = shown[len(shown) // 2]
     with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.9))
+        figure, (left, right) = subplots(1, 2, figsize=(9.5, 3.9))
         for index, side in enumerate(("inputs", "outputs")):
             for way, line in (("sgd", index), ("predicted", None)):
                 key = f"values.escapes.{name}.{way}.{side}"
@@ -132,12 +127,11 @@ def outputs_first(records: Sequence[Record]) -> Figure:
         right.set(title="Steps to leave", xlabel="linearized [steps]", ylabel="realized [steps]")
         right.legend()
         note_data(figure, records, "pairs")
-        plt.close(figure)
     return figure
 
 
 def training(records: Sequence[Record]) -> Figure:
-    """Draw loss, extreme eigenvalues and norms of blocks against the step, a line a start.
+    """Draw loss, extreme eigenvalues and norms of blocks against the step, by initialization.
 
     Lines are medians over seeds, bands the range over seeds.
     """
@@ -150,7 +144,7 @@ def training(records: Sequence[Record]) -> Figure:
         "cross_curvature": ("Cross blocks, curvature", "Frobenius norm [nat]"),
     }
     with style():
-        figure, axes = plt.subplots(2, 3, figsize=(10.5, 5.8), sharex=True)
+        figure, axes = subplots(2, 3, figsize=(10.5, 5.8), sharex=True)
         for index, (start, label) in enumerate(STARTS.items()):
             steps = look_up(records[:1], f"values.training.{start}.steps")[0]
             for ax, quantity in zip(axes.flat, panels, strict=True):
@@ -164,7 +158,6 @@ def training(records: Sequence[Record]) -> Figure:
             ax.set_xlabel("training step")
         figure.legend(loc="outside upper center", ncols=3)
         note_data(figure, records, "pairs")
-        plt.close(figure)
     return figure
 
 

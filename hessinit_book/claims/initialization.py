@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hessinit_book.chapters.word2vec.verdict import MEASURES, final_difference
 from hessinit_book.claims.findings import Finding, verdict
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.best_rate import at_best_rate
 from hessinit_book.statistics.intervals import Interval
-from hessinit_book.word2vec.verdict import MEASURES, final_difference
 
-# The starts of `init_targets` that differ from He's in the scale of layers alone, chosen by norms.
+# Those of `init_targets` that differ from He's in the scale of layers alone, chosen by norms.
 CONTROLLED = ("equal_frobenius", "equal_spectral", "equal_rows", "all_one", "he_level")
 
 
@@ -36,18 +36,18 @@ def control_helps(found: Sequence[Record]) -> Finding:
 
 
 def _gains(found: Sequence[Record], network: str) -> dict[str, Interval]:
-    """Give how much lower the final loss from each controlled start is; -inf: a seed is lost."""
+    """Give how much lower the final loss of each of `CONTROLLED` is; -inf: a seed diverged."""
     he = at_best_rate(found, network, "he", "final")
     gains = {}
     for start in CONTROLLED:
         losses = at_best_rate(found, network, start, "final")
-        lost = not np.isfinite(losses).all()
-        gains[start] = Interval(-np.inf) if lost else Interval.of((he - losses).tolist())
+        diverged = not np.isfinite(losses).all()
+        gains[start] = Interval(-np.inf) if diverged else Interval.of((he - losses).tolist())
     return gains
 
 
 def control_helps_words(found: Sequence[Record]) -> Finding:
-    """Compare matched blocks with gensim's own start."""
+    """Compare matched blocks with gensim's own initialization."""
     differences = {name: final_difference(found, "matched", name) for name in MEASURES}
     texts = [
         f"{MEASURES[name]} {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"

@@ -1,4 +1,4 @@
-"""Random fully connected networks, drawn with a generator of their own."""
+"""Fully connected networks: made without weights, or drawn with a generator of their own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,48 @@ from torch import nn
 
 from hessinit_lib.theory.activations import Activation, activation_function
 from hessinit_lib.theory.critical import critical_variance
+
+
+def dense_network(
+    widths: Sequence[int],
+    activation: Activation,
+    *,
+    bias: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> nn.Sequential:
+    """Make a fully connected network whose weights and biases are not set.
+
+    Args:
+        widths: $n_0$ (inputs) to $n_n$ (logits).
+        activation: a name, or a module, which is then shared; between the layers.
+        bias: whether the layers have biases.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: an unknown name, or a function that is no module.
+
+    Example:
+        >>> dense_network((4, 3, 2), "tanh")
+        Sequential(
+          (0): Linear(in_features=4, out_features=3, bias=True)
+          (1): Tanh()
+          (2): Linear(in_features=3, out_features=2, bias=True)
+        )
+    """
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(widths):
+        # PyTorch's own initialization would draw from the global stream.
+        linear = nn.Linear(fan_in, fan_out, bias=bias, device="meta", dtype=dtype)
+        module = activation_function(activation)
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"activation {activation!r}: expected a name or a module")
+        layers += [linear.to_empty(device="cpu"), module]
+    return nn.Sequential(*layers[:-1])
+
+
+def linear_layers(network: nn.Module) -> list[nn.Linear]:
+    """List the linear layers, first layer first."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)]
 
 
 def draw_network(
@@ -42,19 +84,14 @@ def draw_network(
     """
     if len(stds) != len(widths) - 1:
         raise ValueError(f"{len(stds)} stds: expected {len(widths) - 1}, one for each layer")
-    modules: list[nn.Module] = []
-    for (fan_in, fan_out), std in zip(pairwise(widths), stds, strict=True):
-        # torch's own start would draw from the global stream.
-        linear = nn.Linear(fan_in, fan_out, device="meta", dtype=dtype).to_empty(device="cpu")
-        directions = torch.randn(fan_out, fan_in, generator=generator, dtype=torch.float64)
+    network = dense_network(widths, activation, dtype=dtype)
+    for linear, std in zip(linear_layers(network), stds, strict=True):
+        shape = linear.weight.shape
+        directions = torch.randn(shape, generator=generator, dtype=torch.float64)
         with torch.no_grad():
             linear.weight.copy_(std * directions)
             linear.bias.zero_()
-        module = activation_function(activation)
-        if not isinstance(module, nn.Module):
-            raise ValueError(f"activation {activation!r}: expected a name or a module")
-        modules += [linear, module]
-    return nn.Sequential(*modules[:-1])
+    return network
 
 
 def critical_network(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from hessinit_book.word2vec.pair_law import PairLaw
+from hessinit_book.chapters.word2vec_curvature.pair_law import PairLaw
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How Word2Vec leaves its start: the fastest mode, predicted, and read off in training."""
+"""How Word2Vec leaves the saddle: the fastest mode, predicted, and read off in training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 from torch import Tensor
 
-from hessinit_book.word2vec.pair_law import PairLaw
+from hessinit_book.chapters.word2vec_curvature.pair_law import PairLaw
 
 
 class FastestMode:

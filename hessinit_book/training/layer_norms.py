@@ -1,4 +1,4 @@
-"""What the image experiments read off a network on a probe batch, without changing it."""
+"""Hessian and gradient norms of a network's layers on a probe batch, without changing it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def layer_norms(
         labels: shape (B,).
         names: weights, by name.
         spectral: whether to compute spectral norms, too.
-        tolerance: relative standard error of norms that must be estimated. Wide, because what
-            starts differ by are powers of ten.
+        tolerance: relative standard error of norms that must be estimated. Wide, because
+            initializations differ by powers of ten.
 
     Returns:
         `frobenius` (and `spectral`), `gradient`: lists, in the order of the names; `exact`:

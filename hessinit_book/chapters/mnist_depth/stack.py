@@ -7,51 +7,24 @@ other numbers. Weights are stacked, (networks, out, in), and all networks see th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from hessinit_book.networks.dense import linear_layers
+from hessinit_lib.theory.activations import activation_function
+
 Masks = Callable[[int], Sequence[Tensor]]
 """Draws the factors of every hidden layer's units, shapes (b, width), for a batch of b."""
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-}
-
-
-def dense_network(widths: Sequence[int], activation: str) -> nn.Sequential:
-    """Make one fully connected network, its weights not yet drawn.
-
-    Args:
-        widths: of the input, the hidden layers and the output.
-        activation: key of `ACTIVATIONS`, after each layer but the last.
-
-    Example:
-        >>> dense_network((4, 3, 2), "tanh")
-        Sequential(
-          (0): Linear(in_features=4, out_features=3, bias=True)
-          (1): Tanh()
-          (2): Linear(in_features=3, out_features=2, bias=True)
-        )
-    """
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(widths):
-        # torch's own start would draw from the global stream.
-        linear = nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")
-        layers += [linear, ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers[:-1])
 
 
 class Stack:
     """Networks of one shape, their parameters stacked.
 
     Args:
-        networks: made by `dense_network`, of the same widths.
+        networks: of `dense_network`, of the same widths.
         activation: theirs.
 
     Attributes:
@@ -60,8 +33,8 @@ class Stack:
     """
 
     def __init__(self, networks: Sequence[nn.Sequential], activation: str) -> None:
-        linears = [[m for m in network if isinstance(m, nn.Linear)] for network in networks]
-        self.activation = ACTIVATIONS[activation]()
+        linears = [linear_layers(network) for network in networks]
+        self.activation = activation_function(activation)
         layers = [*zip(*linears, strict=True)]
         self.weights = [_leaf([linear.weight for linear in layer]) for layer in layers]
         self.biases = [_leaf([linear.bias[None] for linear in layer]) for layer in layers]

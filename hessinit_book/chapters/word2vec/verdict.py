@@ -1,4 +1,4 @@
-"""Which start is better, by how much, and is it more than chance? Read off from the records."""
+"""Which initialization is better, by how much, and is it more than chance? From the records."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from jaxtyping import Float64
 from scipy.stats import rankdata
 from torch import Tensor
 
+from hessinit_book.chapters.word2vec.analogies import unpack
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.intervals import Interval
-from hessinit_book.word2vec.analogies import unpack
 
 REFERENCE = "gensim"
 RESAMPLES = 500
@@ -54,13 +54,13 @@ def tokens_to_level(tokens: Sequence[int | float], quality: Sequence[float], lev
 def token_ratios(
     records: Sequence[Record], start: str, measure: str, share: float = 1.0
 ) -> list[float]:
-    """Compare the tokens to a level with those that gensim's own start takes, seed by seed.
+    """Compare the tokens to a level with those that gensim's initialization takes, by seed.
 
     Args:
         records: one a seed.
         start: its name.
         measure: one of `MEASURES`.
-        share: of what gensim's own start gains in the whole training, which is the level; 1 is
+        share: of what gensim's own gains in the whole training, which is the level; 1 is
             its final quality.
 
     Returns:
@@ -79,7 +79,7 @@ def token_ratios(
 
 
 def final_difference(records: Sequence[Record], start: str, measure: str) -> Interval:
-    """Compare the final quality with that of gensim's own start.
+    """Compare the final quality with that of gensim's own initialization.
 
     Args:
         records: one a seed.
@@ -88,7 +88,7 @@ def final_difference(records: Sequence[Record], start: str, measure: str) -> Int
 
     Returns:
         The mean difference over seeds. Of the test sets, with the bootstrap interval over their
-        items, which are drawn alike for both starts and all seeds; of the held-out loss, with
+        items, which are drawn alike for both and all seeds; of the held-out loss, with
         Student's over seeds.
     """
     if measure == "held_out":
@@ -136,7 +136,7 @@ def _resampled(record: Record, start: str, measure: str) -> Tensor:
 
 @lru_cache
 def _weights(items: int) -> Float64[Tensor, "r items"]:
-    """Weigh the items alike, then as each resample does: the same for every start and seed."""
+    """Weigh the items alike, then as each resample does: the same weights for all comparisons."""
     source = torch.Generator().manual_seed(0)
     drawn = torch.randint(items, (RESAMPLES, items), generator=source)
     counts = torch.zeros(RESAMPLES, items, dtype=torch.float64)
@@ -157,7 +157,7 @@ def verdict(records: Sequence[Record]) -> str:
     """Say in words which start reaches gensim's default quality with the fewest tokens.
 
     Returns:
-        Markdown: a sentence, then a line for each start and what it takes in each measure. An
+        Markdown: a sentence, then a line for each one and what it takes in each measure. An
         interval is Student's over seeds.
     """
     lines, clear = [], []

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hessinit_book.randomness import generator
 from hessinit_book.word2vec.corpora import Corpus
+from hessinit_book.word2vec.initial_vectors import Start
 from hessinit_book.word2vec.pairs import counted, draw_negatives, draw_pairs
-from hessinit_book.word2vec.starts import Start
 from hessinit_book.word2vec.training import OnPiece, Recipe
 from hessinit_book.word2vec.vocabulary import Vocabulary
 

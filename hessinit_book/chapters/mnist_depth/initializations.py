@@ -1,4 +1,4 @@
-"""The starts of the experiment `mnist_depth`, and all that is known of one before training."""
+"""The initializations of `mnist_depth`, and all that is known of one before training."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from hessinit_book.networks.dense import dense_network, linear_layers
 from hessinit_book.networks.starts import SCHEMES, draw_weights
 from hessinit_book.statistics.rounding import all_rounded, rounded
-from hessinit_book.training.gradient_steps import gradient_and_curvature
-from hessinit_book.training.stacked import dense_network
+from hessinit_book.training.step_gain import gradient_and_curvature
 from hessinit_lib.hessians import layer_hessians
 from hessinit_lib.init import hessian_
 
@@ -31,13 +31,13 @@ def make_network(
     stream: torch.Generator,
     batch: tuple[Float[Tensor, "b n"], Int64[Tensor, " b"]],
 ) -> nn.Sequential:
-    """Make one network from one start, with zero biases (but for torch's own scheme).
+    """Make one network from one initialization, with zero biases (but for torch's own scheme).
 
     Args:
         name: of the start: "first_...", "all_..." or a scheme.
         start: the deviation, or the scheme: a key of `SCHEMES`, or "hessian", our `hessian_`.
         widths: of all layers.
-        activation: key of `hessinit_book.training.stacked.ACTIVATIONS`.
+        activation: its name, see `dense_network`.
         stream: the same state gives the same directions, whatever the deviation.
         batch: inputs and labels, which only `hessian_` looks at.
     """
@@ -50,7 +50,7 @@ def make_network(
         draw_weights(network, start, stream)
         return network
     draw_weights(network, FITTING[activation], stream)
-    linears = [module for module in network if isinstance(module, nn.Linear)]
+    linears = linear_layers(network)
     with torch.no_grad():
         for linear in linears[:1] if name.startswith("first") else linears:
             fan_in = linear.in_features

@@ -164,7 +164,7 @@ class WordPairs:
 def start_eigenvalues(
     center: Float[Tensor, " d"], positive: Float[Tensor, " w"], negative: Float[Tensor, " w"]
 ) -> Float[Tensor, " p"]:
-    r"""Compute the eigenvalues of one center and its words at word2vec's start.
+    r"""Compute the eigenvalues of one center and its words at word2vec's initialization.
 
     The output vectors are zero. With $\mu_w = (n^-_w - n^+_w) / 2$ the joint Hessian is,
     along each direction across $v$ and along $v$,

@@ -43,16 +43,16 @@ def gauss_newton_norms(
     """
     linear = [module for module in model if isinstance(module, nn.Linear)]
     activation = model[1]
-    fed, slopes = [inputs], []
+    layer_inputs, slopes = [inputs], []
     for layer in linear[:-1]:
-        before = layer(fed[-1])
+        before = layer(layer_inputs[-1])
         after = activation(before)
-        fed.append(after)
+        layer_inputs.append(after)
         slopes.append((before > 0).to(after) if isinstance(activation, nn.ReLU) else 1 - after**2)
-    factor = loss_curvature(F.cross_entropy, linear[-1](fed[-1]), labels).factor
+    factor = loss_curvature(F.cross_entropy, linear[-1](layer_inputs[-1]), labels).factor
     found: list[float] = []
     for index in reversed(range(len(linear))):
-        z = fed[index] - fed[index].mean(0) if centered else fed[index]
+        z = layer_inputs[index] - layer_inputs[index].mean(0) if centered else layer_inputs[index]
         found.insert(0, _norm(z, factor, norm))
         if index:
             factor = factor @ linear[index].weight * slopes[index - 1][:, None]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from hessinit_book.chapters.word_pair_saddle.word_pairs import WordPairs
+from hessinit_book.word2vec.skip_gram_hessian import WordPairs
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
 

@@ -1,4 +1,4 @@
-"""What is known of a start without a gradient: the variances of weights and activations."""
+"""How large the weights and activations of every layer are, relative to He's and in itself."""
 
 from __future__ import annotations
 

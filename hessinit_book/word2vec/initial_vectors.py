@@ -53,7 +53,7 @@ class Start:
 
 
 def gensim_start(dimension: int) -> Start:
-    """Give gensim's own start, uniform in +-1/d: twice word2vec.c's.
+    """Give gensim's own initialization, uniform in +-1/d: twice word2vec.c's.
 
     Example:
         >>> gensim_start(100).outputs
@@ -63,7 +63,7 @@ def gensim_start(dimension: int) -> Start:
 
 
 def word2vec_start(dimension: int) -> Start:
-    """Give word2vec.c's start: inputs uniform in +-1/(2d), outputs zero.
+    """Give word2vec.c's initialization: inputs uniform in +-1/(2d), outputs zero.
 
     Example:
         >>> inputs, outputs = word2vec_start(50).draw(1000, 50, seed=0)

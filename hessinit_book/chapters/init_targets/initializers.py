@@ -1,4 +1,4 @@
-r"""The starts that `init_targets` compares: which norm should an initializer set, and to what?
+r"""The initializers that `init_targets` compares: which norm should be set, and to what?
 
 Each takes a network that has He's weights and sets it, or leaves it. Those that balance
 multiply the layers by $e^{t_k}$ with $\sum t_k = 0$, so that a ReLU network's outputs stay.
@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hessinit_book.training.init_norms import gauss_newton_norms
-from hessinit_book.training.init_race import multiply
+from hessinit_book.chapters.init_targets.gauss_newton_norms import gauss_newton_norms
 from hessinit_lib.init import apply, hessian_, lsuv_
 from hessinit_lib.init.layers import weight_layers
 from hessinit_lib.theory.balancing import balancing_scales
@@ -25,7 +24,7 @@ from hessinit_lib.theory.balancing import balancing_scales
 
 @dataclass(frozen=True)
 class Start:
-    """What a start may use.
+    """What an initializer may use.
 
     Attributes:
         model: with He's weights, to be set in place.
@@ -102,9 +101,9 @@ def _most_gain(start: Start, rounds: int = 20, rate: float = 0.05) -> None:
         # H g, as the derivative of g . g' with the second factor held fixed.
         inner = torch.stack([(a * b.detach()).sum() for a, b in zip(g, g, strict=True)]).sum()
         hg = torch.autograd.grad(inner, weights, create_graph=True)
-        bend = torch.stack([(a * b).sum() for a, b in zip(g, hg, strict=True)]).sum()
+        curvature = torch.stack([(a * b).sum() for a, b in zip(g, hg, strict=True)]).sum()
         adam.zero_grad()
-        (bend.abs().log() - 2 * square.log()).backward()
+        (curvature.abs().log() - 2 * square.log()).backward()
         adam.step()
     multiply(start.model, (logs - logs.mean()).exp().tolist())
 
@@ -174,6 +173,13 @@ def _hessian(start: Start, **options: object) -> None:
     )
 
 
+def multiply(model: nn.Module, factors: Sequence[float]) -> None:
+    """Multiply each layer's weight by a factor, in place."""
+    with torch.no_grad():
+        for layer, factor in zip(weight_layers(model), factors, strict=True):
+            layer.weight.mul_(factor)
+
+
 def _equalize(model: nn.Module, norms: Sequence[float]) -> None:
     logs = [math.log(norm) for norm in norms]
     mean = sum(logs) / len(logs)
@@ -216,4 +222,4 @@ STARTS: dict[str, Callable[[Start], None]] = {
     "level": _hessian,
     "level_high": partial(_hessian, level=0.4),
 }
-"""Every start that was tried, in the order of the figures."""
+"""Every initializer that was tried, in the order of the figures."""
