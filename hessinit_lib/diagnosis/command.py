@@ -62,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(found)
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(found.to_json(), encoding="utf-8")
+        part = given.json.with_name(f".{given.json.name}.part")
+        part.write_text(found.to_json(), encoding="utf-8")
+        part.replace(given.json)  # a reader sees the old file or the new one
     return FAULTY if found.faults else SOUND
 
 
