@@ -44,9 +44,6 @@ def draw(diagnosis: Diagnosis) -> Figure:
     Layers stand in the order of the forward pass; color and marker tell the verdict. What is
     zero, not finite or not known has no point.
 
-    Args:
-        diagnosis: what to draw.
-
     Raises:
         ImportError: matplotlib is not installed (the package's extra `report`).
     """

@@ -107,10 +107,6 @@ def judge_all(found: Pass) -> dict[str, list[Finding]]:
 def judge(signal: Signal, sizes: Sizes) -> list[Finding]:
     """Find what is out of bounds in a layer, causes first.
 
-    Args:
-        signal: of the layer.
-        sizes: of its network.
-
     Example:
         >>> signal = Signal("0.weight", (9, 9), True, False, gain=140.0)
         >>> judge(signal, Sizes(gain=1.4, signal=1.0, gradient=1.0))[0].verdict

@@ -118,9 +118,6 @@ def observe(case: Case) -> Pass:
 
     Nothing of the model changes, see `PureModel`.
 
-    Args:
-        case: a model with one tensor of outputs, its loss and a batch.
-
     Raises:
         ValueError: outputs that are not one tensor, a loss that is not one number.
 

@@ -71,10 +71,6 @@ def loss_curvature(
         >>> out = loss_curvature(F.cross_entropy, torch.zeros(4, 10), torch.arange(4))
         >>> out.factor.shape
         torch.Size([4, 9, 10])
-        >>> def weighted(outputs, targets):
-        ...     return 3 * (outputs - targets).square().sum(1).mean()
-        >>> loss_curvature(weighted, torch.zeros(4, 2), torch.ones(4, 2)).gradient[0]
-        tensor([-6., -6.])
     """
     known = _known(loss_fn) if logits.ndim == 2 else None
     if known is None:
@@ -251,11 +247,6 @@ def output_hessian(
     each output gives a column of all samples' Hessians. In float64, where the loss allows it:
     second derivatives of saturated losses are small differences.
 
-    Args:
-        loss_fn: see `OutputCurvature`.
-        outputs: shape (B, ...), C numbers a sample.
-        targets: what the loss takes.
-
     Returns:
         $D l_b$, shape (B, C), and $D^2 l_b$, shape (B, C, C), in float64 or in the outputs'
         type; NaN where the outputs are.
@@ -263,13 +254,6 @@ def output_hessian(
     Raises:
         NotImplementedError: the loss couples samples, or has no second derivative in torch.
         ValueError: see `OutputCurvature`.
-
-    Example:
-        >>> def poisson(outputs, targets):
-        ...     return (outputs.exp() - targets * outputs).mean()
-        >>> output_hessian(poisson, torch.zeros(4, 2), torch.ones(4, 2))[1][0]
-        tensor([[0.5000, 0.0000],
-                [0.0000, 0.5000]], dtype=torch.float64)
     """
     batch = len(outputs)
     try:
@@ -293,16 +277,13 @@ def output_hessian(
 def convex_factor(hessian: Float[Tensor, "b c c"], name: str) -> Float[Tensor, "b r c"]:
     r"""Factor positive semidefinite matrices, rows $\sqrt{\lambda_i} v_i^\top$.
 
-    Args:
-        hessian: symmetric matrices, shape (B, C, C).
-        name: of the loss, for the message.
-
     Returns:
         $S_b$ with $S_b^\top S_b$ = `hessian[b]`, shape (B, r, C): without rows that vanish
         for all samples up to rounding, but at least one row. NaN where an entry is not finite.
 
     Raises:
-        NotImplementedError: an eigenvalue is negative beyond rounding.
+        NotImplementedError: an eigenvalue is negative beyond rounding; the message names
+            the loss.
 
     Example:
         >>> factor = convex_factor(torch.ones(1, 2, 2), "square of the sum")

@@ -213,14 +213,9 @@ def gram_eigenvalues(case: Case, name: str | None, matrix: str) -> Float[Tensor,
     $G = B^{-1} J^\top J$ has the nonzero eigenvalues of $B^{-1} J J^\top$; the rows of J for
     all weights are those of the layers side by side, so their Gram matrices add up.
 
-    Args:
-        case: see `hessinit_lib.hessians.graph.hessians.graph_hessians`; the layers of every
-            trainable weight must be covered, what lies above them may be smooth.
-        name: the weight; None for all of them.
-        matrix: "linearization", or "hessian" where it is the same.
-
-    Returns:
-        Ascending, float64, shape (k,).
+    The layers of every trainable weight must be of a kind that `graph_hessians` covers. What
+    lies above them may be smooth for the matrix "linearization", not for "hessian", which is to
+    be the same. The eigenvalues are float64 and ascend.
 
     Raises:
         NotImplementedError: not covered, or a Gram matrix that is too large.

@@ -136,12 +136,6 @@ def residual_branches(graph: ForwardGraph) -> list[list[str]]:
     ends: its layers are those on the longer path only. A layer on the shorter path, such as
     the convolution of a shortcut, belongs to no branch.
 
-    Args:
-        graph: of a forward pass.
-
-    Returns:
-        Names of the weights, a list for each branch, in the order of the branches.
-
     Example:
         >>> class Block(nn.Module):
         ...     def __init__(self):

@@ -121,12 +121,6 @@ def branch_factors(graph: ForwardGraph) -> dict[str, float]:
     r"""Give the factor $1 / \sqrt N$ of the last layer of each of N residual branches.
 
     Each branch then adds 1/N of the mean square that it would add, all together as much as one.
-
-    Args:
-        graph: of a forward pass of the model.
-
-    Returns:
-        The factor by the weight's name; none without branches.
     """
     branches = residual_branches(graph)
     return {branch[-1]: 1 / math.sqrt(len(branches)) for branch in branches}

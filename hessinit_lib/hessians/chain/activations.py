@@ -76,15 +76,10 @@ def is_piecewise_linear(module: nn.Module) -> bool:
 
 
 def activation_derivatives(module: nn.Module, a: Float[Tensor, "b n"]) -> Derivatives:
-    r"""Differentiate an elementwise activation $f$ twice.
+    r"""Differentiate an elementwise activation $f$ twice, at pre-activations a.
 
-    Args:
-        module: the activation, one of which `is_elementwise` is true.
-        a: pre-activations, shape (B, n).
-
-    Returns:
-        $f'(a)$ and $f''(a)$, each of shape (B, n); None for the second where the
-        activation is piecewise linear, so that it is zero almost everywhere.
+    The second derivative is None where the activation is piecewise linear, so that it is zero
+    almost everywhere.
 
     Example:
         >>> first, second = activation_derivatives(nn.Tanh(), torch.zeros(1, 2))

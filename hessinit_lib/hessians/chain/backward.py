@@ -33,12 +33,7 @@ Residual = Float[Tensor, "b n"] | Float[Tensor, "b n n"] | None
 class LayerCurvature:
     """All that is needed of one layer: A_b = S_b^T S_b + R_b, and the layer's inputs z_b.
 
-    Attributes:
-        name: the weight parameter.
-        shape: its shape, (n, m).
-        inputs: z, shape (B, m).
-        factor: S, shape (B, r, n).
-        residual: R, see `Residual`.
+    S is the `factor`, R the `residual`; `shape` is that of the weight, (n, m).
     """
 
     name: str
@@ -70,13 +65,8 @@ def backward(
 ) -> Iterator[LayerCurvature]:
     """Propagate the loss curvature back and give each trainable layer's, last layer first.
 
-    One layer's tensors at a time: the next step overwrites a dense residual.
-
-    Args:
-        stages: the network, from `hessinit_lib.hessians.chain.network.forward`.
-        loss: gradient and factor at the logits.
-        tolerance: relative error allowed, see `fast_products`.
-        workspace: memory for residuals.
+    One layer's tensors at a time: the next step overwrites a dense residual. For the tolerance
+    see `fast_products`.
     """
     gradient, factor = loss.gradient, loss.factor.clone()  # changed in place
     residual: Residual = None

@@ -48,11 +48,7 @@ def block_sums(
 ) -> Sums:
     """Compute Frobenius norms and traces of a block, its linearization and its residual.
 
-    Args:
-        layer: S, R and the inputs.
-        options: what to compute.
-        piece: entries of tensors that are made in pieces.
-        workspace: memory for them.
+    Tensors that are made in pieces have `piece` entries at a time.
     """
     kernel = layer.kernel(options.tolerance)
     norms, traces = _norms_and_traces(layer, kernel, options, piece, workspace)

@@ -40,13 +40,9 @@ def squared_norms(
 ) -> SquaredNorms:
     """Compute the squared Frobenius norms of a layer's Hessian and of its two parts.
 
-    Args:
-        layer: S, R and the inputs.
-        kernel: the Gram matrix z_b . z_b' of the inputs, shape (B, B).
-        tolerance: relative error allowed, see `fast_products`.
-        parts: whether the last two are wanted; NaN where not.
-        piece: entries of the tensors that are made in pieces.
-        workspace: memory for them.
+    The kernel is the Gram matrix z_b . z_b' of the inputs. Without `parts` the last two norms
+    are NaN. For the tolerance see `fast_products`; tensors that are made in pieces have `piece`
+    entries at a time.
     """
     batch, workspace = len(kernel), workspace or Workspace(kernel)
     weights = kernel.square() / batch**2
@@ -117,11 +113,8 @@ def _pair_sum(
 ) -> Float[Tensor, ""]:
     """Sum over b, b' of weights_bb' <A_b, A_b'>, A_b being rows of a symmetric matrix.
 
-    Args:
-        matrices: rows of symmetric matrices; what is right of their square block on the
-            diagonal stands for what is below it, too.
-        weights: for each pair.
-        into: memory for a copy; of a narrower type, the copy is rounded.
+    What is right of their square block on the diagonal stands for what is below it, too. A copy
+    is made in `into`; if that is of a narrower type, the copy is rounded.
     """
     rows, columns = matrices.shape[1:]
     if columns > rows or into.dtype != matrices.dtype:

@@ -26,15 +26,8 @@ def chain_hessians(
 ) -> HessianReport:
     """Compute the norms of every layer's Hessian block, exactly.
 
-    Args:
-        chain: the network.
-        loss_fn: see `hessinit_lib.hessians.loss.loss_curvature`.
-        inputs: shape (B, ...).
-        targets: shape (B,) or (B, C).
-        options: what to compute.
-
     Raises:
-        NotImplementedError: a loss that is not covered.
+        NotImplementedError: a loss that is not covered, see `loss_curvature`.
         ValueError: shapes that do not fit, or a `max_memory` that is too small.
     """
     stages, logits = chain.forward(inputs)
@@ -108,11 +101,7 @@ _STEPS = 30
 def piece_size(stages: list[Stage], loss: LossCurvature, options: Options, *, dense: bool) -> int:
     """Give the entries that tensors made in pieces may have.
 
-    Args:
-        stages: the network.
-        loss: factor at the logits.
-        options: `max_memory`, norms and parts.
-        dense: whether residuals are dense matrices, (B, n, n).
+    If `dense`, there are residuals that are matrices, (B, n, n).
 
     Raises:
         ValueError: `max_memory` is less than what cannot be made in pieces.

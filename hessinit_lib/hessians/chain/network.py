@@ -21,14 +21,7 @@ from hessinit_lib.hessians.numerics.precision import fast_products
 
 @dataclass(frozen=True)
 class LinearStage:
-    """a = W z + b, with its inputs.
-
-    Attributes:
-        name: name of the weight parameter.
-        weight: W, shape (n_out, n_in).
-        inputs: z, shape (B, n_in).
-        trainable: False for a frozen weight, whose block is not asked for.
-    """
+    """a = W z + b, with its inputs z. If W is not `trainable`, its block is not asked for."""
 
     name: str
     weight: Float[Tensor, "n m"]
@@ -115,13 +108,7 @@ class Chain:
         return False
 
     def forward(self, inputs: Tensor) -> tuple[list[Stage], Float[Tensor, "b c"]]:
-        """Run the network and keep each stage's input.
-
-        Args:
-            inputs: shape (B, ...).
-
-        Returns:
-            The stages from input to output, and the logits, shape (B, C).
+        """Run the network; give the stages from input to output, and the logits.
 
         Raises:
             ValueError: the input of a Linear layer is not of shape (B, fan_in).

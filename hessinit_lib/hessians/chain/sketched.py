@@ -31,14 +31,9 @@ def chain_sketched_norms(
 ) -> dict[str, BlockNorms] | None:
     """Estimate Frobenius norm and trace of all blocks but the last to the tolerance.
 
-    Args:
-        stages: a network without curvature residual, see `Chain.has_residual`.
-        loss: gradient and factor at the logits.
-        options: tolerance and generator.
-
-    Returns:
-        Norms by parameter, last layer first. That of the last layer, which costs next to
-        nothing, is left to the exact route. None where the exact ones cost less.
+    The network has no curvature residual, see `Chain.has_residual`. Blocks come last layer first;
+    that of the last layer, which costs next to nothing, is left to the exact route. None where
+    the exact norms cost less.
     """
     batch, rank, _ = loss.factor.shape
     tolerance = options.tolerance
@@ -85,13 +80,8 @@ def pair_sketches(
     $r_b - c_b$, with r and c their sums, tells both effects of sample b. Its own term
     $x_{bb}$ cancels there; as both signs move it, it is added in full.
 
-    Args:
-        layer: its factor holds the sketches of p pairs, shape (B, 2 p, n).
-        kernel: the Gram matrix of the inputs.
-        tolerance: relative error allowed, see `fast_products`.
-
-    Returns:
-        One for each pair.
+    The layer's factor holds the sketches of p pairs, shape (B, 2 p, n); each pair gives one
+    estimate. For the tolerance see `fast_products`.
     """
     rows = layer.factor.unbind(1)
     norms = torch.linalg.vector_norm(layer.factor, dim=2).double()

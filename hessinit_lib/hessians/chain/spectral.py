@@ -23,10 +23,7 @@ def gauss_newton_spectral_norms(
     """Compute the spectral norms of layers without residual, one Lanczos chain a layer.
 
     All together: in a small network it is the calls that take the time, not the products.
-
-    Args:
-        layers: S and the inputs, and the Gram matrix z_b . z_b' of the inputs, of each.
-        tolerance: relative error allowed, see `spectral_norms`.
+    With each layer comes the Gram matrix z_b . z_b' of its inputs.
     """
     batch, rank, _ = layers[0][0].factor.shape
     operators = [_linearization(layer, kernel, tolerance) for layer, kernel in layers]
@@ -43,10 +40,7 @@ def block_spectral_norms(
 ) -> tuple[float, float, float]:
     """Compute the spectral norms of a block with a residual, its linearization and the latter.
 
-    Args:
-        layer: S, R and the inputs.
-        tolerance: relative error allowed, see `spectral_norms`.
-        parts: whether the last two are wanted; NaN where not.
+    Without `parts` the last two are NaN.
     """
     reduced = _reduce_inputs(layer.inputs)
     start = _start(layer, reduced, 3 if parts else 1)

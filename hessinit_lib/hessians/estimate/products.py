@@ -99,13 +99,7 @@ class BlockProducts:
     ) -> dict[str, Float[Tensor, "_ _"]]:
         """Draw vectors in the range of each G, for all blocks by the same backward passes.
 
-        Args:
-            count: how many for each block.
-            chosen: the blocks.
-            generator: for the random numbers.
-
-        Returns:
-            For each block J^T D^2L w with w of independent normal entries, shape (count, P).
+        They are J^T D^2L w with w of independent normal entries, `count` for each chosen block.
         """
         drawn = torch.randn(count, *self._curvature.gradient.shape, generator=generator)
         curved = torch.stack([self._hvp_at_outputs(w.to(self.like)) for w in drawn])
@@ -124,14 +118,9 @@ class BlockProducts:
     def apply(
         self, vectors: Mapping[str, Float[Tensor, "_ _"]]
     ) -> dict[str, Float[Tensor, "o _ _"]]:
-        """Multiply each block by the rows of a matrix.
+        """Multiply some blocks by the rows of a matrix each, of shape (p, P).
 
-        Args:
-            vectors: for some blocks, shape (p, P); p and P may differ between blocks.
-
-        Returns:
-            For each of them G v and R v, shape (2, p, P), or with `parts=False` H v,
-            shape (1, p, P).
+        Gives G v and R v for each, shape (2, p, P), or with `parts=False` H v, shape (1, p, P).
         """
         kinds = 2 if self._parts else 1
         total = {block: v.new_zeros(kinds, *v.shape) for block, v in vectors.items()}
@@ -236,14 +225,8 @@ def _flat(tensors: Sequence[Tensor]) -> Float[Tensor, " _"]:
 def bytes_per_sample(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> float:
     """Measure what the graph of one sample keeps for products, on two samples of the batch.
 
-    Args:
-        model: any module.
-        inputs: shape (B, ...).
-        names: the parameters in question.
-
-    Returns:
-        Bytes. A graph that can be differentiated twice keeps about three times what a
-        training step keeps: the forward pass, its backward pass, and what is under way.
+    A graph that can be differentiated twice keeps about three times what a training step keeps:
+    the forward pass, its backward pass, and what is under way.
     """
     pure, kept = PureModel(model, names), dict[int, int]()
 

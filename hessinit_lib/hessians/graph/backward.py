@@ -69,15 +69,8 @@ def layer_grams(
 ) -> Iterator[LayerGram]:
     """Compute the Gram matrices of all layers, the highest first.
 
-    Args:
-        logits: with their graph.
-        layers: those that the logits depend on.
-        columns: the factors at the logits.
-        by_rows: see `LayerGram`.
-        factored: see `LayerGram`.
-        rounded: whether large products may be rounded to bfloat16.
-        limit: bytes to use, an eighth of them for matrices that wait for what comes next;
-            None for no bound.
+    For `by_rows`, `factored` and `rounded` see `LayerGram`. The limit is in bytes, an
+    eighth of them for matrices that wait for what comes next; None is no bound.
 
     Raises:
         ValueError: the limit is too small.
@@ -211,20 +204,8 @@ def _size(group: Group, segment: Segment, rank: int) -> int:
 def segments(logits: Tensor, layers: list[CapturedLayer], least: int) -> list[Segment]:
     """Cut the graph where a single tensor separates layers above from layers below.
 
-    Args:
-        logits: with their graph.
-        layers: those that the logits depend on.
-        least: entries that the outputs of a segment's layers have together, at least, so
-            that no cut is made for too little.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from hessinit_lib.hessians.graph.capture import capture
-        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-        >>> layers, logits = capture(model, torch.ones(5, 3))
-        >>> [[layer.name for layer in part.layers] for part in segments(logits, layers, 1)]
-        [['2.weight'], ['0.weight']]
+    The outputs of a segment's layers have at least so many entries together: no cut is made
+    for too little.
     """
     below = {_edge(layer).node: layer for layer in layers}
     order = _above(logits, below)

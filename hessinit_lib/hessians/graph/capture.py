@@ -41,18 +41,12 @@ class CapturedLayer:
 def capture(model: nn.Module, inputs: Tensor) -> tuple[list[CapturedLayer], Tensor]:
     """Run the model once, with a graph, and keep each layer's inputs and its output's place.
 
-    Nothing of the model changes, see `PureModel`.
-
-    Args:
-        model: any module; its layers with trainable weights must be of a type in `COVERED`.
-        inputs: shape (B, ...), what the model takes.
-
-    Returns:
-        The layers, in the order of `model.named_parameters()`, and the model's output.
+    Nothing of the model changes, see `PureModel`. Gives the layers, in the order of
+    `model.named_parameters()`, and the model's output.
 
     Raises:
-        NotImplementedError: a trainable weight in a module that is not covered, active
-            dropout, a tied weight or a layer called twice; the message names it.
+        NotImplementedError: a trainable weight in a module that is not in `COVERED`,
+            active dropout, a tied weight or a layer called twice; the message names it.
 
     Example:
         >>> layers, logits = capture(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.ones(2, 4))

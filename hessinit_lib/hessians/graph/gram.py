@@ -330,12 +330,9 @@ def _rows_of_embedding(
 def _add_symmetric_product(
     left: Float[Tensor, "d _"], total: Float[Tensor, "d d"], first: bool
 ) -> None:
-    """Add X X^T to the total, but not to all of what lies below its diagonal.
+    """Add X X^T to the total, in place, but not to all of what lies below its diagonal.
 
-    Args:
-        left: X.
-        total: changed in place.
-        first: whether the total holds nothing yet that counts.
+    The `first` time, what the total holds does not count.
     """
     if len(left) <= _SPLIT:
         _add_product(left, left, total, first)

@@ -33,8 +33,7 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
 
     and equals the Hessian block $H_k$ (almost everywhere) where the logits depend on the
     layer's output in a piecewise-linear way. The autograd graph is checked for that. One
-    backward pass for each i gives the factors of all layers at once. The model, its
-    gradients, buffers and mode and the global random state are left as found.
+    backward pass for each i gives the factors of all layers at once.
 
     Args:
         case: a module with outputs (B, C); weights of the kinds in `hessians/kinds.py`; between
@@ -48,14 +47,6 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
         NotImplementedError: what is not covered, batch statistics or active dropout, a weight
             used more than once, samples that are mixed; the message names it.
         ValueError: shapes, class indices or a `max_memory` that do not fit.
-
-    Example:
-        >>> from torch import nn
-        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
-        >>> x, y = torch.ones(16, 1, 8, 8), torch.zeros(16, dtype=torch.int64)
-        >>> report = graph_hessians(Case(model, nn.CrossEntropyLoss(), x, y))
-        >>> report["0.weight"].shape, report["0.weight"].residual.frobenius
-        ((4, 1, 3, 3), 0.0)
     """
     options = options or Options()
     batch = len(case.inputs)

@@ -47,9 +47,7 @@ class Sizes(NamedTuple):
 def sizes(layer: CapturedLayer, batch: int) -> Sizes:
     """Find the sizes of a layer's patches and factors.
 
-    Args:
-        layer: what was captured.
-        batch: B. The first axis of the output is the batch, or batch times positions.
+    The first axis of the layer's output is the batch, or batch times positions.
 
     Example:
         >>> import torch
@@ -80,12 +78,7 @@ def sizes(layer: CapturedLayer, batch: int) -> Sizes:
 
 
 def extract_patches(layer: CapturedLayer, out: Float[Tensor, "b g m t"]) -> None:
-    """Unfold a layer's inputs into patches, shape (B, G, m, T).
-
-    Args:
-        layer: not an embedding.
-        out: where they go, of any floating type.
-    """
+    """Unfold the inputs of a layer, not an embedding, into patches of any floating type."""
     module, z = layer.module, layer.inputs
     assert z is not None
     if isinstance(module, nn.Linear):

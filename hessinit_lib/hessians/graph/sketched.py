@@ -35,16 +35,9 @@ def graph_sketched_norms(
     columns: Float[Tensor, "r b c"],
     options: Options,
 ) -> dict[str, BlockNorms] | None:
-    """Estimate Frobenius norms and traces of all blocks, to the tolerance.
+    """Estimate Frobenius norms and traces of all blocks to the tolerance.
 
-    Args:
-        logits: with their graph.
-        layers: those that the logits depend on.
-        columns: the factors at the logits.
-        options: tolerance, generator, max_memory.
-
-    Returns:
-        The norms by name; None if the exact ones cost less.
+    None if the exact ones cost less.
     """
     rank, batch = columns.shape[:2]
     generator = options.generator or torch.Generator().manual_seed(0)

@@ -37,8 +37,7 @@ def in_range(size: float) -> bool:
 def power_of_two(size: float) -> float:
     """Give the power of two next to a number: dividing by it changes no digit.
 
-    Args:
-        size: positive; for zero, infinity and NaN, for which there is none, 1 comes back.
+    For zero, infinity and NaN, for which there is none, 1 comes back.
 
     Example:
         >>> power_of_two(0.3), power_of_two(3e-25) == 2.0**-81, power_of_two(0.0)

@@ -57,15 +57,11 @@ def fast_products(dtype: torch.dtype, tolerance: float, multiplications: int) ->
 
 
 def narrowed(factor: Float[Tensor, "*shape"], rounded: bool) -> Float[Tensor, "*shape"]:
-    """Round a factor of a product to bfloat16 where `rounding_pays`.
+    """Round a factor of a product to bfloat16 where that is allowed and `rounding_pays`.
 
     Setting it once is cheaper than having each product round it, and AVX-512 BF16, other than
     AMX, is not used at all for products of float32. The product is rounded then, too: this is
     for those of which many are summed up.
-
-    Args:
-        factor: on any device.
-        rounded: whether `fast_products` allows it.
     """
     return factor.bfloat16() if rounded and rounding_pays(factor) else factor
 

@@ -19,10 +19,7 @@ def lanczos_quadrature(
 ) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
     """Compute nodes and weights of the measure that a vector gives to a spectrum.
 
-    Args:
-        operator: multiplies rows by the matrix, shape (1, d) to (1, d).
-        start: the vector, shape (d,).
-        steps: at most this many products.
+    The operator multiplies rows by the matrix, shape (1, d), at most `steps` times.
 
     Returns:
         Nodes, ascending, and weights that sum to the squared length of the start, float64,

@@ -25,13 +25,10 @@ _T = TypeVar("_T")
 
 
 class Workspace:
-    """Buffers by name, which grow to the largest size that was asked for.
+    """Buffers by name, on the device of `like`, which grow to the largest size asked for.
 
     A large tensor that is freshly allocated costs more time, for its memory pages to be
     mapped, than a pass over it with a matrix product.
-
-    Args:
-        like: a tensor on the device of the buffers.
 
     Example:
         >>> import torch
@@ -74,9 +71,6 @@ def kept_workspace(like: Tensor) -> Iterator[Workspace]:
 
     Who calls again and again, as a tracker does, does not pay for the memory each time. On a
     GPU, where torch itself does so, and for a second thread the workspace is a new one.
-
-    Args:
-        like: a tensor on the device of the buffers.
     """
     device = like.device
     workspace = _pool.pop(device, None) or Workspace(like)
