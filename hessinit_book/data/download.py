@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from hessinit_book.data.full import SETS, absent
 
@@ -77,13 +78,15 @@ def _retrieve(address: str, md5: str, folder: Path) -> None:
     pooch.get_logger().setLevel("WARNING")  # the progress bar says enough
     name = address.rpartition("/")[2]
     is_tar = name.endswith(".tar.gz")
+    # Its type is another than pooch itself asks for.
+    downloader: Any = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=STALL_S)
     pooch.retrieve(
         address,
         known_hash=f"md5:{md5}",
         fname=name,
         # A tar holds the folder, too.
         path=folder.parent if is_tar else folder,
-        downloader=pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=STALL_S),
+        downloader=downloader,
         processor=pooch.Untar(extract_dir=".")
         if is_tar
         else pooch.Decompress(name=name.removesuffix(".gz")),

@@ -187,7 +187,7 @@ class Sources:
             module = self.module(imported.module)
             if module is not None and imported.name in module.bound:
                 return None
-            dotted = ".".join(imported)
+            dotted = f"{imported.module}.{imported.name}"
         return dotted if self._is_ours(dotted) else None
 
     def is_submodule(self, package: str, name: str) -> bool:

@@ -77,7 +77,8 @@ def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
     """
     if not len(x) or (x == x[0]).all() or (y == y[0]).all():
         return math.nan
-    return float(stats.spearmanr(x, y).statistic)
+    correlation, _ = stats.spearmanr(x, y)
+    return float(correlation)
 
 
 def spearman_with_interval(

@@ -57,7 +57,7 @@ class ScalingReport:
         return pd.DataFrame(columns).rename_axis(self.norm, axis=1)
 
     def __str__(self) -> str:
-        rows = [(self.norm, "before", "after", "scale")]
+        rows: list[tuple[str, ...]] = [(self.norm, "before", "after", "scale")]
         for name, before in self.before.items():
             numbers = before, self.after[name], self.scales[name]
             rows.append((name, *map("{:.4g}".format, numbers)))

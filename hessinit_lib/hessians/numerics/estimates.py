@@ -104,9 +104,9 @@ def random_signs(shape: Sequence[int], generator: torch.Generator, like: Tensor)
 
 
 class Sketch(NamedTuple):
-    r"""What `count` sketches tell about $B^2 \|G\|_F^2$ and $B \operatorname{tr} G$ of a block."""
+    r"""What `number` sketches tell about $B^2 \|G\|_F^2$ and $B \operatorname{tr} G$ of a block."""
 
-    count: int
+    number: int
     square: Estimate
     trace: Estimate
 
@@ -157,8 +157,8 @@ def sketched_norms(
 
 def mean_norms(sketches: Sequence[Sketch], batch: int) -> BlockNorms:
     """Average sketches of one block to its Frobenius norm and trace, with their errors."""
-    square = combine([(each.count, each.square) for each in sketches])
-    trace = combine([(each.count, each.trace) for each in sketches])
+    square = combine([(each.number, each.square) for each in sketches])
+    trace = combine([(each.number, each.trace) for each in sketches])
     norm = math.sqrt(square.mean)
     error = square.error / (2 * norm) if norm else 0.0
     return BlockNorms(
