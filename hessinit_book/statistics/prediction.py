@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -77,8 +78,8 @@ def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
     """
     if not len(x) or (x == x[0]).all() or (y == y[0]).all():
         return math.nan
-    correlation, _ = stats.spearmanr(x, y)
-    return float(correlation)
+    found: Any = stats.spearmanr(x, y)  # its type has no names for its fields
+    return float(found.statistic)
 
 
 def spearman_with_interval(
