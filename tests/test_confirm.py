@@ -14,7 +14,7 @@ from hessinit_book import verify
 from hessinit_book.records import confirm, confirmations, freshness, records, stamps
 
 EARLIER = "0" * 64
-WORD_PAIRS = "hessinit_book/chapters/word_pair_saddle/word_pairs.py"
+HESSIAN = "hessinit_book/word2vec/skip_gram_hessian.py"
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_other_values_confirm_nothing(project: Path, capsys: pytest.CaptureFixtu
 def test_a_failed_attempt_leaves_no_older_confirmation_that_holds(
     confirmed: Path, sources: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changed = sources / WORD_PAIRS
+    changed = sources / HESSIAN
     compute_otherwise(changed)
     (stale,) = problems(confirmed, capsys)
     assert stale.endswith(STALE)
@@ -223,7 +223,7 @@ def git(root: Path, *words: str) -> None:
 def test_the_same_code_confirms(theirs: bool, project: Path, checkout: Path) -> None:
     earlier = rule_of_files(checkout)
     rewrite(record_file(project), code=earlier if theirs else EARLIER)
-    for name in (WORD_PAIRS, "hessinit_book/records/freshness.py"):
+    for name in (HESSIAN, "hessinit_book/records/freshness.py"):
         text = (checkout / name).read_text(encoding="utf-8")
         (checkout / name).write_text(text + "# a remark\n", encoding="utf-8")
     assert verify.confirm(project, NAME, seed=None, commit="made") == (0 if theirs else 1)
@@ -263,7 +263,7 @@ def test_other_code_confirms_nothing(
     project: Path, checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rewrite(record_file(project), code=stamps.code_stamp(NAME))
-    changed = checkout / WORD_PAIRS
+    changed = checkout / HESSIAN
     compute_otherwise(changed)
     assert verify.confirm(project, NAME, seed=None, commit="made") == 1
     assert "the code has changed since made" in capsys.readouterr().out

@@ -58,7 +58,7 @@ def test_library_changed(
 ) -> None:
     monkeypatch.setattr(stamps, "ROOT", copy_sources(project))
     assert problems(project, capsys) == []
-    changed = project / "hessinit_book/chapters/word_pair_saddle/word_pairs.py"
+    changed = project / "hessinit_book/word2vec/skip_gram_hessian.py"
     changed.write_text(changed.read_text().replace("\n    return ", "\n    assert 1\n    return "))
     in_record, *on_page = problems(project, capsys)
     assert in_record.endswith("the code has changed since it was made; run or confirm it again")

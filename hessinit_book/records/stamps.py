@@ -23,7 +23,11 @@ ROOT = Path(__file__).resolve().parents[2]
 """The folder that the project's packages stand in."""
 
 # They keep the books of results (which hold, what they say about themselves), and compute none.
-BOOKKEEPING = ("hessinit_book.records", "hessinit_book.parameters")
+BOOKKEEPING = (
+    "hessinit_book.data.download",  # a record names the checksum of its data
+    "hessinit_book.parameters",
+    "hessinit_book.records",
+)
 
 
 def module_of(experiment: str, root: Path | None = None) -> str | None:

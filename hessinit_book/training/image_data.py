@@ -24,7 +24,7 @@ def load_images(parameters: Parameters, dataset: str, *sizes: str) -> ImageData:
         >>> parameters = parameters_of("step_gain").check(profile="smoke", batch_size=10_000)
         >>> load_images(parameters, "mnist", "batch_size")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        hessinit_lib.errors.ParameterError: batch_size: got 10000, expected at most 2000, ...
+        hessinit_book.errors.ParameterError: batch_size: got 10000, expected at most 2000, ...
     """
     data = load(dataset, sample=parameters.profile != "paper", data_dir=parameters.data_dir)
     most = data.info.train_size
