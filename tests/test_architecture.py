@@ -41,12 +41,15 @@ class Import(NamedTuple):
 
 
 def imports_of(path: Path) -> Iterator[Import]:
-    """List what a file imports when it runs; what only type checkers read is left out."""
+    """List what a file imports, for type checkers alone as well."""
     root = path.parents[len(path.parts) - path.parts.index("hessinit_lib") - 1]
 
     def visit(node: ast.AST, at_top: bool) -> Iterator[Import]:
         match node:
             case ast.If(test=ast.Name("TYPE_CHECKING")):
+                # Types of other libraries need not be there; an arrow is an arrow.
+                for child in node.body:
+                    yield from visit(child, False)
                 for child in node.orelse:
                     yield from visit(child, at_top)
                 return

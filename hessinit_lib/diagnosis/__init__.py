@@ -3,7 +3,7 @@
 | question | file |
 | --- | --- |
 | What does `diagnose` do, in which order? | `diagnose.py` |
-| What comes back, as a table, HTML, JSON, figure? | `report.py`, `plot.py` |
+| What comes back, as a table, HTML, JSON, figure? | `report.py`, `layer.py`, `plot.py` |
 | How large are inputs, outputs and gradients of each layer? | `signals.py` |
 | Which activations and residual sums lie between the layers? | `events.py` |
 | Does dropout keep the mean? | `noise.py` |
@@ -14,6 +14,7 @@
 """
 
 from hessinit_lib.diagnosis.diagnose import diagnose
-from hessinit_lib.diagnosis.report import Diagnosis, Fault, LayerDiagnosis
+from hessinit_lib.diagnosis.layer import LayerDiagnosis
+from hessinit_lib.diagnosis.report import Diagnosis, Fault
 
 __all__ = ["Diagnosis", "Fault", "LayerDiagnosis", "diagnose"]

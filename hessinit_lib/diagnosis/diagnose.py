@@ -11,8 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hessinit_lib.diagnosis.causes import Cause, causes, fitting_scheme, working_scheme
 from hessinit_lib.diagnosis.curvature import layer_curvatures, model_curvature
+from hessinit_lib.diagnosis.layer import LayerDiagnosis
 from hessinit_lib.diagnosis.noise import biased_noise
-from hessinit_lib.diagnosis.report import Diagnosis, Fault, LayerDiagnosis
+from hessinit_lib.diagnosis.report import Diagnosis, Fault
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
 from hessinit_lib.hessians.case import Case, check_kinds

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hessinit_lib.diagnosis.layer import LayerDiagnosis
 from hessinit_lib.errors import needed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from hessinit_lib.diagnosis.report import Diagnosis
 
 QUANTITIES = {
     "gain": "gain of the weights",
@@ -38,7 +38,7 @@ STYLE = {
 }
 
 
-def draw(diagnosis: Diagnosis) -> Figure:
+def draw(found: Sequence[LayerDiagnosis]) -> Figure:
     """Draw gains, signals, gradients and Hessian norms against the layers, a panel each.
 
     Layers stand in the order of the forward pass; color and marker tell the verdict. What is
@@ -48,8 +48,8 @@ def draw(diagnosis: Diagnosis) -> Figure:
         ImportError: matplotlib is not installed (the package's extra `report`).
     """
     plt = needed("matplotlib.pyplot", "diagnosis.plot()")
-    last = len(diagnosis.layers)
-    layers = sorted(diagnosis.layers, key=lambda x: last if x.order is None else x.order)
+    last = len(found)
+    layers = sorted(found, key=lambda x: last if x.order is None else x.order)
     places = np.arange(len(layers))
     verdicts = np.array([layer.verdict for layer in layers])
     with plt.rc_context(STYLE):
