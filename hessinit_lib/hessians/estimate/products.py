@@ -109,7 +109,7 @@ class BlockProducts:
         for graph, samples in self._graphs():
             for row, w in enumerate(curved):
                 products = dict(
-                    zip(names, _backward(graph.outputs, weights, w[samples]), strict=True)
+                    zip(names, _vjp(graph.outputs, weights, w[samples]), strict=True)
                 )
                 for block in chosen:
                     total[block][row] += _flat([products[name] for name in self._blocks[block]])
@@ -147,8 +147,8 @@ class BlockProducts:
         if not paired:  # the outputs do not depend on the block
             return vector.new_zeros(2 if self._parts else 1, len(vector))
         sources, directions = zip(*paired, strict=True)
-        jvp, *residuals = _backward(sources, [graph.direction, *weights], directions)
-        ggn = _backward(graph.outputs, weights, self._hvp_at_outputs(jvp, samples))
+        jvp, *residuals = _vjp(sources, [graph.direction, *weights], directions)
+        ggn = _vjp(graph.outputs, weights, self._hvp_at_outputs(jvp, samples))
         linear, residual = _flat(ggn), _flat(residuals)
         return torch.stack((linear, residual)) if self._parts else (linear + residual)[None]
 
@@ -199,7 +199,7 @@ class BlockProducts:
         return _Graph(outputs, direction, dict(zip(self._weights, gradients, strict=True)))
 
 
-def _backward(
+def _vjp(
     outputs: Tensor | Sequence[Tensor],
     inputs: Sequence[Tensor],
     directions: Tensor | Sequence[Tensor],
