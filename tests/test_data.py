@@ -264,6 +264,8 @@ def test_class_names_are_those_of_the_files() -> None:
 )
 def test_damaged_full_set_is_an_error(key: str, file: str, damage: str, tmp_path: Path) -> None:
     folder = real_folder(key)
+    if not (folder / file).is_file():
+        pytest.skip(f"{full.SETS[key].name} is at hand as a package of Debian, compressed")
     for name in full.SETS[key].files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         if name != file:

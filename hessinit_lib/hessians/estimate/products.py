@@ -108,9 +108,7 @@ class BlockProducts:
         weights = [self._weights[name] for name in names]
         for graph, samples in self._graphs():
             for row, w in enumerate(curved):
-                products = dict(
-                    zip(names, _vjp(graph.outputs, weights, w[samples]), strict=True)
-                )
+                products = dict(zip(names, _vjp(graph.outputs, weights, w[samples]), strict=True))
                 for block in chosen:
                     total[block][row] += _flat([products[name] for name in self._blocks[block]])
         return total
