@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from verify_project import NAME, copy_sources, make_project, record_file, rewrite
+from verify_project import NAME, compute_otherwise, copy_sources, make_project, record_file, rewrite
 
 from hessinit_book import verify
 from hessinit_book.records import confirm, confirmations, freshness, records, stamps
@@ -52,12 +52,6 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = copy_sources(tmp_path / "checkout")
     monkeypatch.setattr(stamps, "ROOT", copy)
     return copy
-
-
-def compute_otherwise(file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
-    assert "\n    return " in text
-    file.write_text(text.replace("\n    return ", "\n    assert 1\n    return "), encoding="utf-8")
 
 
 def file(root: Path) -> Path:

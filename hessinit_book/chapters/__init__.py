@@ -22,10 +22,11 @@ def parameters_of(experiment: str) -> type[Parameters]:
         >>> parameters_of("mnist_tracking").__name__
         'MnistTrackingParameters'
     """
+    chapter = f"hessinit_book.chapters.{experiment}"
     try:
-        module = importlib.import_module(f"hessinit_book.chapters.{experiment}.run")
+        module = importlib.import_module(f"{chapter}.run")
     except ModuleNotFoundError as error:
-        if not f"hessinit_book.chapters.{experiment}.run".startswith(error.name or "?"):
+        if error.name not in (chapter, f"{chapter}.run"):
             raise
         raise ParameterError(
             f"experiment: got {experiment!r}, expected a folder's name in hessinit_book/chapters"

@@ -94,39 +94,12 @@ def _sources(root: Path, _: int) -> Sources:
 
 @lru_cache(maxsize=256)
 def _experiment_stamp(module: str, sources: Sources) -> str:
-    return _digest(sources, _entries(module, sources))
-
-
-def _entries(module: str, sources: Sources) -> list[Key]:
-    """List what a chapter's module is entered by: `run`, and what its parameters can do."""
     found = _existing(sources, module)
     entries = [key for key in sources.look_up(found, "run") if isinstance(key, Key)]
     for number, statement in enumerate(found.statements):
         if is_parameters(statement):
             entries.append(Key(module, number))
-    return entries
-
-
-def covered_lines(experiment: str) -> dict[str, list[tuple[int, int]]]:
-    """List the lines that the stamp of an experiment covers, first and last, by module.
-
-    Raises:
-        ModuleNotFoundError: there is no such experiment.
-    """
-    module = module_of(experiment)
-    if module is None:
-        raise ModuleNotFoundError(f"no experiment {experiment!r} in {ROOT}", name=experiment)
-    sources, reached = _sources(ROOT, _state(ROOT)), dict[Key, tuple[Key, ...]]()
-    _reach(sources, _entries(module, sources), reached)
-    found: dict[str, list[tuple[int, int]]] = {}
-    for key in reached:
-        if key.statement is not None:
-            statement = _existing(sources, key.module).statements[key.statement]
-            decorators = getattr(statement, "decorator_list", [])
-            first = min(node.lineno for node in (statement, *decorators))
-            lines = (first, statement.end_lineno or first)
-            found.setdefault(key.module, []).append(lines)
-    return found
+    return _digest(sources, entries)
 
 
 @lru_cache(maxsize=256)
