@@ -100,7 +100,7 @@ def measure(name: str, images: Tensor, labels: Tensor, tolerance: float) -> dict
     if name == "gpt":
         levels = (F.avg_pool2d(images.mean(1), 4) * (LEVELS - 1)).round().long().flatten(1)
         images, labels, loss_fn = levels[:, :-1], levels[:, 1:], token_loss
-    with without_noise(model):
+    with without_noise(model, images):
 
         def step() -> None:
             loss_fn(model(images), labels).backward()

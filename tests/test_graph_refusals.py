@@ -118,7 +118,7 @@ def test_wrong_batches(model: nn.Module, inputs: Tensor, targets: Tensor, words:
     ("model", "inputs", "words"),
     [
         (nn.Linear(4, 3), torch.zeros(2, 5, 4), r"\(2, 5, 3\): .*one row a sample"),
-        (nn.Flatten(0, 0), torch.zeros(2), r"\(2,\): .*one row a sample"),
+        (nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), torch.zeros(2, 4), r"\(2,\): .*one row"),
     ],
 )
 def test_outputs_of_other_shapes(model: nn.Module, inputs: Tensor, words: str) -> None:

@@ -405,7 +405,7 @@ def test_layer_without_curvature() -> None:
 def test_inputs_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"inputs: got \[4, 5\] samples, expected as many"):
         hessian_(TwoInputs(), CE, (torch.ones(4, 4), torch.ones(5, 3)), labels(4))
-    with pytest.raises(ValueError, match=r"inputs of shape \(0, 12\): expected some samples"):
+    with pytest.raises(ValueError, match="an empty batch"):
         hessian_(chain(2, 4, nn.ReLU), CE, torch.ones(0, 12), labels(0))
 
 
@@ -459,7 +459,8 @@ for given, options in (
         "model: got builtin_function_or_method, expected a torch.nn.Module",
         "inputs: got ndarray, expected a tensor, or tensors in a tuple or dict",
         "loss_fn: got NoneType, expected a function",
-        "targets: got ndarray, expected a tensor",
+        "targets: got ndarray, expected a tensor; what else the loss takes can be bound to it by "
+        "a lambda or functools.partial",
         "target of weight: got None, expected a number above 0",
         "level='high': expected a number above 0",
         "rounds=2.5: expected a whole number, 1 or more",

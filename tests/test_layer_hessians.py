@@ -133,7 +133,8 @@ def test_frozen_weights_are_left_out() -> None:
     assert list(report) == ["2.weight"]
     assert report["2.weight"] == full["2.weight"]
     case.model.requires_grad_(False)
-    assert not layer_hessians(case.model, case.loss_fn, case.inputs, case.targets)
+    with pytest.raises(ValueError, match="no weight of two or more axes requires a gradient"):
+        layer_hessians(case.model, case.loss_fn, case.inputs, case.targets)
 
 
 def test_float32_agrees_with_float64() -> None:

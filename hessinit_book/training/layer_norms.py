@@ -41,7 +41,7 @@ def layer_norms(
         whether no norm was estimated.
     """
     norms = ("frobenius", "spectral") if spectral else ("frobenius",)
-    with without_noise(model), _only(model, names):
+    with without_noise(model, inputs), _only(model, names):
         report = layer_hessians(
             model, F.cross_entropy, inputs, labels, norms=norms, parts=False, tolerance=tolerance
         )

@@ -9,24 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hessinit_lib.diagnosis.causes import Cause, causes, fitting_scheme, working_scheme
+from hessinit_lib.diagnosis.causes import causes, fitting_scheme, working_scheme
 from hessinit_lib.diagnosis.curvature import layer_curvatures, model_curvature
 from hessinit_lib.diagnosis.layer import LayerDiagnosis
 from hessinit_lib.diagnosis.noise import biased_noise
 from hessinit_lib.diagnosis.report import Diagnosis, Fault
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
-from hessinit_lib.hessians.case import Case, check_kinds
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians, model_hessian
 from hessinit_lib.hessians.functional import (
     FROZEN,
-    Inputs,
-    single_input,
-    unwrap_compiled,
     without_noise,
 )
+from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn
+from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 from hessinit_lib.theory.steps import best_rate
@@ -34,6 +33,7 @@ from hessinit_lib.theory.steps import best_rate
 CURVATURES = ("all", "layers", "none")
 
 
+@without_callers_modes()
 def diagnose(
     model: nn.Module,
     loss_fn: LossFn,
@@ -96,29 +96,25 @@ def diagnose(
     if curvature not in CURVATURES:
         raise ValueError(f"curvature={curvature!r}: expected one of {', '.join(CURVATURES)}")
     Options(tolerance=tolerance)  # checked before work starts
-    check_kinds(model, loss_fn, targets)
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(f"generator: got {generator!r}, expected a torch.Generator")
-    single, batch, prefix = single_input(unwrap_compiled(model), inputs)
-    case = Case.checked(single, loss_fn, batch, targets)
-    if not case.weights:
-        raise ValueError("model: no weight of two or more axes requires a gradient")
-    with without_noise(single):
+    case = Case.checked(model, loss_fn, inputs, targets)
+    with without_noise(case.model, inputs):
         found = observe(case)
         findings = judge_all(found)
         curved = _Curvature.of(case, found, tolerance, generator, curvature)
-        noise = {} if math.isnan(found.loss) else biased_noise(single, batch)
+        noise = {} if math.isnan(found.loss) else biased_noise(case.model, inputs)
         scheme = fitting_scheme(found)
         wrong = causes(found, findings, noise, scheme)
         if any(cause.kind == "depth" for cause in wrong):
             scheme = working_scheme(case, scheme)
             wrong = causes(found, findings, noise, scheme)
-    notes = [*(note.replace(prefix, "") for note in curved.notes), *_mode_notes(single)]
+    notes = [*curved.notes, *_mode_notes(case.model)]
     return Diagnosis(
-        layers=tuple(_layer(s, findings[s.name], curved, prefix) for s in found.signals),
-        faults=tuple(_fault(cause, prefix) for cause in wrong),
+        layers=tuple(_layer(s, findings[s.name], curved) for s in found.signals),
+        faults=tuple(Fault(*cause) for cause in wrong),
         loss=found.loss,
-        samples=len(batch),
+        samples=case.samples,
         largest_eigenvalue=curved.eigenvalue,
         largest_stable_rate=2 / curved.eigenvalue if curved.eigenvalue else math.inf,
         suggested_rate=curved.suggested_rate,
@@ -190,9 +186,7 @@ def _norms(
     )
 
 
-def _layer(
-    signal: Signal, findings: list[Finding], curved: _Curvature, prefix: str
-) -> LayerDiagnosis:
+def _layer(signal: Signal, findings: list[Finding], curved: _Curvature) -> LayerDiagnosis:
     hessian = curved.norms.get(signal.name)
     along = curved.along_gradients.get(signal.name, math.nan)
     square = signal.gradient.norm**2
@@ -201,7 +195,7 @@ def _layer(
         gain = 0.0 if square == 0 else square**2 / (2 * along) if along > 0 else math.inf
     activation = signal.activation
     return LayerDiagnosis(
-        name=signal.name.removeprefix(prefix),
+        name=signal.name,
         shape=signal.shape,
         order=signal.order,
         gain=signal.gain,
@@ -222,17 +216,6 @@ def _layer(
         hessian_gain=gain,
         verdict=findings[0].verdict if findings else "balanced",
         reasons=tuple(finding.reason for finding in findings),
-    )
-
-
-def _fault(cause: Cause, prefix: str) -> Fault:
-    kind, where, verdict, reason, remedy = cause
-    return Fault(
-        kind=kind,
-        where=where.removeprefix(prefix),
-        verdict=verdict,
-        reason=reason.replace(prefix, "") if prefix else reason,
-        remedy=remedy,
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from hessinit_lib.hessians.functional import PureModel
+from hessinit_lib.hessians.inputs import Inputs
 
 _DRAWS = 16
 _UNSURE = 4  # standard errors
@@ -25,7 +26,7 @@ BIAS = 0.05
 """The least relative bias that counts."""
 
 
-def biased_noise(model: nn.Module, inputs: Tensor) -> dict[str, float]:
+def biased_noise(model: nn.Module, inputs: Inputs) -> dict[str, float]:
     r"""Find modules of noise whose mean in training is not what they do in evaluation.
 
     Modules without parameters and submodules, normalization aside, are run in training mode

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.functional import without_noise
+from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.report import HessianReport
 
 
 def take_snapshot(
-    model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor, options: dict[str, Any]
+    model: nn.Module, loss_fn: LossFn, inputs: Inputs, targets: Tensor, options: dict[str, Any]
 ) -> bytes:
     """Copy all that the computation needs, so that training may change the model at once.
 
@@ -89,6 +90,6 @@ def _prepare(threads: int, precision: str) -> None:
 
 def _compute(snapshot: bytes) -> tuple[HessianReport, torch.Generator | None]:
     model, loss_fn, inputs, targets, options = pickle.loads(snapshot)
-    with without_noise(model):
+    with without_noise(model, inputs):
         report = layer_hessians(model, loss_fn, inputs, targets, **options)
     return report, options.get("generator")

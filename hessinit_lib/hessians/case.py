@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from hessinit_lib.hessians.functional import unwrap_compiled
+from hessinit_lib.hessians.functional import unwrapped
+from hessinit_lib.hessians.inputs import Inputs, sample_count, tensors_of
 from hessinit_lib.hessians.loss import LossFn
 
 
@@ -14,44 +16,63 @@ class Case(NamedTuple):
     """A model, a loss and a batch.
 
     Attributes:
-        model: any module, not compiled.
+        model: any module, not compiled or wrapped for parallel training.
         loss_fn: function of (outputs, targets) that gives one number.
-        inputs: shape (B, ...), what the model takes.
+        inputs: what the model takes, see `hessinit_lib.hessians.inputs`: shape (B, ...).
         targets: shape (B, ...), what the loss takes.
     """
 
     model: nn.Module
     loss_fn: LossFn
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
 
     @classmethod
-    def checked(cls, model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor) -> Case:
-        """Make a case; the model may be a compiled one.
+    def checked(cls, model: nn.Module, loss_fn: LossFn, inputs: Inputs, targets: Tensor) -> Case:
+        """Make a case; the model may be compiled, or wrapped for parallel training.
 
         Raises:
-            ValueError: something that is not what its name says, an empty batch, or as many
-                inputs as targets are not there; the message says what was given.
+            ValueError: something that is not what its name says, an empty batch, as many
+                inputs as targets are not there, no weight to take derivatives in, or tensors on
+                different devices; the message says what was given.
+            NotImplementedError: complex or sharded weights.
 
         Example:
             >>> Case.checked(nn.Linear(3, 2), nn.MSELoss(), Tensor(4, 3), Tensor(5, 2))
             Traceback (most recent call last):
-            ValueError: 4 inputs and 5 targets: expected as many
+            ValueError: 4 inputs and 5 targets: expected as many, samples in the first axis of both
         """
         check_kinds(model, loss_fn, targets)
-        if not isinstance(inputs, Tensor):
-            raise ValueError(f"inputs: got {_kind(inputs)}, expected a tensor")
-        if len(inputs) != len(targets):
-            raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets: expected as many")
-        if len(inputs) == 0:
+        samples = sample_count(inputs)
+        if targets.ndim == 0 or samples != len(targets):
+            shown = len(targets) if targets.ndim else "one number as"
+            raise ValueError(
+                f"{samples} inputs and {shown} targets: expected as many, samples in the first "
+                "axis of both"
+            )
+        if samples == 0:
             raise ValueError("an empty batch has no mean loss: expected at least one sample")
-        return cls(unwrap_compiled(model), loss_fn, inputs, targets)
+        case = cls(unwrapped(model), loss_fn, inputs, targets)
+        check_parameters(case.model)
+        if not case.weights:
+            raise ValueError(
+                "model: no weight of two or more axes requires a gradient; expected one at least"
+            )
+        parts = {**dict(case.model.named_parameters()), "targets": targets}
+        parts.update((f"inputs {place}", x) for place, x in enumerate(tensors_of(inputs)))
+        _check_devices(parts)
+        return case
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
         """The parameters that have a Hessian block, by name; a tied one by its first name."""
         named = self.model.named_parameters()
         return {name: p for name, p in named if p.requires_grad and p.ndim > 1}
+
+    @property
+    def samples(self) -> int:
+        """B, how many samples the batch has."""
+        return len(self.targets)
 
 
 def check_kinds(model: object, loss_fn: object, targets: object) -> None:
@@ -73,7 +94,45 @@ def check_kinds(model: object, loss_fn: object, targets: object) -> None:
     if not callable(loss_fn):
         raise ValueError(f"loss_fn: got {_kind(loss_fn)}, expected a function")
     if not isinstance(targets, Tensor):
-        raise ValueError(f"targets: got {_kind(targets)}, expected a tensor")
+        raise ValueError(
+            f"targets: got {_kind(targets)}, expected a tensor; what else the loss takes can be "
+            "bound to it by a lambda or functools.partial"
+        )
+
+
+def check_parameters(model: nn.Module) -> None:
+    """Make sure that a model's parameters are real tensors with values.
+
+    Raises:
+        ValueError: one of a lazy module that was not called yet, or on the device "meta".
+        NotImplementedError: a complex one, or one that is sharded over processes.
+
+    Example:
+        >>> check_parameters(nn.LazyLinear(2))
+        Traceback (most recent call last):
+        ValueError: weight has no shape yet: expected a model that was called once
+    """
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ValueError(f"{name} has no shape yet: expected a model that was called once")
+        if parameter.is_meta:
+            raise ValueError(f"{name} is on the device 'meta' and has no values: expected some")
+        if parameter.is_complex():
+            raise NotImplementedError(
+                f"{name} is complex ({parameter.dtype}): expected real weights, such as the real "
+                "and imaginary parts as two parameters"
+            )
+        if hasattr(parameter, "placements") or type(parameter).__name__ == "FlatParameter":
+            raise NotImplementedError(
+                f"{name} is sharded over processes: expected whole weights, such as "
+                "a copy of the model before it is sharded"
+            )
+
+
+def _check_devices(parts: dict[str, Tensor]) -> None:
+    found = {str(tensor.device): f"{name} on {tensor.device}" for name, tensor in parts.items()}
+    if len(found) > 1:
+        raise ValueError(f"{', '.join(sorted(found.values()))}: expected one device for all")
 
 
 def _kind(value: object) -> str:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+
+from hessinit_lib.hessians.inputs import Inputs, fresh, take
+
+_FEW = 4  # samples that show which modules draw random numbers
 
 FROZEN = (
     "batch normalization in training mode couples the samples: these are the norms of the "
@@ -27,11 +30,20 @@ FROZEN = (
 )
 
 
-def unwrap_compiled(model: nn.Module) -> nn.Module:
-    """Give the module behind `torch.compile`, or the module itself."""
-    inner = getattr(model, "_orig_mod", model)
-    assert isinstance(inner, nn.Module)
-    return inner
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Give the module behind `torch.compile`, `DataParallel` and `DistributedDataParallel`.
+
+    Example:
+        >>> type(unwrapped(nn.DataParallel(nn.Linear(2, 1)))).__name__
+        'Linear'
+    """
+    while True:
+        parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+        inner = model.module if parallel else getattr(model, "_orig_mod", model)
+        assert isinstance(inner, nn.Module)
+        if inner is model:
+            return model
+        model = inner
 
 
 def refuse_active_noise(model: nn.Module) -> None:
@@ -41,18 +53,80 @@ def refuse_active_noise(model: nn.Module) -> None:
         NotImplementedError: there is one; the message names it.
     """
     for name, module in model.named_modules():
-        drops = isinstance(module, _DropoutNd) and module.p > 0
-        if module.training and (drops or isinstance(module, nn.RReLU)):
+        if module.training and _is_noise(module):
             raise NotImplementedError(
                 f"{name or 'the model'} ({type(module).__name__}) is active: "
                 "its mask changes with every call; call model.eval() first"
             )
 
 
+def _is_noise(module: nn.Module) -> bool:
+    return (isinstance(module, _DropoutNd) and module.p > 0) or isinstance(module, nn.RReLU)
+
+
+def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
+    """Find the modules that draw random numbers by themselves, in a run on a few samples."""
+    found = {module for module in model.modules() if _is_noise(module)}
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
+    running: list[nn.Module] = []
+
+    def state() -> list[Tensor]:
+        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+
+    last = []
+
+    def passes(module: nn.Module) -> None:
+        """Note, at the start and end of each module, who has drawn since the last such time."""
+        nonlocal last
+        now = state()
+        if not all(map(torch.equal, now, last)):
+            found.add(module)
+        last = now
+
+    def enter(module: nn.Module, *_: object) -> None:
+        passes(running[-1] if running else module)
+        running.append(module)
+
+    def leave(module: nn.Module, *_: object) -> None:
+        passes(module)
+        running.pop()
+
+    dtype = compute_dtype(model)
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.no_grad())
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        for few in (take(inputs, slice(_FEW)), inputs):  # some models want the whole batch
+            running.clear()
+            last = state()
+            arguments, keywords = fresh(few, dtype)
+            try:
+                torch.func.functional_call(model, _state(model, dtype), arguments, keywords)
+            except Exception:
+                continue
+            break
+    return found
+
+
 def compute_dtype(model: nn.Module) -> torch.dtype:
     """Give the type to compute in: that of the parameters, at least float32."""
     kinds = {parameter.dtype for parameter in model.parameters()}
     return torch.float64 if torch.float64 in kinds else torch.float32
+
+
+def _state(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Detach parameters and copy buffers, in the type to compute in."""
+
+    def converted(tensor: Tensor) -> Tensor:
+        # What was made under inference_mode can be part of a graph only as a copy.
+        tensor = tensor.clone() if tensor.is_inference() else tensor.detach()
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    state = {name: converted(value) for name, value in model.named_parameters()}
+    state.update((name, converted(value).clone()) for name, value in model.named_buffers())
+    return state
 
 
 class PureModel:
@@ -62,7 +136,7 @@ class PureModel:
     with, held constant: in the derivatives, and for later calls on parts of that batch.
 
     Args:
-        model: any module; of a compiled one what `unwrap_compiled` gives.
+        model: any module, as `unwrapped` gives it.
         trainable: names of the parameters that derivatives are asked for.
 
     Attributes:
@@ -86,26 +160,20 @@ class PureModel:
         self.module = model
         refuse_active_noise(self.module)
         self._dtype = compute_dtype(self.module)
-        self.state: dict[str, Tensor] = {
-            name: self._convert(value) for name, value in self.module.named_parameters()
-        }
+        self.state = _state(self.module, self._dtype)
         for name in trainable:
             self.state[name].requires_grad_()  # a detached tensor: the parameter keeps its flag
-        self.state.update(
-            (name, self._convert(value).clone()) for name, value in self.module.named_buffers()
-        )
         self.noisy = False
         self._statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-    def _convert(self, tensor: Tensor) -> Tensor:
-        tensor = tensor.detach()
-        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+    def __call__(self, inputs: Inputs) -> Any:
+        """Call the model; with a graph if gradients are enabled. Only while `running`.
 
-    def __call__(self, inputs: Tensor) -> Any:
-        """Call the model; with a graph if gradients are enabled. Only while `running`."""
-        cast = inputs.to(self._dtype) if inputs.is_floating_point() else inputs
+        It gets a copy of the inputs, so that it may write into them.
+        """
+        arguments, keywords = fresh(inputs, self._dtype)
         before = torch.get_rng_state()
-        outputs = torch.func.functional_call(self.module, self.state, (cast,))
+        outputs = torch.func.functional_call(self.module, self.state, arguments, keywords)
         self.noisy |= not torch.equal(torch.get_rng_state(), before)
         return outputs
 
@@ -130,6 +198,11 @@ class PureModel:
             for module in batch_norms:
                 handle = module.register_forward_hook(self._freeze, prepend=True)
                 stack.callback(handle.remove)
+                if isinstance(module, nn.SyncBatchNorm):  # other processes need not take part
+                    stack.enter_context(_attribute(module, "training", False))
+            for module in self.module.modules():
+                if getattr(module, "sparse", False) is True:  # such gradients have no derivative
+                    stack.enter_context(_attribute(module, "sparse", False))
             yield
 
     def _compiled(self) -> bool:
@@ -154,112 +227,40 @@ class PureModel:
 
 
 @contextmanager
-def without_noise(model: nn.Module) -> Iterator[None]:
-    """Put all of a model but its batch normalization in evaluation mode, and back.
+def _attribute(owner: object, name: str, value: object) -> Iterator[None]:
+    """Set an attribute, and put it back."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
-    At the start of training, running statistics say nothing yet: with them, a network
-    with batch normalization is another one than that which is trained. So its batch
-    statistics stay, and what `layer_hessians` warns of is known here.
+
+@contextmanager
+def without_noise(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """Put the modules of a model that draw random numbers in evaluation mode, and back.
+
+    All others stay in their mode: at the start of training, running statistics say nothing
+    yet, so that batch normalization keeps its batch's, and what `layer_hessians` warns of is
+    known here; and detectors and auxiliary outputs are what they are in training.
 
     Example:
         >>> model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout())
-        >>> with without_noise(model):
+        >>> with without_noise(model, torch.ones(4, 3)):
         ...     [module.training for module in model]
         [True, False]
         >>> model[1].training
         True
     """
     modes = [(module, module.training) for module in model.modules()]
+    drawing = _drawing(model, inputs) if any(training for _, training in modes) else set()
     try:
-        for module, _ in modes:
-            if not isinstance(module, _BatchNorm):
-                module.training = False
+        for module in drawing:
+            module.training = False
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=re.escape(FROZEN), category=UserWarning)
             yield
     finally:
         for module, training in modes:
             module.training = training
-
-
-Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
-"""What a model takes: one tensor, several in order, or several by keyword."""
-
-PREFIX = "module."
-"""What stands before the names of the parameters of a model in a bundle."""
-
-
-class Bundle(nn.Module):
-    """A model with a batch of its inputs, which takes the places of samples in that batch.
-
-    What computes Hessians hands over one tensor, and parts of it where memory is short. A
-    bundle takes those rows of every input. The inputs are buffers, so that whoever computes
-    in another precision converts them with the parameters.
-
-    Args:
-        model: takes several tensors whose first axis is the batch.
-        inputs: in order, or by keyword.
-
-    Example:
-        >>> model = nn.Bilinear(2, 3, 1)
-        >>> bundle = Bundle(model, (torch.ones(4, 2), torch.ones(4, 3)))
-        >>> bundle(torch.arange(4)).shape, [name for name, _ in bundle.named_parameters()]
-        (torch.Size([4, 1]), ['module.weight', 'module.bias'])
-    """
-
-    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
-        super().__init__()
-        self.module = model
-        self.training = model.training  # a new module is in training mode, its model may not be
-        self._keywords: list[str | None] = []
-        named = (
-            inputs.items() if isinstance(inputs, Mapping) else ((None, tensor) for tensor in inputs)
-        )
-        for index, (keyword, tensor) in enumerate(named):
-            self._keywords.append(keyword)
-            self.register_buffer(f"input_{index}", tensor, persistent=False)
-
-    def forward(self, places: Int64[Tensor, " b"]) -> object:
-        """Call the model with some rows of its inputs."""
-        rows = [self.get_buffer(f"input_{i}")[places] for i in range(len(self._keywords))]
-        ordered = [row for key, row in zip(self._keywords, rows, strict=True) if key is None]
-        named = {key: row for key, row in zip(self._keywords, rows, strict=True) if key is not None}
-        return self.module(*ordered, **named)
-
-
-def single_input(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Tensor, str]:
-    """Make a model of one input of any model.
-
-    Args:
-        model: any module.
-        inputs: what it takes; tensors with as many rows.
-
-    Returns:
-        A model, its one input, shape (B, ...), and what now stands before names of parameters.
-
-    Raises:
-        ValueError: no tensors, or not as many rows in each; the message names them.
-
-    Example:
-        >>> two = torch.ones(4, 2), torch.ones(4, 3)
-        >>> _, rows, prefix = single_input(nn.Bilinear(2, 3, 1), two)
-        >>> rows.tolist(), prefix
-        ([0, 1, 2, 3], 'module.')
-    """
-    if isinstance(inputs, Tensor):
-        return model, inputs, ""
-    if not isinstance(inputs, Mapping | tuple | list) or not inputs:
-        raise ValueError(
-            f"inputs: got {type(inputs).__name__}, expected a tensor, or tensors in a tuple or dict"
-        )
-    tensors = list(inputs.values() if isinstance(inputs, Mapping) else inputs)
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor) or tensor.ndim == 0:
-            raise ValueError(
-                f"inputs: got {tensor!r} among them, expected tensors of shape (B, ...)"
-            )
-    lengths = [len(tensor) for tensor in tensors]
-    if len(set(lengths)) > 1:
-        raise ValueError(f"inputs: got {lengths} samples, expected as many in each")
-    places = torch.arange(lengths[0], device=tensors[0].device)
-    return Bundle(model, inputs), places, PREFIX

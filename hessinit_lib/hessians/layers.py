@@ -12,17 +12,18 @@ from hessinit_lib.hessians.chain.hessians import chain_hessians
 from hessinit_lib.hessians.chain.network import Chain
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians
 from hessinit_lib.hessians.graph.hessians import graph_hessians
+from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.loss import LossFn
-from hessinit_lib.hessians.numerics.precision import without_autocast
+from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.hessians.options import NORMS, Options
 from hessinit_lib.hessians.report import HessianReport
 
 
-@without_autocast()
+@without_callers_modes()
 def layer_hessians(
     model: nn.Module,
     loss_fn: LossFn,
-    inputs: Tensor,
+    inputs: Inputs,
     targets: Tensor,
     *,
     method: str = "auto",
@@ -59,7 +60,8 @@ def layer_hessians(
         loss_fn: any function of (outputs, targets) that gives one number. Exact norms need
             a mean over samples that is convex in the outputs, such as cross-entropy, MSE
             or BCE with logits: see `hessinit_lib.hessians.loss`.
-        inputs: shape (B, ...), what the model takes, on the model's device.
+        inputs: shape (B, ...), what the model takes, on the model's device; or several
+            tensors in a tuple, or in a dict by keyword.
         targets: shape (B, ...), what the loss takes.
         method: "exact" (no sampling, or an error that names what is not covered),
             "estimate", or "auto": exact where there is an exact route, else estimated.
@@ -123,4 +125,5 @@ def _by_factors(case: Case, options: Options) -> HessianReport:
     chain = Chain.of(case.model, case.inputs)
     if chain is None:
         return graph_hessians(case, options)
+    assert isinstance(case.inputs, Tensor)  # else there is no chain
     return chain_hessians(chain, case.loss_fn, case.inputs, case.targets, options)

@@ -15,8 +15,9 @@ from hessinit_lib.hessians.estimate.products import BlockProducts
 from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import capture
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
+from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.loss import LossFn, loss_curvature
-from hessinit_lib.hessians.numerics.precision import without_autocast
+from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.hessians.numerics.quadrature import lanczos_quadrature
 from hessinit_lib.hessians.options import METHODS
 
@@ -78,11 +79,11 @@ class Spectrum:
         return np.exp(-(z**2) / 2) @ self.weights / (width * math.sqrt(2 * math.pi))
 
 
-@without_autocast()
+@without_callers_modes()
 def spectrum(
     model: nn.Module,
     loss_fn: LossFn,
-    inputs: Tensor,
+    inputs: Inputs,
     targets: Tensor,
     *,
     name: str | None = None,
@@ -227,7 +228,7 @@ def gram_eigenvalues(case: Case, name: str | None, matrix: str) -> Float[Tensor,
         >>> round(float(values[-1]), 3)
         4.0
     """
-    batch = len(case.inputs)
+    batch = case.samples
     layers, outputs = capture(case.model, case.inputs)
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != batch:
         raise NotImplementedError("expected outputs of shape (B, C)")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hessinit_lib.errors import needed
 from hessinit_lib.hessians.background import Worker, take_snapshot
 from hessinit_lib.hessians.functional import without_noise
+from hessinit_lib.hessians.inputs import Inputs, mapped
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.options import Options
@@ -37,7 +38,7 @@ class HessianTracker:
     Args:
         model: the network in training, see `layer_hessians`.
         loss_fn: the loss, see `layer_hessians`.
-        probe_inputs: shape (B, ...).
+        probe_inputs: what the model takes, see `layer_hessians`. A copy is kept.
         probe_targets: shape (B,) or (B, C).
         every: steps from one record to the next, at least 1; or the steps to record before,
             such as `hessinit_lib.hessians.tracker.log_schedule` gives; or a function that
@@ -93,7 +94,7 @@ class HessianTracker:
         self,
         model: nn.Module,
         loss_fn: LossFn,
-        probe_inputs: Tensor,
+        probe_inputs: Inputs,
         probe_targets: Tensor,
         every: Schedule = 50,
         *,
@@ -106,8 +107,8 @@ class HessianTracker:
             options["generator"] = generator.clone_state()
         self.model = model
         self.loss_fn = loss_fn
-        self.probe_inputs = probe_inputs
-        self.probe_targets = probe_targets
+        self.probe_inputs = mapped(probe_inputs, torch.clone)
+        self.probe_targets = probe_targets.clone()
         self.every = every
         self.on_record = on_record
         self.options = options
@@ -151,7 +152,7 @@ class HessianTracker:
     def record(self) -> HessianReport:
         """Record now, in this process, whatever the schedule: after the last step, say."""
         self._collect()
-        with without_noise(self.model):
+        with without_noise(self.model, self.probe_inputs):
             report = layer_hessians(
                 self.model, self.loss_fn, self.probe_inputs, self.probe_targets, **self.options
             )

@@ -18,13 +18,12 @@ from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hessinit_lib.hessians.functional import (
-    Inputs,
     PureModel,
-    single_input,
-    unwrap_compiled,
+    unwrapped,
     without_noise,
 )
 from hessinit_lib.hessians.graph.nodes import inputs_first
+from hessinit_lib.hessians.inputs import Inputs, sample_count
 from hessinit_lib.init.layers import Layer, weight_layers
 
 
@@ -66,14 +65,17 @@ def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
         >>> [layer.name for layer in graph.layers], graph.slopes
         (['0.weight', '2.weight'], {'2.weight': 1.0})
     """
-    model = unwrap_compiled(model)
+    model = unwrapped(model)
     refuse_batch_statistics(model)
     layers = weight_layers(model)
     order: dict[str, Layer] = {}
     slopes: dict[str, float] = {}
     nodes: dict[str, list[Node]] = {layer.name: [] for layer in layers}
 
+    if sample_count(inputs) == 0:
+        raise ValueError("inputs: got 0 samples, expected some")
     with ExitStack() as stack:
+        stack.enter_context(without_noise(model, inputs))
         for module, layer in _callers(model, layers):
 
             def hook(
@@ -92,16 +94,12 @@ def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
 
             handle = module.register_forward_hook(hook, prepend=True, with_kwargs=True)
             stack.callback(handle.remove)
-        with without_noise(model):
-            whole, single, prefix = single_input(model, inputs)
-            if single.ndim == 0 or len(single) == 0:
-                raise ValueError(f"inputs of shape {tuple(single.shape)}: expected some samples")
-            pure = PureModel(whole, [prefix + layer.name for layer in layers])
-            with pure.running(), torch.enable_grad():
-                outputs = pure(single)
+        pure = PureModel(model, [layer.name for layer in layers])
+        with pure.running(), torch.enable_grad():
+            outputs = pure(inputs)
     if not isinstance(outputs, Tensor):
         raise ValueError(f"the model gave a {type(outputs).__name__}, expected one tensor")
-    weights = {name: pure.state[prefix + name] for name in order}
+    weights = {name: pure.state[name] for name in order}
     return ForwardGraph(list(order.values()), slopes, nodes, weights, outputs)
 
 

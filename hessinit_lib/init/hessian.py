@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.case import check_kinds
-from hessinit_lib.hessians.functional import Inputs, single_input, unwrap_compiled, without_noise
+from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.functional import without_noise
+from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn, OutputCurvature
+from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.hessians.options import NORMS
 from hessinit_lib.init.forward_graph import (
     ForwardGraph,
@@ -37,6 +39,7 @@ _ROUNDS = 5  # to set a level: one where the outputs are linear in the last laye
 _FADED = 100  # times the last layer's weights: pooling takes a few, an average of 49 pixels 7
 
 
+@without_callers_modes()
 def hessian_(
     model: nn.Module,
     loss_fn: LossFn,
@@ -117,8 +120,7 @@ def hessian_(
         >>> [round(norm, 1) for norm in report.after.values()]
         [0.5, 0.5]
     """
-    check_kinds(model, loss_fn, targets)
-    model = unwrap_compiled(model)
+    model = Case.checked(model, loss_fn, inputs, targets).model
     refuse_batch_statistics(model)
     layers = weight_layers(model)
     wanted = _check(target, directions, level, norm, tolerance, rounds, layers)
@@ -249,18 +251,17 @@ class _Work:
 
     def _norms(self) -> list[float]:
         self.evaluations += 1
-        with without_noise(self.model):
-            whole, single, prefix = single_input(self.model, self.inputs)
+        with without_noise(self.model, self.inputs):
             report = layer_hessians(
-                whole,
+                self.model,
                 self.loss_fn,
-                single,
+                self.inputs,
                 self.targets,
                 norms=(self.norm,),
                 parts=False,
                 tolerance=self.tolerance / 5,
             )
-        return [getattr(report[prefix + name], self.norm) for name in self.scales]
+        return [getattr(report[name], self.norm) for name in self.scales]
 
     @torch.no_grad()
     def _scale(self, factors: Mapping[str, float], biases: bool = False) -> None:

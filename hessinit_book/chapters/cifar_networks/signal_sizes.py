@@ -47,7 +47,7 @@ def signals(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> dict[str,
     # Running statistics must not move: the buffers are copies.
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with without_noise(model):
+        with without_noise(model, inputs):
             torch.func.functional_call(model, buffers, (inputs,))
     finally:
         for hook in hooks:

@@ -232,8 +232,9 @@ def train(
         batch = order[
             torch.arange(step * size, (step + 1) * size, device=order.device) % len(order)
         ]
-        with without_noise(model):
-            loss = F.cross_entropy(model(standardized(data[0][batch])), data[1][batch])
+        inputs = standardized(data[0][batch])
+        with without_noise(model, inputs):
+            loss = F.cross_entropy(model(inputs), data[1][batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -16,6 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from hessinit_lib.hessians.chain.activations import is_elementwise, is_piecewise_linear
 from hessinit_lib.hessians.functional import compute_dtype, refuse_active_noise
+from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.numerics.precision import fast_products
 
 
@@ -64,13 +65,15 @@ class Chain:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, model: nn.Module, inputs: Tensor) -> Chain | None:
+    def of(cls, model: nn.Module, inputs: Inputs) -> Chain | None:
         """Find the layers of a model; None if it is no such network on these inputs.
 
         Raises:
             NotImplementedError: it is one, but with active dropout or a weight that is used
                 twice; the message names it.
         """
+        if not isinstance(inputs, Tensor):
+            return None
         modules = tuple(flat_modules(model))
         known = all(
             type(module) in (nn.Linear, nn.Flatten)

@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.estimate.deflated import DeflatedNorms
 from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_per_sample
+from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.loss import LossFn
-from hessinit_lib.hessians.numerics.precision import without_autocast
+from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, BlockNorms, HessianReport, LayerHessian
 
@@ -63,9 +64,9 @@ def estimated_hessians(case: Case, options: Options, why: str = "") -> HessianRe
     )
 
 
-@without_autocast()
+@without_callers_modes()
 def model_hessian(
-    model: nn.Module, loss_fn: LossFn, inputs: Tensor, targets: Tensor, **chosen: Any
+    model: nn.Module, loss_fn: LossFn, inputs: Inputs, targets: Tensor, **chosen: Any
 ) -> LayerHessian:
     r"""Estimate the norms of the Hessian of all weights together, cross blocks included.
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import PureModel
+from hessinit_lib.hessians.inputs import Inputs, sample_count, take
 from hessinit_lib.hessians.loss import OutputCurvature
 
 Blocks = Mapping[str, Sequence[str]]
@@ -71,7 +72,8 @@ class BlockProducts:
         wanted = list(dict.fromkeys(name for names in blocks.values() for name in names))
         self._model = PureModel(case.model, wanted)
         self._inputs, self._blocks, self._parts = case.inputs, blocks, parts
-        self._chunk = chunk if chunk and chunk < len(case.inputs) else None
+        self._samples = case.samples
+        self._chunk = chunk if chunk and chunk < case.samples else None
         self._weights = {name: self._model.state[name] for name in wanted}
         with self._model.running():
             # Of all samples first, without a graph if it is too large to be held.
@@ -171,14 +173,14 @@ class BlockProducts:
             yield self._held, slice(None)
             return
         assert self._chunk
-        for start in range(0, len(self._inputs), self._chunk):
+        for start in range(0, self._samples, self._chunk):
             samples = slice(start, start + self._chunk)
             with self._model.running(), torch.enable_grad():
                 graph = self._gradients(self._forward(samples), samples)
             yield graph, samples
 
     def _forward(self, samples: slice) -> Tensor:
-        outputs = self._model(self._inputs[samples])
+        outputs = self._model(take(self._inputs, samples))
         if not isinstance(outputs, Tensor):
             raise ValueError(f"the model gave a {type(outputs).__name__}, expected one tensor")
         return outputs
@@ -220,7 +222,7 @@ def _flat(tensors: Sequence[Tensor]) -> Float[Tensor, " _"]:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def bytes_per_sample(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> float:
+def bytes_per_sample(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> float:
     """Measure what the graph of one sample keeps for products, on two samples of the batch.
 
     A graph that can be differentiated twice keeps about three times what a training step keeps:
@@ -233,10 +235,10 @@ def bytes_per_sample(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> 
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    few = inputs[:2]
+    few = take(inputs, slice(2))
     fixed = {value.untyped_storage().data_ptr() for value in pure.state.values()}
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with pure.running(), torch.enable_grad(), hooks:
         outputs = pure(few)
     del outputs
-    return 3.0 * max(1, sum(n for key, n in kept.items() if key not in fixed)) / len(few)
+    return 3.0 * max(1, sum(n for key, n in kept.items() if key not in fixed)) / sample_count(few)

@@ -14,6 +14,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from hessinit_lib.hessians.functional import PureModel
+from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.kinds import covered_weights
 
 
@@ -38,7 +39,7 @@ class CapturedLayer:
     edge: GradientEdge | None
 
 
-def capture(model: nn.Module, inputs: Tensor) -> tuple[list[CapturedLayer], Tensor]:
+def capture(model: nn.Module, inputs: Inputs) -> tuple[list[CapturedLayer], Tensor]:
     """Run the model once, with a graph, and keep each layer's inputs and its output's place.
 
     Nothing of the model changes, see `PureModel`. Gives the layers, in the order of

@@ -49,7 +49,7 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
         ValueError: shapes, class indices or a `max_memory` that do not fit.
     """
     options = options or Options()
-    batch = len(case.inputs)
+    batch = case.samples
     layers, logits = capture(case.model, case.inputs)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
         shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -107,18 +107,20 @@ def _float32_products(*, tf32: bool, onednn: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_autocast() -> Iterator[None]:
-    """Compute in the model's own type, also where the caller trains with `torch.autocast`.
+def without_callers_modes() -> Iterator[None]:
+    """Compute in the model's own type, with gradients, whatever modes the caller has set.
 
-    Second derivatives of a pass in bfloat16 would be mostly rounding. As a decorator, it does
-    so for a whole function.
+    Second derivatives of a pass under `torch.autocast` would be mostly rounding, and under
+    `torch.inference_mode` there are none. As a decorator, it does so for a whole function.
 
     Example:
-        >>> with torch.autocast("cpu"), without_autocast():
+        >>> with torch.autocast("cpu"), without_callers_modes():
         ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
         torch.float32
     """
     with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
         for device in ("cpu", "cuda", "mps", "xpu"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessinit_lib.hessians.functional import compute_dtype, without_noise
+from hessinit_lib.hessians.inputs import Inputs, fresh
 from hessinit_lib.hessians.loss import LossFn
 
-Inputs = Tensor | tuple[Tensor, ...]
 Batches = Iterable[tuple[Inputs, Tensor]]
 """Pairs of inputs and targets; one step for each."""
 
@@ -46,8 +46,8 @@ class ParameterLoss:
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Inputs, targets: Tensor) -> Tensor:
         """Compute the loss of a batch, differentiable more than once."""
-        given = inputs if isinstance(inputs, tuple) else (inputs,)
-        cast = tuple(x.to(self._dtype) if x.is_floating_point() else x for x in given)
-        with without_noise(self._model), sdpa_kernel(SDPBackend.MATH):
-            outputs = torch.func.functional_call(self._model, {**self._rest, **parameters}, cast)
+        arguments, keywords = fresh(inputs, self._dtype)
+        state = {**self._rest, **parameters}
+        with without_noise(self._model, inputs), sdpa_kernel(SDPBackend.MATH):
+            outputs = torch.func.functional_call(self._model, state, arguments, keywords)
         return self._loss_fn(outputs, targets)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hessinit_lib.hessians.functional import Inputs, unwrap_compiled
+from hessinit_lib.hessians.functional import unwrapped
+from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.init.forward_graph import forward_graph, last_layers, residual_branches
 from hessinit_lib.init.schemes import apply
 
@@ -49,7 +50,7 @@ def fixup_(
         >>> model[2].b.weight.abs().max().item(), model[3].weight.abs().max().item()
         (0.0, 0.0)
     """
-    model = unwrap_compiled(model)
+    model = unwrapped(model)
     apply(model, "he", generator=generator)
     graph = forward_graph(model, inputs)
     branches = residual_branches(graph)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import unwrap_compiled
+from hessinit_lib.hessians.functional import unwrapped
 from hessinit_lib.init.rivals.descent import Batches, Inputs, LossFn, ParameterLoss
 
 
@@ -59,7 +59,7 @@ def gradinit_(
         >>> len(gradinit_(model, nn.CrossEntropyLoss(), [(x, y)] * 4))
         3
     """
-    model = unwrap_compiled(model)
+    model = unwrapped(model)
     loss = ParameterLoss(model, loss_fn)
     scales = {name: value.new_ones((), requires_grad=True) for name, value in loss.start.items()}
     lower = {name: least if value.ndim > 1 else 0.0 for name, value in loss.start.items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import Inputs, single_input, unwrap_compiled, without_noise
+from hessinit_lib.hessians.functional import unwrapped, without_noise
+from hessinit_lib.hessians.inputs import Inputs, mapped
 from hessinit_lib.init.forward_graph import refuse_batch_statistics
 from hessinit_lib.init.layers import Layer, weight_layers
 from hessinit_lib.init.schemes import apply
@@ -46,7 +48,7 @@ def lsuv_(
         >>> round(model[0](x).var().item(), 4), round(model(x).var().item(), 4)
         (1.0, 1.0)
     """
-    model = unwrap_compiled(model)
+    model = unwrapped(model)
     refuse_batch_statistics(model)
     layers = {id(layer.module): layer for layer in weight_layers(model)}
     apply(model, "orthogonal", generator=generator)
@@ -63,6 +65,7 @@ def lsuv_(
         return output / deviation.to(output)
 
     with ExitStack() as stack, torch.no_grad():
+        stack.enter_context(without_noise(model, inputs))
         for module in model.modules():
             layer = layers.get(id(module))
             if layer is None:
@@ -72,7 +75,9 @@ def lsuv_(
                 return rescale(layer, output)
 
             stack.callback(module.register_forward_hook(hook, prepend=True).remove)
-        stack.enter_context(without_noise(model))
-        whole, single, _ = single_input(model, inputs)
-        whole(single)
+        copied = mapped(inputs, torch.clone)
+        if isinstance(copied, Mapping):
+            model(**copied)
+        else:
+            model(*((copied,) if isinstance(copied, Tensor) else copied))
     return deviations

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import unwrap_compiled
+from hessinit_lib.hessians.functional import unwrapped
 from hessinit_lib.init.rivals.descent import Batches, LossFn, ParameterLoss
 
 
@@ -83,7 +83,7 @@ def metainit_(
         >>> len(quotients)
         3
     """
-    model = unwrap_compiled(model)
+    model = unwrapped(model)
     loss = ParameterLoss(model, loss_fn)
     parameters = {name: value.clone().requires_grad_() for name, value in loss.start.items()}
     weights = {name: value for name, value in parameters.items() if value.ndim > 1}
