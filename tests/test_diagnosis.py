@@ -315,7 +315,7 @@ def test_a_function_without_a_second_derivative_is_noted() -> None:
         ({"curvature": "some"}, "curvature='some': expected one of all, layers, none"),
         ({"inputs": (X, X[:2])}, r"inputs: got \[32, 2\] samples, expected as many"),
         ({"inputs": (X, torch.tensor(3))}, r"inputs: got tensor\(3\) among them"),
-        ({"loss_fn": lambda z, y: z}, r"the loss gave shape \(32, 10\), expected one number"),
+        ({"loss_fn": lambda z, y: z}, r"gave shape \(32, 10\), expected one number"),
         ({"tolerance": 0.0}, "tolerance=0.0: expected a positive number"),
     ],
 )

@@ -15,8 +15,9 @@ from torch.utils.hooks import RemovableHandle
 
 from hessinit_lib.diagnosis.events import Activation, Events
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.functional import PureModel
+from hessinit_lib.hessians.functional import PureModel, one_tensor
 from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED
+from hessinit_lib.hessians.loss import evaluate
 
 _MAPS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, *CONVOLUTIONS, *TRANSPOSED)
 
@@ -158,7 +159,8 @@ def observe(case: Case) -> Pass:
         with pure.running(), torch.enable_grad():
             with events:
                 outputs = pure(case.inputs)
-            loss = _loss(case, outputs)
+            outputs = one_tensor(outputs)
+            loss = evaluate(case.loss_fn, outputs, case.targets)
     finally:
         for handle in handles:
             handle.remove()
@@ -224,14 +226,3 @@ def _first_tensor(found: object) -> Tensor | None:
     if isinstance(found, tuple | list):
         return next((part for part in map(_first_tensor, found) if part is not None), None)
     return found if isinstance(found, Tensor) else None
-
-
-def _loss(case: Case, outputs: object) -> Tensor:
-    if not isinstance(outputs, Tensor):
-        raise ValueError(f"the model gave a {type(outputs).__name__}, expected one tensor")
-    targets = case.targets.to(outputs.dtype) if case.targets.is_floating_point() else case.targets
-    loss = case.loss_fn(outputs, targets)
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        shown = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(f"the loss gave {shown}, expected one number")
-    return loss.sum()

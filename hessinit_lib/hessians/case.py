@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -70,9 +71,31 @@ class Case(NamedTuple):
         return {name: p for name, p in named if p.requires_grad and p.ndim > 1}
 
     @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All parameters of the model, by name."""
+        return dict(self.model.named_parameters())
+
+    @property
     def samples(self) -> int:
         """B, how many samples the batch has."""
         return len(self.targets)
+
+
+def what_is_not_finite(case: Case) -> str:
+    """Say what first makes the numbers of a case not finite; "" if weights and batch are.
+
+    Example:
+        >>> x = torch.full((1, 1), torch.inf)
+        >>> what_is_not_finite(Case(nn.Linear(1, 1), nn.MSELoss(), x, torch.ones(1)))
+        'not all inputs are finite'
+    """
+    named = {**case.parameters, **dict(case.model.named_buffers())}
+    parts = [("inputs", x) for x in tensors_of(case.inputs)] + [("targets", case.targets)]
+    for name, tensor in [*parts, *named.items()]:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            where = name if name in ("inputs", "targets") else f"entries of {name}"
+            return f"not all {where} are finite"
+    return ""
 
 
 def check_kinds(model: object, loss_fn: object, targets: object) -> None:

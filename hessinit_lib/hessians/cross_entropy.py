@@ -62,6 +62,7 @@ def target_weights(
             )
         smoothed = targets.to(logits.dtype) * (1 - smoothing) + smoothing / classes
         return smoothed * class_weights * (1 if mean else batch)
+    targets = targets.long()
     kept = _check_classes(targets, batch, classes, loss_fn.ignore_index)
     one_hot = F.one_hot(torch.where(kept, targets, 0), classes).to(logits.dtype)
     smoothed = (one_hot * (1 - smoothing) + smoothing / classes) * class_weights

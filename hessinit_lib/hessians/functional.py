@@ -226,6 +226,25 @@ class PureModel:
         return F.batch_norm(z, mean, variance, module.weight, module.bias, eps=module.eps)
 
 
+def one_tensor(outputs: object) -> Tensor:
+    """Make sure that a model gave one tensor.
+
+    Raises:
+        ValueError: something else; the message says what, and what to do.
+
+    Example:
+        >>> one_tensor({"logits": torch.zeros(2)})
+        Traceback (most recent call last):
+        ValueError: the model gave a dict, expected one tensor: wrap it in a module whose ...
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    raise ValueError(
+        f"the model gave a {type(outputs).__name__}, expected one tensor: wrap it in a module "
+        "whose forward gives one of its parts, such as its .logits"
+    )
+
+
 @contextmanager
 def _attribute(owner: object, name: str, value: object) -> Iterator[None]:
     """Set an attribute, and put it back."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.chain.hessians import chain_hessians
 from hessinit_lib.hessians.chain.network import Chain
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians
@@ -76,8 +77,8 @@ def layer_hessians(
 
     Returns:
         A mapping from parameter names to `LayerHessian`, in model order: the parameters
-        with two or more axes that require a gradient. NaN where the network's outputs are
-        not finite.
+        with two or more axes that require a gradient. NaN where the network's outputs, the
+        loss or its gradient are not finite; the report says why.
 
     Raises:
         NotImplementedError: active dropout; with `method="exact"` whatever else is not
@@ -108,6 +109,18 @@ def layer_hessians(
         max_memory=max_memory,
     )
     case = Case.checked(model, loss_fn, inputs, targets)
+    found = _computed(case, options)
+    # One norm that was asked for tells: the trace comes with Frobenius norms alone.
+    asked = "frobenius" if options.frobenius else "spectral"
+    if any(math.isnan(getattr(layer, asked)) for layer in found.values()):
+        found.not_finite = what_is_not_finite(case) or (
+            "the outputs, the loss or its gradient, though weights and batch are finite: "
+            "activations overflow, or no target counts (ignore_index)"
+        )
+    return found
+
+
+def _computed(case: Case, options: Options) -> HessianReport:
     why = 'method="estimate"'
     # Factors of the Gauss-Newton block give exact norms, and with random signs estimates of
     # Frobenius norms; all else goes by products of the block with vectors.

@@ -19,8 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.cross_entropy import softmax_factor, target_weights
-
-LossFn = Callable[..., Tensor]
+from hessinit_lib.hessians.loss_value import LossFn, Parameters, evaluate, name_of, refuse_reach
 
 _FUNCTIONS: dict[Any, type[nn.Module]] = {
     F.cross_entropy: nn.CrossEntropyLoss,
@@ -42,7 +41,10 @@ class LossCurvature(NamedTuple):
 
 
 def loss_curvature(
-    loss_fn: LossFn, logits: Float[Tensor, "b ..."], targets: Tensor
+    loss_fn: LossFn,
+    logits: Float[Tensor, "b ..."],
+    targets: Tensor,
+    parameters: Parameters | None = None,
 ) -> LossCurvature:
     r"""Differentiate a loss twice at the logits, sample by sample.
 
@@ -58,6 +60,7 @@ def loss_curvature(
             shape (B, ...), C numbers a sample.
         targets: what the loss takes: class indices (B,) or class probabilities (B, C) for
             cross-entropy; values (B, C) for the squared error and the binary cross-entropy.
+        parameters: of the model, see `OutputCurvature`.
 
     Returns:
         Gradient (B, C) and factor (B, r, C), of the logits' type. NaN where the logits are.
@@ -74,7 +77,7 @@ def loss_curvature(
     """
     known = _known(loss_fn) if logits.ndim == 2 else None
     if known is None:
-        gradient, hessian = output_hessian(loss_fn, logits, targets)
+        gradient, hessian = output_hessian(loss_fn, logits, targets, parameters)
         factor = convex_factor(hessian, name_of(loss_fn))
         return LossCurvature(gradient.to(logits.dtype), factor.to(logits.dtype))
     if known.reduction not in ("mean", "sum"):
@@ -161,14 +164,17 @@ class OutputCurvature:
         targets: what the loss takes.
         dtype: type to compute in, that of the outputs if None. Floating-point targets, and
             the tensors of a loss that is a module, are converted to it.
+        parameters: of the model. A loss that depends on them past the outputs, such as one
+            that adds weight decay, has other derivatives in them: it is refused.
 
     Attributes:
         value: $L$.
         gradient: $D_z L$, of the outputs' shape.
 
     Raises:
-        ValueError: the loss does not take outputs and targets of these shapes, or does not
-            give one number, or none that can be differentiated.
+        ValueError: the loss does not take outputs and targets of these shapes, pairs all
+            samples by broadcasting, or does not give one number that can be differentiated.
+        NotImplementedError: the loss depends on the model's parameters past the outputs.
 
     Example:
         >>> curvature = OutputCurvature(nn.MSELoss(), torch.zeros(2, 1), torch.ones(2, 1))
@@ -177,20 +183,18 @@ class OutputCurvature:
     """
 
     def __init__(
-        self, loss_fn: LossFn, outputs: Tensor, targets: Tensor, dtype: torch.dtype | None = None
+        self,
+        loss_fn: LossFn,
+        outputs: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype | None = None,
+        parameters: Parameters | None = None,
     ) -> None:
-        dtype = dtype or outputs.dtype
         self._name = name_of(loss_fn)
-        self._outputs = outputs.detach().to(dtype).requires_grad_()
+        self._outputs = outputs.detach().to(dtype or outputs.dtype).requires_grad_()
         with torch.enable_grad():
-            value = self._evaluate(loss_fn, _converted(targets, dtype))
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                shape = getattr(value, "shape", None)
-                shown = type(value).__name__ if shape is None else f"shape {tuple(shape)}"
-                raise ValueError(
-                    f"loss {self._name} gave {shown}, expected one number: "
-                    "the mean or the sum over the batch"
-                )
+            value = evaluate(loss_fn, self._outputs, targets)
+            refuse_reach(loss_fn, value, parameters or {})
             if not value.requires_grad:
                 raise ValueError(
                     f"loss {self._name} gave a constant: expected a differentiable function"
@@ -218,28 +222,12 @@ class OutputCurvature:
             ) from error
         return product
 
-    def _evaluate(self, loss_fn: LossFn, targets: Tensor) -> Tensor:
-        z = self._outputs
-        try:
-            if not isinstance(loss_fn, nn.Module):
-                return loss_fn(z, targets)
-            state = {name: _converted(p, z.dtype) for name, p in loss_fn.named_parameters()}
-            for name, buffer in loss_fn.named_buffers():
-                state[name] = _converted(buffer, z.dtype).clone()
-            return torch.func.functional_call(loss_fn, state, (z, targets))
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise ValueError(
-                f"loss {self._name} refused outputs of shape {tuple(z.shape)} and targets of "
-                f"shape {tuple(targets.shape)}: {error}"
-            ) from error
-
-
-def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
-
 
 def output_hessian(
-    loss_fn: LossFn, outputs: Float[Tensor, "b ..."], targets: Tensor
+    loss_fn: LossFn,
+    outputs: Float[Tensor, "b ..."],
+    targets: Tensor,
+    parameters: Parameters | None = None,
 ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c c"]]:
     r"""Differentiate a loss twice in the outputs; check that it does not couple samples.
 
@@ -257,11 +245,11 @@ def output_hessian(
     """
     batch = len(outputs)
     try:
-        curvature = OutputCurvature(loss_fn, outputs, targets, torch.float64)
-    except (RuntimeError, TypeError, ValueError):
+        curvature = OutputCurvature(loss_fn, outputs, targets, torch.float64, parameters)
+    except ValueError:
         # Tensors inside the loss that must have the outputs' type, a device without float64,
         # or an error of the loss itself, which comes again.
-        curvature = OutputCurvature(loss_fn, outputs, targets)
+        curvature = OutputCurvature(loss_fn, outputs, targets, None, parameters)
     gradient = curvature.gradient.reshape(batch, -1)
 
     def hvp(vector: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
@@ -310,11 +298,6 @@ def convex_factor(hessian: Float[Tensor, "b c c"], name: str) -> Float[Tensor, "
     kept[-1] |= not kept.any()
     factor = values.clamp(min=0).sqrt()[:, :, None] * rows
     return factor[:, kept]
-
-
-def name_of(loss_fn: object) -> str:
-    """Give the name of a loss as its author knows it, for messages."""
-    return getattr(loss_fn, "__name__", type(loss_fn).__name__)
 
 
 def _check_independence(

@@ -122,6 +122,7 @@ class HessianReport(Mapping[str, LayerHessian]):
     Args:
         layers: what the mapping holds.
         why_estimated: what kept the norms from being computed exactly.
+        not_finite: what made norms NaN.
 
     Example:
         >>> zero = BlockNorms(0.0, 0.0, 0.0)
@@ -132,9 +133,12 @@ class HessianReport(Mapping[str, LayerHessian]):
         (['0.weight'], 2.0)
     """
 
-    def __init__(self, layers: list[LayerHessian], why_estimated: str = "") -> None:
+    def __init__(
+        self, layers: list[LayerHessian], why_estimated: str = "", not_finite: str = ""
+    ) -> None:
         self._layers = {layer.name: layer for layer in layers}
         self.why_estimated = why_estimated
+        self.not_finite = not_finite
 
     def __getitem__(self, name: str) -> LayerHessian:
         if name not in self._layers:
@@ -190,4 +194,6 @@ class HessianReport(Mapping[str, LayerHessian]):
         lines = [f"HessianReport of {len(self)} layers", *table]
         if self.why_estimated:
             lines.append(f"estimated: {self.why_estimated}")
+        if self.not_finite:
+            lines.append(f"not finite: {self.not_finite}")
         return "\n".join(lines)

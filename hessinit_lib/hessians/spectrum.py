@@ -178,7 +178,9 @@ def _by_products(
 ) -> Spectrum:
     """Multiply the one block with unit vectors, if they are few, or with random ones."""
     if not products.finite:
-        raise ValueError("the network's outputs are not finite: there is no spectrum")
+        raise ValueError(
+            "the network's outputs, the loss or its gradient are not finite: there is no spectrum"
+        )
     ((label, size),) = products.sizes.items()
     g, r = MATRICES[matrix]
 
@@ -241,7 +243,9 @@ def gram_eigenvalues(case: Case, name: str | None, matrix: str) -> Float[Tensor,
         raise NotImplementedError(f"the outputs do not depend on {name}, or are not finite")
     check_independence(outputs, chosen)
     with torch.no_grad():
-        loss = loss_curvature(case.loss_fn, outputs.detach(), case.targets)
+        loss = loss_curvature(case.loss_fn, outputs.detach(), case.targets, case.parameters)
+        if not torch.isfinite(loss.gradient).all():
+            raise NotImplementedError("the gradient of the loss is not finite")
         columns = loss.factor.transpose(0, 1)
         rows = columns.shape[0] * columns.shape[1]
         if min(rows, chosen[0].weight.numel() if name else rows) > _LARGEST:

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hessinit_lib.hessians.functional import (
     PureModel,
+    one_tensor,
     unwrapped,
     without_noise,
 )
@@ -97,8 +98,7 @@ def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
         pure = PureModel(model, [layer.name for layer in layers])
         with pure.running(), torch.enable_grad():
             outputs = pure(inputs)
-    if not isinstance(outputs, Tensor):
-        raise ValueError(f"the model gave a {type(outputs).__name__}, expected one tensor")
+    outputs = one_tensor(outputs)
     weights = {name: pure.state[name] for name in order}
     return ForwardGraph(list(order.values()), slopes, nodes, weights, outputs)
 

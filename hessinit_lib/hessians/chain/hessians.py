@@ -33,8 +33,13 @@ def chain_hessians(
     stages, logits = chain.forward(inputs)
     if logits.ndim != 2:
         raise ValueError(f"the model gave outputs of shape {tuple(logits.shape)}, expected (B, C)")
-    loss = loss_curvature(loss_fn, logits, targets)
-    finite = bool(torch.isfinite(logits).all())
+    parameters = {
+        f"{name}.{key}": parameter
+        for name, module in chain.modules
+        for key, parameter in module.named_parameters()
+    }
+    loss = loss_curvature(loss_fn, logits, targets, parameters)
+    finite = bool(torch.isfinite(logits).all() and torch.isfinite(loss.gradient).all())
     dense = chain.has_residual
     piece = piece_size(stages, loss, options, dense=dense)
     sketched = None

@@ -33,6 +33,9 @@ WHOLE = ((1.0,),)
 
 _PROBES = 8  # drawn at a time
 
+# Steps of the second start: an eigenvalue that is twice all others stands out after these.
+_SECOND_STEPS = 6
+
 # Effective number of eigenvectors below which the rest is deflated.
 _FEW = 10.0
 
@@ -70,6 +73,10 @@ class DeflatedNorms:
         # What rounding allows is not asked for more sharply.
         self._tolerance = max(options.tolerance, 100 * torch.finfo(like.dtype).eps)
         self._probed: list[_Probes] = []
+        # Of the second start: the images of its last vectors, and the steps still to make.
+        self._followed: Tensor | None = None
+        self._following = False
+        self._steps_left = _SECOND_STEPS
 
     def start(self, vectors: Float[Tensor, "p _"]) -> Float[Tensor, "k _"]:
         """Give the rows to begin with, from vectors that reach what is large in the block."""
@@ -79,11 +86,44 @@ class DeflatedNorms:
         """Take in the products of the rows that were asked for."""
         self._space.add(rows, images)
         self._probed = []  # they were drawn from a larger complement
+        if self._following:
+            self._followed, self._following = images, False
 
     def growth(self) -> Float[Tensor, "k _"]:
-        """Give the rows to go on with; none if the spectral norms are known."""
+        """Give the rows to go on with; none if the spectral norms are known.
+
+        They are known once a second start, from random vectors, has found nothing larger: the
+        first one is in the range of G, which says little where G is small.
+        """
         space = self._space
-        if not self._options.spectral or space.whole or space.count == 0:
+        if not self._options.spectral or space.whole:
+            return space.rows[:0]
+        while len(rows := self._next()) == 0 and self._steps_left:
+            self._steps_left -= 1
+            rows = self._second()
+            if len(rows):
+                return rows
+        return rows
+
+    def _second(self) -> Float[Tensor, "k _"]:
+        """Give random rows, then step by step their images under H, and under R if wanted."""
+        space = self._space
+        if space.full:
+            space.compress(self._operators)
+        self._following = True
+        if self._followed is None:
+            drawn = torch.randn(2, space.rows.shape[1], generator=torch.Generator().manual_seed(1))
+            return space.new_directions(drawn.to(space.rows))
+        last = [
+            torch.einsum("o,op->p", self._followed.new_tensor(weights), self._followed[:, place])
+            for weights, place in ((self._operators[0], 0), (self._operators[-1], -1))
+        ]
+        return space.new_directions(torch.stack(last))
+
+    def _next(self) -> Float[Tensor, "k _"]:
+        """Give the rows that leading Ritz vectors ask for."""
+        space = self._space
+        if space.count == 0:
             return space.rows[:0]
         leading = [space.leading(weights) for weights in self._operators]
         scale = abs(leading[0].value)

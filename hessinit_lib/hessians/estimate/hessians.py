@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.estimate.deflated import DeflatedNorms
 from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_per_sample
 from hessinit_lib.hessians.inputs import Inputs
@@ -93,6 +93,9 @@ def model_hessian(
     options = Options(**chosen)
     case = Case.checked(model, loss_fn, inputs, targets)
     products = _products(case, {"model": list(case.weights)}, options)
+    if not products.finite:
+        why = what_is_not_finite(case) or "the outputs, the loss or its gradient"
+        raise ValueError(f"there is no Hessian, {why}: expected finite numbers")
     (norms,) = block_norms(products, options).values()
     return LayerHessian.from_parts(
         "model",
@@ -148,6 +151,9 @@ def _grow(
     """Let the subspaces of a group of blocks grow until they are large enough."""
     sketch = products.range_sketch(start, list(group), generator)
     wanted = {name: norms.start(sketch.pop(name)) for name, norms in group.items()}
+    for name, norms in group.items():
+        if not len(wanted[name]):  # G is zero
+            wanted[name] = norms.growth()
     while wanted := {name: rows for name, rows in wanted.items() if len(rows)}:
         for name, images in products.apply(wanted).items():
             group[name].add_rows(wanted[name], images)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.functional import PureModel
+from hessinit_lib.hessians.functional import PureModel, one_tensor
 from hessinit_lib.hessians.inputs import Inputs, sample_count, take
 from hessinit_lib.hessians.loss import OutputCurvature
 
@@ -85,7 +85,9 @@ class BlockProducts:
                     "parts of the batch, which max_memory asks for"
                 )
             # The loss is differentiated at the outputs, in a graph of its own.
-            self._curvature = OutputCurvature(case.loss_fn, outputs, case.targets)
+            self._curvature = OutputCurvature(
+                case.loss_fn, outputs, case.targets, None, case.parameters
+            )
             self._held = None if self._chunk else self._gradients(outputs, slice(None))
         gradient = self._curvature.gradient
         self.like = gradient.new_empty(0)
@@ -180,10 +182,7 @@ class BlockProducts:
             yield graph, samples
 
     def _forward(self, samples: slice) -> Tensor:
-        outputs = self._model(take(self._inputs, samples))
-        if not isinstance(outputs, Tensor):
-            raise ValueError(f"the model gave a {type(outputs).__name__}, expected one tensor")
-        return outputs
+        return one_tensor(self._model(take(self._inputs, samples)))
 
     def _gradients(self, outputs: Tensor, samples: slice) -> _Graph:
         direction = self._curvature.gradient[samples].clone().requires_grad_()

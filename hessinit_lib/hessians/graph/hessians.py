@@ -58,10 +58,10 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
         )
     reached = check_exact(logits, layers)
     with torch.no_grad():
-        loss = loss_curvature(case.loss_fn, logits.detach(), case.targets)
+        loss = loss_curvature(case.loss_fn, logits.detach(), case.targets, case.parameters)
         norms = {layer.name: ZERO for layer in layers}
         estimated: dict[str, BlockNorms] | None = None
-        if not torch.isfinite(logits).all():
+        if not (torch.isfinite(logits).all() and torch.isfinite(loss.gradient).all()):
             norms.update(dict.fromkeys(reached, NOT_FINITE))
         elif reached:
             found = [layer for layer in layers if layer.name in reached]

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessinit_lib.hessians.functional import compute_dtype, without_noise
 from hessinit_lib.hessians.inputs import Inputs, fresh
-from hessinit_lib.hessians.loss import LossFn
+from hessinit_lib.hessians.loss import LossFn, evaluate
 
 Batches = Iterable[tuple[Inputs, Tensor]]
 """Pairs of inputs and targets; one step for each."""
@@ -50,4 +50,4 @@ class ParameterLoss:
         state = {**self._rest, **parameters}
         with without_noise(self._model, inputs), sdpa_kernel(SDPBackend.MATH):
             outputs = torch.func.functional_call(self._model, state, arguments, keywords)
-        return self._loss_fn(outputs, targets)
+        return evaluate(self._loss_fn, outputs, targets)
