@@ -412,7 +412,6 @@ def test_inputs_that_do_not_fit() -> None:
 @pytest.mark.parametrize(
     ("last", "loss_fn", "targets", "message"),
     [
-        (nn.LogSoftmax(1), nn.NLLLoss(), labels(24), "no LogSoftmax in the model"),
         (nn.Identity(), nn.MSELoss(), torch.zeros(24, 3), "targets other than 0 for a squared"),
         (nn.Sigmoid(), nn.MSELoss(), torch.ones(24, 3), "no normalization, softmax or sigmoid"),
     ],

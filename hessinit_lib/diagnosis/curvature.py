@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.estimate.products import BlockProducts
-from hessinit_lib.hessians.graph.capture import CapturedLayer, capture
+from hessinit_lib.hessians.graph.capture import CapturedLayer, capture_logits
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
 from hessinit_lib.hessians.loss import OutputCurvature
 
@@ -75,7 +75,7 @@ def model_curvature(case: Case, gradients: Gradients) -> float:
 
 
 def _by_outputs(case: Case, gradients: Gradients) -> dict[str, float]:
-    layers, outputs = capture(case.model, case.inputs)
+    layers, outputs, loss_fn = capture_logits(case)
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] > _MANY:
         raise NotImplementedError(f"expected outputs of shape (B, C), C at most {_MANY}")
     check_exact(outputs, layers)
@@ -91,7 +91,7 @@ def _by_outputs(case: Case, gradients: Gradients) -> dict[str, float]:
         vjps = torch.autograd.grad(outputs, edges, ones, retain_graph=True, allow_unused=True)
         columns.append([_by_sample(vjp, change) for vjp, change in zip(vjps, changes, strict=True)])
     found = dict.fromkeys(gradients, 0.0)
-    curvature = OutputCurvature(case.loss_fn, outputs, case.targets)
+    curvature = OutputCurvature(loss_fn, outputs, case.targets)
     for place, layer in enumerate(reached):
         jvp = torch.stack([column[place] for column in columns], dim=1)
         found[layer.name] = (jvp * curvature.hvp(jvp)).sum().item()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
 
 from hessinit_lib.hessians.inputs import Inputs, fresh, take
 
@@ -164,6 +165,7 @@ class PureModel:
         for name in trainable:
             self.state[name].requires_grad_()  # a detached tensor: the parameter keeps its flag
         self.noisy = False
+        self._last = _LogSoftmax()
         self._statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, inputs: Inputs) -> Any:
@@ -173,9 +175,20 @@ class PureModel:
         """
         arguments, keywords = fresh(inputs, self._dtype)
         before = torch.get_rng_state()
-        outputs = torch.func.functional_call(self.module, self.state, arguments, keywords)
+        with _LogSoftmax() as self._last:
+            outputs = torch.func.functional_call(self.module, self.state, arguments, keywords)
         self.noisy |= not torch.equal(torch.get_rng_state(), before)
         return outputs
+
+    def logits(self, inputs: Inputs) -> tuple[Any, int | None]:
+        """Call the model, and undo a log-softmax that is the last thing it does.
+
+        Returns:
+            What it gave, or the logits and the axis of the log-softmax.
+        """
+        outputs = self(inputs)
+        last, self._last = self._last, _LogSoftmax()
+        return (last.logits, last.axis) if last.result is outputs else (outputs, None)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -224,6 +237,27 @@ class PureModel:
             self._statistics[module] = (mean, variance)
         mean, variance = self._statistics[module]
         return F.batch_norm(z, mean, variance, module.weight, module.bias, eps=module.eps)
+
+
+class _LogSoftmax(TorchFunctionMode):
+    """Note the last log-softmax that is computed: its axis, what it was given, what it gave."""
+
+    axis: int | None = None
+    logits: Tensor | None = None
+    result: object = 0  # not None, which a model could give
+
+    def __torch_function__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _LOG_SOFTMAXES and args and result.dtype == args[0].dtype:
+            axis = args[1] if len(args) > 1 else (kwargs or {}).get("dim")
+            if isinstance(axis, int):  # torch still guesses one that is left out
+                self.axis, self.logits, self.result = axis % result.ndim, args[0], result
+        return result
+
+
+_LOG_SOFTMAXES = (F.log_softmax, torch.log_softmax, torch.special.log_softmax, Tensor.log_softmax)
 
 
 def one_tensor(outputs: object) -> Tensor:

@@ -38,7 +38,8 @@ def layer_hessians(
 
     For the loss $L$ of a batch and the weight $W^k$, $H_k = D^2_{W^k} L = G_k + R_k$: the
     linearization (generalized Gauss-Newton block) and the residual (the curvature of the
-    layers above). No matrix of the size of the parameters is formed. The model, its
+    layers above). Where the model ends in a log-softmax, G is that of the logits below it,
+    as for the cross-entropy. No matrix of the size of the parameters is formed. The model, its
     gradients, buffers and mode and the global random state are left as found.
 
     **Exact**, of the batch-mean loss, where samples are independent and

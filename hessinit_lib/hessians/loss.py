@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -105,17 +106,58 @@ def loss_curvature(
     return LossCurvature(scale * gradient, factor.expand(batch, outputs, outputs))
 
 
-def _known(loss_fn: LossFn) -> Any:
+def on_logits(loss_fn: LossFn, axis: int | None) -> LossFn:
+    r"""Make of a loss of log-probabilities one of the logits that they are the log-softmax of.
+
+    The Hessian stays, and its parts become those of the cross-entropy: in log-probabilities
+    the negative log-likelihood is linear. Since log-softmax leaves its own values as they are,
+    the log-probabilities will do for the logits' values.
+
+    Args:
+        loss_fn: function of (log-probabilities, targets).
+        axis: that the log-softmax is taken over; None to leave the loss as it is.
+
+    Returns:
+        Function of (logits, targets): `nn.CrossEntropyLoss` for `nn.NLLLoss`.
+
+    Example:
+        >>> on_logits(F.nll_loss, 1)
+        CrossEntropyLoss()
+    """
+    if axis is None:
+        return loss_fn
+    known = _known(loss_fn, {F.nll_loss: nn.NLLLoss})
+    if known is not None and axis == 1:
+        return nn.CrossEntropyLoss(
+            known.weight, ignore_index=known.ignore_index, reduction=known.reduction
+        )
+    return _OnLogits(loss_fn, axis)
+
+
+class _OnLogits(nn.Module):
+    """A loss of the log-softmax of what it is given."""
+
+    def __init__(self, loss_fn: LossFn, axis: int) -> None:
+        super().__init__()
+        self.loss_fn, self.axis, self.__name__ = loss_fn, axis, name_of(loss_fn)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.loss_fn(logits.log_softmax(self.axis), targets)
+
+
+def _known(
+    loss_fn: LossFn, functions: Mapping[Any, type[nn.Module]] = MappingProxyType(_FUNCTIONS)
+) -> Any:
     """Give the module of torch that a loss with a closed form is the same as, or None."""
     function, keywords = loss_fn, {}
     if isinstance(loss_fn, functools.partial) and not loss_fn.args:
         function, keywords = loss_fn.func, loss_fn.keywords
-    kind = next((kind for known, kind in _FUNCTIONS.items() if function is known), None)
+    kind = next((kind for known, kind in functions.items() if function is known), None)
     if kind is not None:
         fits = keywords.keys() <= inspect.signature(kind).parameters.keys()
         return kind(**keywords) if fits else None
     # A subclass may compute anything, so the exact type decides.
-    return loss_fn if type(loss_fn) in _FUNCTIONS.values() else None
+    return loss_fn if type(loss_fn) in functions.values() else None
 
 
 def _convex(loss_fn: LossFn, second: Tensor) -> Tensor:

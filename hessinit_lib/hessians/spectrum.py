@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.estimate.products import BlockProducts
 from hessinit_lib.hessians.graph.backward import layer_grams
-from hessinit_lib.hessians.graph.capture import capture
+from hessinit_lib.hessians.graph.capture import capture_logits
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.loss import LossFn, loss_curvature
@@ -231,7 +231,7 @@ def gram_eigenvalues(case: Case, name: str | None, matrix: str) -> Float[Tensor,
         4.0
     """
     batch = case.samples
-    layers, outputs = capture(case.model, case.inputs)
+    layers, outputs, loss_fn = capture_logits(case)
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != batch:
         raise NotImplementedError("expected outputs of shape (B, C)")
     if matrix == "residual" or (matrix == "hessian" and name is None and len(layers) > 1):
@@ -243,7 +243,7 @@ def gram_eigenvalues(case: Case, name: str | None, matrix: str) -> Float[Tensor,
         raise NotImplementedError(f"the outputs do not depend on {name}, or are not finite")
     check_independence(outputs, chosen)
     with torch.no_grad():
-        loss = loss_curvature(case.loss_fn, outputs.detach(), case.targets, case.parameters)
+        loss = loss_curvature(loss_fn, outputs.detach(), case.targets, case.parameters)
         if not torch.isfinite(loss.gradient).all():
             raise NotImplementedError("the gradient of the loss is not finite")
         columns = loss.factor.transpose(0, 1)

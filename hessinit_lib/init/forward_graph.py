@@ -38,7 +38,9 @@ class ForwardGraph:
             through an activation that is not odd. 1 behind a ReLU.
         nodes: where each layer's output is in the autograd graph, for each of its calls.
         weights: the leaves of the graph that stand for the weights, by name.
-        outputs: of the model, with the graph, in float32 or float64.
+        outputs: of the model, with the graph, in float32 or float64; the logits, where it
+            ends in a log-softmax of these.
+        log_softmax: the axis of that; None if there is none.
     """
 
     layers: list[Layer]
@@ -46,6 +48,7 @@ class ForwardGraph:
     nodes: dict[str, list[Node]]
     weights: dict[str, Tensor]
     outputs: Tensor
+    log_softmax: int | None
 
 
 def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
@@ -97,10 +100,10 @@ def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
             stack.callback(handle.remove)
         pure = PureModel(model, [layer.name for layer in layers])
         with pure.running(), torch.enable_grad():
-            outputs = pure(inputs)
+            outputs, axis = pure.logits(inputs)
     outputs = one_tensor(outputs)
     weights = {name: pure.state[name] for name in order}
-    return ForwardGraph(list(order.values()), slopes, nodes, weights, outputs)
+    return ForwardGraph(list(order.values()), slopes, nodes, weights, outputs, axis)
 
 
 def refuse_batch_statistics(model: nn.Module) -> None:

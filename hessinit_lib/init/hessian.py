@@ -14,7 +14,7 @@ from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import without_noise
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.layers import layer_hessians
-from hessinit_lib.hessians.loss import LossFn, OutputCurvature
+from hessinit_lib.hessians.loss import LossFn, OutputCurvature, on_logits
 from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.hessians.options import NORMS
 from hessinit_lib.init.forward_graph import (
@@ -157,7 +157,7 @@ class _Work:
             self._scale(factors)
             graph = self._run()
         last = last_layers(graph)
-        needed = math.sqrt(level / self._share(graph.outputs))
+        needed = math.sqrt(level / self._share(graph))
         if self.drawn and needed > _FADED:
             raise ValueError(
                 f"the signals fade on the way to {', '.join(sorted(last))}: expected a network "
@@ -174,7 +174,7 @@ class _Work:
                 )
             self._scale(dict.fromkeys(last, needed), biases=True)
             graph = self._run()
-            needed = math.sqrt(level / self._share(graph.outputs))
+            needed = math.sqrt(level / self._share(graph))
             changes += 1
         after = self._traces(graph)
         counts = changes, self.evaluations, self.passes
@@ -226,17 +226,18 @@ class _Work:
         self.passes += 1
         return forward_graph(self.model, self.inputs)
 
-    def _share(self, outputs: Tensor) -> float:
+    def _share(self, graph: ForwardGraph) -> float:
         """Compute half the curvature along the outputs, over the loss of zero outputs."""
-        z = outputs.detach()
-        at_zero = OutputCurvature(self.loss_fn, torch.zeros_like(z), self.targets)
+        z = graph.outputs.detach()
+        loss_fn = on_logits(self.loss_fn, graph.log_softmax)
+        at_zero = OutputCurvature(loss_fn, torch.zeros_like(z), self.targets)
         curvature, loss = (z * at_zero.hvp(z)).sum().item(), at_zero.value.item()
         share = curvature / (2 * loss) if loss else math.inf
         if not 0 < share < math.inf:
             raise ValueError(
                 f"at outputs of 0 the loss is {loss:g} and its curvature along the outputs "
-                f"{curvature:g}, expected both above 0: logits for a cross-entropy (no LogSoftmax "
-                "in the model), targets other than 0 for a squared error, outputs that are not 0"
+                f"{curvature:g}, expected both above 0: logits for a cross-entropy, "
+                "targets other than 0 for a squared error, outputs that are not 0"
             )
         return share
 
@@ -245,7 +246,11 @@ class _Work:
         self.passes += 2 * _PROBES
         fixed = torch.Generator().manual_seed(0)
         traces = gauss_newton_traces(
-            graph, self.loss_fn, self.targets, probes=_PROBES, generator=fixed
+            graph,
+            on_logits(self.loss_fn, graph.log_softmax),
+            self.targets,
+            probes=_PROBES,
+            generator=fixed,
         )
         return {name: traces.get(name, 0.0) for name in self.scales}
 

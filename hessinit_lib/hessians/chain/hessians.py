@@ -14,7 +14,7 @@ from hessinit_lib.hessians.chain.backward import backward
 from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spectral_norms
 from hessinit_lib.hessians.chain.network import Chain, LinearStage, Stage
 from hessinit_lib.hessians.chain.sketched import chain_sketched_norms
-from hessinit_lib.hessians.loss import LossCurvature, LossFn, loss_curvature
+from hessinit_lib.hessians.loss import LossCurvature, LossFn, loss_curvature, on_logits
 from hessinit_lib.hessians.numerics.workspace import PIECE, batches, kept_workspace
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
@@ -38,6 +38,7 @@ def chain_hessians(
         for name, module in chain.modules
         for key, parameter in module.named_parameters()
     }
+    loss_fn = on_logits(loss_fn, 1 if chain.log_softmax else None)
     loss = loss_curvature(loss_fn, logits, targets, parameters)
     finite = bool(torch.isfinite(logits).all() and torch.isfinite(loss.gradient).all())
     dense = chain.has_residual

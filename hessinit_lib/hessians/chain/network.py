@@ -51,6 +51,7 @@ class Chain:
     Attributes:
         modules: names and modules in the order of the forward pass, without Identity.
         dtype: the type to compute in.
+        log_softmax: whether the model ends in a log-softmax of what this chain gives.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
@@ -63,6 +64,7 @@ class Chain:
 
     modules: tuple[tuple[str, nn.Module], ...]
     dtype: torch.dtype
+    log_softmax: bool = False
 
     @classmethod
     def of(cls, model: nn.Module, inputs: Inputs) -> Chain | None:
@@ -75,6 +77,8 @@ class Chain:
         if not isinstance(inputs, Tensor):
             return None
         modules = tuple(flat_modules(model))
+        ends = bool(modules) and _is_log_softmax(modules[-1][1])
+        modules = modules[: len(modules) - ends]
         known = all(
             type(module) in (nn.Linear, nn.Flatten)
             or isinstance(module, _DropoutNd)
@@ -94,7 +98,7 @@ class Chain:
                     raise NotImplementedError(
                         f"{weight} shares its tensor with {first}: tied weights are not covered"
                     )
-        return cls(modules, compute_dtype(model))
+        return cls(modules, compute_dtype(model), ends)
 
     @property
     def has_residual(self) -> bool:
@@ -141,6 +145,10 @@ class Chain:
             else:  # Flatten, idle dropout: no parameters, no curvature
                 z = module(z)
         return stages, z
+
+
+def _is_log_softmax(module: nn.Module) -> bool:
+    return type(module) is nn.LogSoftmax and module.dim in (1, -1)
 
 
 def _weight_name(module: str) -> str:

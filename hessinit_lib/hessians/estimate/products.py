@@ -1,7 +1,8 @@
 r"""Products of Hessian blocks with vectors, for any model, over one shared graph.
 
-With z the outputs, J_k = D_{W^k} z and u = D_z L, the gradient of block k is s_k = J_k^T u.
-At fixed u it still depends on the weights, and that part of its derivative is the residual:
+With z the outputs (the logits, if the model ends in a log-softmax of these), J_k = D_{W^k} z
+and u = D_z L, the gradient of block k is s_k = J_k^T u. At fixed u it still depends on the
+weights, and that part of its derivative is the residual:
 
 $$H_k v = G_k v + R_k v, \qquad G_k v = J_k^\top (D_z^2 L) J_k v, \qquad
   R_k v = D_{W^k} [ (J_k^\top u) \cdot v ]_{u\ \mathrm{fixed}} .$$
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import PureModel, one_tensor
 from hessinit_lib.hessians.inputs import Inputs, sample_count, take
-from hessinit_lib.hessians.loss import OutputCurvature
+from hessinit_lib.hessians.loss import OutputCurvature, on_logits
 
 Blocks = Mapping[str, Sequence[str]]
 """Parameter names by block: one for a layer, all of them for the whole model."""
@@ -85,9 +86,8 @@ class BlockProducts:
                     "parts of the batch, which max_memory asks for"
                 )
             # The loss is differentiated at the outputs, in a graph of its own.
-            self._curvature = OutputCurvature(
-                case.loss_fn, outputs, case.targets, None, case.parameters
-            )
+            loss_fn = on_logits(case.loss_fn, self._axis)
+            self._curvature = OutputCurvature(loss_fn, outputs, case.targets, None, case.parameters)
             self._held = None if self._chunk else self._gradients(outputs, slice(None))
         gradient = self._curvature.gradient
         self.like = gradient.new_empty(0)
@@ -182,7 +182,8 @@ class BlockProducts:
             yield graph, samples
 
     def _forward(self, samples: slice) -> Tensor:
-        return one_tensor(self._model(take(self._inputs, samples)))
+        outputs, self._axis = self._model.logits(take(self._inputs, samples))
+        return one_tensor(outputs)
 
     def _gradients(self, outputs: Tensor, samples: slice) -> _Graph:
         direction = self._curvature.gradient[samples].clone().requires_grad_()

@@ -6,16 +6,20 @@ the autograd graph, so that the model may be any `nn.Module` with any `forward`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import PureModel
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.kinds import covered_weights
+from hessinit_lib.hessians.loss import LossFn, on_logits
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,23 @@ def capture(model: nn.Module, inputs: Inputs) -> tuple[list[CapturedLayer], Tens
         >>> [layer.name for layer in layers], tuple(logits.shape)
         (['1.weight'], (2, 3))
     """
+    layers, (outputs, _) = _capture(model, lambda pure: (pure(inputs), None))
+    return layers, outputs
+
+
+def capture_logits(case: Case) -> tuple[list[CapturedLayer], Tensor, LossFn]:
+    """Run a case's model as `capture` does, and undo a log-softmax that comes last.
+
+    Gives the layers, the outputs, or the logits below the log-softmax, and the loss as a
+    function of these.
+    """
+    layers, (outputs, axis) = _capture(case.model, lambda pure: pure.logits(case.inputs))
+    return layers, outputs, on_logits(case.loss_fn, axis)
+
+
+def _capture(
+    model: nn.Module, call: Callable[[PureModel], tuple[Any, int | None]]
+) -> tuple[list[CapturedLayer], tuple[Any, int | None]]:
     owners = _weight_owners(model)
     # Only the covered weights ask for a gradient: the graph holds nothing else.
     pure = PureModel(model, owners)
@@ -80,7 +101,7 @@ def capture(model: nn.Module, inputs: Inputs) -> tuple[list[CapturedLayer], Tens
     handles = [watch(name, module) for name, module in owners.items()]
     try:
         with pure.running(), torch.enable_grad():
-            outputs = pure(inputs)
+            found = call(pure)
     finally:
         for handle in handles:
             handle.remove()
@@ -88,7 +109,7 @@ def capture(model: nn.Module, inputs: Inputs) -> tuple[list[CapturedLayer], Tens
     for name, module in owners.items():
         z, version, edge = calls.get(name, (None, 0, None))
         layers.append(CapturedLayer(name, module, pure.state[name], z, version, edge))
-    return layers, outputs
+    return layers, found
 
 
 def _weight_owners(model: nn.Module) -> dict[str, nn.Module]:

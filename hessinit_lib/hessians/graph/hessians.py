@@ -12,7 +12,7 @@ from torch import Tensor
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spectral_norms
 from hessinit_lib.hessians.graph.backward import layer_grams
-from hessinit_lib.hessians.graph.capture import CapturedLayer, capture
+from hessinit_lib.hessians.graph.capture import CapturedLayer, capture_logits
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
 from hessinit_lib.hessians.graph.gram import GramNorms, gram_norms, largest_eigenvalues
 from hessinit_lib.hessians.graph.sketched import graph_sketched_norms
@@ -50,7 +50,7 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
     """
     options = options or Options()
     batch = case.samples
-    layers, logits = capture(case.model, case.inputs)
+    layers, logits, loss_fn = capture_logits(case)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
         shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise NotImplementedError(
@@ -58,7 +58,7 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
         )
     reached = check_exact(logits, layers)
     with torch.no_grad():
-        loss = loss_curvature(case.loss_fn, logits.detach(), case.targets, case.parameters)
+        loss = loss_curvature(loss_fn, logits.detach(), case.targets, case.parameters)
         norms = {layer.name: ZERO for layer in layers}
         estimated: dict[str, BlockNorms] | None = None
         if not (torch.isfinite(logits).all() and torch.isfinite(loss.gradient).all()):
