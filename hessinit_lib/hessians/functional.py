@@ -8,6 +8,7 @@ state stay as they are.
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,8 +22,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
+from hessinit_lib.hessians.equal_functions import equal_functions
 from hessinit_lib.hessians.inputs import Inputs, fresh, take
 
+_NOISE = (_DropoutNd, nn.RReLU)
 _FEW = 4  # samples that show which modules draw random numbers
 
 FROZEN = (
@@ -54,20 +57,16 @@ def refuse_active_noise(model: nn.Module) -> None:
         NotImplementedError: there is one; the message names it.
     """
     for name, module in model.named_modules():
-        if module.training and _is_noise(module):
+        if module.training and isinstance(module, _NOISE) and getattr(module, "p", 1):
             raise NotImplementedError(
                 f"{name or 'the model'} ({type(module).__name__}) is active: "
                 "its mask changes with every call; call model.eval() first"
             )
 
 
-def _is_noise(module: nn.Module) -> bool:
-    return (isinstance(module, _DropoutNd) and module.p > 0) or isinstance(module, nn.RReLU)
-
-
 def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
     """Find the modules that draw random numbers by themselves, in a run on a few samples."""
-    found = {module for module in model.modules() if _is_noise(module)}
+    found = {module for module in model.modules() if isinstance(module, _NOISE)}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
     running: list[nn.Module] = []
 
@@ -111,6 +110,28 @@ def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
     return found
 
 
+def calls_only_forward(module: nn.Module) -> bool:
+    """Tell whether a call of a module is its class's `forward` on its own parameters alone.
+
+    Hooks, a `forward` of this one instance, and weights that hooks recompute make it another
+    function.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> before = calls_only_forward(layer)
+        >>> _ = layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+        >>> before, calls_only_forward(layer)
+        (True, False)
+    """
+    hooked = any(
+        getattr(owner, prefix + name, None)
+        for owner, prefix in ((module, "_"), (torch.nn.modules.module, "_global_"))
+        for name in ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    )
+    owned = module._parameters.keys() >= {"weight", "bias"} or not isinstance(module, nn.Linear)
+    return owned and not hooked and "forward" not in vars(module)
+
+
 def compute_dtype(model: nn.Module) -> torch.dtype:
     """Give the type to compute in: that of the parameters, at least float32."""
     kinds = {parameter.dtype for parameter in model.parameters()}
@@ -139,6 +160,7 @@ class PureModel:
     Args:
         model: any module, as `unwrapped` gives it.
         trainable: names of the parameters that derivatives are asked for.
+        dtype: type to compute in, `compute_dtype` if None.
 
     Attributes:
         state: parameters and buffers by name, detached, in `compute_dtype`; those of
@@ -157,10 +179,12 @@ class PureModel:
         (True, False)
     """
 
-    def __init__(self, model: nn.Module, trainable: Iterable[str]) -> None:
+    def __init__(
+        self, model: nn.Module, trainable: Iterable[str], dtype: torch.dtype | None = None
+    ) -> None:
         self.module = model
         refuse_active_noise(self.module)
-        self._dtype = compute_dtype(self.module)
+        self._dtype = dtype or compute_dtype(self.module)
         self.state = _state(self.module, self._dtype)
         for name in trainable:
             self.state[name].requires_grad_()  # a detached tensor: the parameter keeps its flag
@@ -206,7 +230,9 @@ class PureModel:
             # Fused attention and recurrent layers have no second derivative.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(torch.backends.cudnn.flags(enabled=not self._recurrent()))
-            if self._compiled():  # hooks and second derivatives are for eager code
+            stack.enter_context(equal_functions())
+            # Hooks and second derivatives are for eager code, also where a function is compiled.
+            if self._compiled() or "torch._dynamo" in sys.modules:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             for module in batch_norms:
                 handle = module.register_forward_hook(self._freeze, prepend=True)

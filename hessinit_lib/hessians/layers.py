@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.chain.hessians import chain_hessians
 from hessinit_lib.hessians.chain.network import Chain
+from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians
 from hessinit_lib.hessians.graph.hessians import graph_hessians
 from hessinit_lib.hessians.inputs import Inputs
@@ -140,4 +142,5 @@ def _by_factors(case: Case, options: Options) -> HessianReport:
     if chain is None:
         return graph_hessians(case, options)
     assert isinstance(case.inputs, Tensor)  # else there is no chain
+    check_derivatives(case, claim=replace(chain, dtype=torch.float64).outputs)
     return chain_hessians(chain, case.loss_fn, case.inputs, case.targets, options)

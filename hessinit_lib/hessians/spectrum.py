@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.estimate.products import BlockProducts
 from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import capture_logits
@@ -147,6 +148,7 @@ def spectrum(
         except NotImplementedError:
             if method == "exact":
                 raise
+    check_derivatives(case, twice=True)
     blocks = {name or "model": [name] if name else list(sizes)}
     products = BlockProducts(case, blocks)
     return _by_products(products, matrix, probes, steps, generator)
@@ -239,6 +241,7 @@ def gram_eigenvalues(case: Case, name: str | None, matrix: str) -> Float[Tensor,
     chosen = [layer for layer in layers if name in (None, layer.name) and layer.edge is not None]
     if matrix == "hessian":
         check_exact(outputs, chosen)
+    check_derivatives(case)
     if not chosen or not torch.isfinite(outputs).all():
         raise NotImplementedError(f"the outputs do not depend on {name}, or are not finite")
     check_independence(outputs, chosen)

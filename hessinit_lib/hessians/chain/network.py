@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from hessinit_lib.hessians.chain.activations import is_elementwise, is_piecewise_linear
-from hessinit_lib.hessians.functional import compute_dtype, refuse_active_noise
+from hessinit_lib.hessians.functional import calls_only_forward, compute_dtype, refuse_active_noise
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.numerics.precision import fast_products
 
@@ -77,6 +77,8 @@ class Chain:
         if not isinstance(inputs, Tensor):
             return None
         modules = tuple(flat_modules(model))
+        if not all(map(calls_only_forward, model.modules())):
+            return None
         ends = bool(modules) and _is_log_softmax(modules[-1][1])
         modules = modules[: len(modules) - ends]
         known = all(
@@ -113,6 +115,13 @@ class Chain:
             elif trainable and is_elementwise(module) and not is_piecewise_linear(module):
                 return True
         return False
+
+    def outputs(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Give the logits with the graph from the weights, and these by name."""
+        assert isinstance(inputs, Tensor)
+        linear = [(name, module) for name, module in self.modules if type(module) is nn.Linear]
+        weights = {_weight_name(name): module.weight for name, module in linear}
+        return self.forward(inputs)[1], weights
 
     def forward(self, inputs: Tensor) -> tuple[list[Stage], Float[Tensor, "b c"]]:
         """Run the network; give the stages from input to output, and the logits.

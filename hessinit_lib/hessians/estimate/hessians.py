@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_lib.hessians.case import Case, what_is_not_finite
+from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.estimate.deflated import DeflatedNorms
 from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_per_sample
 from hessinit_lib.hessians.inputs import Inputs
@@ -47,6 +48,7 @@ def estimated_hessians(case: Case, options: Options, why: str = "") -> HessianRe
     Source: Hutchinson (1990), deflated in the manner of Meyer et al., Hutch++ (2021).
     """
     weights = case.weights
+    why = "; ".join(filter(None, (why, check_derivatives(case, twice=True))))
     products = _products(case, {name: [name] for name in weights}, options)
     found = block_norms(products, options)
     return HessianReport(
@@ -92,6 +94,7 @@ def model_hessian(
     """
     options = Options(**chosen)
     case = Case.checked(model, loss_fn, inputs, targets)
+    check_derivatives(case, twice=True)
     products = _products(case, {"model": list(case.weights)}, options)
     if not products.finite:
         why = what_is_not_finite(case) or "the outputs, the loss or its gradient"

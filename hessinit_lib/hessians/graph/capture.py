@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.modules.module as global_hooks
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
@@ -121,6 +122,11 @@ def _weight_owners(model: nn.Module) -> dict[str, nn.Module]:
         if other != name:
             raise NotImplementedError(
                 f"{name} shares its tensor with {other}: tied weights are not covered"
+            )
+        if "forward" in vars(module) or global_hooks._global_forward_hooks:
+            raise NotImplementedError(
+                f"{name}: its module computes more than its class does (a forward of its own, or "
+                "a global hook)"
             )
         _refuse_embedding_options(name, module)
         owners[name] = module

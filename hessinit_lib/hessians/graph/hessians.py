@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spectral_norms
+from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import CapturedLayer, capture_logits
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
@@ -57,6 +58,7 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
             f"the model gave outputs of shape {shown}: exact norms need one row a sample, (B, C)"
         )
     reached = check_exact(logits, layers)
+    check_derivatives(case)
     with torch.no_grad():
         loss = loss_curvature(loss_fn, logits.detach(), case.targets, case.parameters)
         norms = {layer.name: ZERO for layer in layers}

@@ -1,0 +1,250 @@
+r"""Is the function that is differentiated the one that the model computes? Tried on the batch.
+
+What autograd gives can be the derivative of another function: where the forward pass detaches a
+tensor, where a custom function has a backward pass of its own, or where a weight is read past
+the module that owns it. So once a call, at a few samples of the batch, for f(W) the outputs, u
+and v random,
+
+$$u^\top J v \approx u^\top \frac{f(W + h v) - f(W - h v)}{2 h}$$
+
+is checked, and for estimates also the derivative of $J^\top u$ along v, block by block. In
+float64 if the model allows it. v is W with random signs: entries that are zero, which may be
+at the kink of a ReLU, stay so.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.functional import FROZEN, PureModel, one_tensor
+from hessinit_lib.hessians.graph.nodes import inputs_first
+from hessinit_lib.hessians.inputs import Inputs, take
+
+_SHARE = 32  # one sample in so many is looked at, but two at least
+
+
+@dataclass(frozen=True)
+class _Precision:
+    """Steps h to try, and relative errors allowed in first and second derivatives."""
+
+    steps: tuple[float, ...]
+    first: float
+    second: float
+
+
+_PRECISIONS = {
+    torch.float64: _Precision((1e-6, 1e-8, 1e-4), 1e-4, 1e-3),
+    torch.float32: _Precision((1e-3, 1e-2, 1e-4), 3e-2, 3e-2),
+}
+
+Claim = Callable[[Inputs], tuple[Tensor, dict[str, Tensor]]]
+"""Gives outputs of some samples in float64, with the graph from the weights, by name."""
+
+
+def check_derivatives(case: Case, *, twice: bool = False, claim: Claim | None = None) -> str:
+    """Make sure that the derivatives that autograd gives are those of the model's outputs.
+
+    Args:
+        case: a model and a batch; the loss is not called.
+        twice: whether second derivatives are to be checked, too.
+        claim: what the outputs are taken to be, where it is not the model that is differentiated.
+
+    Returns:
+        What to know: "" or that the model draws random numbers.
+
+    Raises:
+        NotImplementedError: they are not; the message says what is wrong, and where.
+        ValueError: the outputs depend on no weight, or are not one tensor.
+
+    Example:
+        >>> class Detached(torch.nn.Linear):
+        ...     def forward(self, x):
+        ...         return super().forward(x) * super().forward(x).detach()
+        >>> x, y = torch.ones(4, 2), torch.ones(4, 1)
+        >>> check_derivatives(Case(Detached(2, 1), torch.nn.MSELoss(), x, y))
+        Traceback (most recent call last):
+        NotImplementedError: the gradient that autograd gives is not that of the model's outputs ...
+    """
+    few = take(case.inputs, slice(max(2, case.samples // _SHARE)))
+    refused: Exception | None = None
+    for dtype, inputs in ((torch.float64, few), (None, few), (None, case.inputs)):
+        pure = PureModel(case.model, case.weights, dtype)
+        probe = _Probe(pure, case, inputs)
+        try:
+            with probe.running():
+                probe.run()
+        except Exception as error:  # too few samples, or another type than the model wants
+            refused = error
+            continue
+        with probe.running():
+            return probe.check(twice, claim)
+    assert refused is not None
+    raise refused
+
+
+class _Probe:
+    """The outputs of some samples as a function of the weights."""
+
+    def __init__(self, pure: PureModel, case: Case, inputs: Inputs) -> None:
+        self.pure, self.case, self.inputs = pure, case, inputs
+        self.weights = {name: pure.state[name] for name in case.weights}
+        self.generator = torch.Generator().manual_seed(0)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with warnings.catch_warnings(), self.pure.running():
+            warnings.filterwarnings("ignore", message=FROZEN[:40], category=UserWarning)
+            yield
+
+    def run(self) -> Tensor:
+        """Compute the outputs, with the same random numbers at each call."""
+        with torch.random.fork_rng(devices=[]):
+            return one_tensor(self.pure.logits(self.inputs)[0])
+
+    def run_at(self, h: float, v: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Compute the outputs at W + h v; give these weights, too."""
+        state = self.pure.state
+        moved = {n: (w.detach() + h * v[n]).requires_grad_() for n, w in self.weights.items()}
+        try:
+            self.pure.state = {**state, **moved}
+            return self.run(), list(moved.values())
+        finally:
+            self.pure.state = state
+
+    def check(self, twice: bool, claim: Claim | None) -> str:
+        names, weights = list(self.weights), list(self.weights.values())
+        with torch.enable_grad():
+            outputs = self.run()
+        self._check_leaves(outputs)
+        if not torch.isfinite(outputs).all() or not outputs.numel():
+            return ""
+        v = {name: w.detach() * self._signs(w) for name, w in self.weights.items()}
+        u = torch.randn(outputs.shape, generator=self.generator, dtype=torch.float64).to(outputs)
+        if claim is None or outputs.dtype != torch.float64:
+            claimed, sources = outputs, weights
+        else:
+            with torch.enable_grad():
+                claimed, found = claim(self.inputs)
+            sources = [found[name] for name in names]
+            if claimed.shape != outputs.shape or _off(claimed - outputs, outputs, 1e-6):
+                raise NotImplementedError(
+                    "the model does not compute what its modules do one after the other"
+                )
+        gradients = self._gradients(claimed, sources, u, twice)
+        slopes = [(g * d).sum().item() for g, d in zip(gradients, v.values(), strict=True)]
+        self._check_first(u, v, sum(slopes), outputs)
+        if twice:
+            self._check_second(u, gradients)
+        if self.pure.noisy and self._is_random(outputs):
+            note = "the model draws random numbers in its forward pass: norms of one draw"
+            if not twice:
+                raise NotImplementedError(note)
+            return note
+        return ""
+
+    def _signs(self, weight: Tensor) -> Tensor:
+        return torch.randint(2, weight.shape, generator=self.generator).to(weight) * 2 - 1
+
+    def _check_leaves(self, outputs: Tensor) -> None:
+        if outputs.grad_fn is None:
+            raise ValueError(
+                "the outputs depend on no trainable weight: expected some that do, without "
+                "detach() or no_grad() on the way"
+            )
+        real = {id(parameter): name for name, parameter in self.case.parameters.items()}
+        for node in inputs_first(outputs.grad_fn):
+            name = real.get(id(getattr(node, "variable", None)))
+            if name is not None:
+                raise NotImplementedError(
+                    f"{name} is read past the module that owns it, from a list or an attribute, "
+                    "say: expected it to be read from the module in the forward pass"
+                )
+
+    def _gradients(
+        self, outputs: Tensor, weights: list[Tensor], u: Tensor, graph: bool
+    ) -> list[Tensor]:
+        try:
+            return list(
+                torch.autograd.grad(outputs, weights, u, create_graph=graph, materialize_grads=True)
+            )
+        except RuntimeError as error:
+            raise _twice_refused(error) from error
+
+    def _check_first(self, u: Tensor, v: dict[str, Tensor], slope: float, outputs: Tensor) -> None:
+        precision = _PRECISIONS[u.dtype]
+        for h in precision.steps:
+            with torch.no_grad():
+                change = (self.run_at(h, v)[0] - self.run_at(-h, v)[0]) / (2 * h)
+            error = abs((u * change).sum().item() - slope)
+            floor = 100 * torch.finfo(u.dtype).eps * outputs.norm().item() / h
+            # The sum over entries with random factors is about as large as the norm.
+            if not error > precision.first * change.norm().item() + floor:
+                return
+        raise NotImplementedError(
+            "the gradient that autograd gives is not that of the model's outputs (off by "
+            f"{error / max(change.norm().item(), 1e-300):.1g} of it): a detach(), no_grad(), "
+            "backward hook or custom autograd.Function on the way; expected none"
+        )
+
+    def _check_second(self, u: Tensor, gradients: list[Tensor]) -> None:
+        weights = list(self.weights.values())
+        v = {name: w.detach() * self._signs(w) for name, w in self.weights.items()}
+        paired = [(g, d) for g, d in zip(gradients, v.values(), strict=True) if g.requires_grad]
+        products = [torch.zeros_like(w) for w in weights]
+        if paired:
+            sources, directions = zip(*paired, strict=True)
+            try:
+                products = list(
+                    torch.autograd.grad(sources, weights, directions, materialize_grads=True)
+                )
+            except RuntimeError as error:
+                raise _twice_refused(error) from error
+        if u.dtype != torch.float64:
+            return  # differences of gradients are too rough to tell
+        precision, wrong = _PRECISIONS[u.dtype], ""
+        for h in (1e-7, 1e-8, 1e-6):
+            changes = [torch.zeros_like(w) for w in weights]
+            for sign in (1, -1):
+                with torch.enable_grad():
+                    outputs, moved = self.run_at(sign * h, v)
+                found = torch.autograd.grad(outputs, moved, u, materialize_grads=True)
+                changes = [c + sign * g / (2 * h) for c, g in zip(changes, found, strict=True)]
+            wrong = ""
+            whole = math.sqrt(sum(c.square().sum().item() for c in changes))
+            for name, product, change, gradient in zip(
+                self.weights, products, changes, gradients, strict=True
+            ):
+                size = max(product.norm().item(), change.norm().item(), 1e-3 * whole)
+                floor = 1e-6 * gradient.norm().item()
+                if (product - change).norm().item() > precision.second * size + floor:
+                    wrong = name
+                    break
+            if not wrong:
+                return
+        raise NotImplementedError(
+            f"the second derivative that autograd gives in {wrong} is not that of the model's "
+            "outputs: expected no custom autograd.Function or function of torch whose backward "
+            "pass cannot be differentiated"
+        )
+
+    def _is_random(self, outputs: Tensor) -> bool:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(1)
+            return not torch.equal(one_tensor(self.pure.logits(self.inputs)[0]), outputs)
+
+
+def _off(difference: Tensor, whole: Tensor, allowed: float) -> bool:
+    return difference.norm().item() > allowed * whole.norm().item() + 1e-300
+
+
+def _twice_refused(error: RuntimeError) -> NotImplementedError:
+    line = (str(error).splitlines() or [""])[0]
+    return NotImplementedError(f"the model cannot be differentiated: {line}")
