@@ -163,8 +163,8 @@ class _Curvature:
                 square = sum(g.double().square().sum().item() for g in gradients.values())
                 best = best_rate(square, model_curvature(case, gradients))
                 rate = min(best, 1 / eigenvalue) if eigenvalue > 0 else best
-        except RuntimeError as error:
-            if "derivative" not in str(error):
+        except (NotImplementedError, RuntimeError) as error:
+            if not isinstance(error, NotImplementedError) and "derivative" not in str(error):
                 raise
             none.notes.append(f"no curvature: {str(error).splitlines()[0]}")
             return none

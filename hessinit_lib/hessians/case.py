@@ -82,7 +82,7 @@ class Case(NamedTuple):
 
 
 def what_is_not_finite(case: Case) -> str:
-    """Say what first makes the numbers of a case not finite; "" if weights and batch are.
+    """Say what it may be that makes the loss of a case, or its gradient, not finite.
 
     Example:
         >>> x = torch.full((1, 1), torch.inf)
@@ -95,7 +95,10 @@ def what_is_not_finite(case: Case) -> str:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             where = name if name in ("inputs", "targets") else f"entries of {name}"
             return f"not all {where} are finite"
-    return ""
+    return (
+        "the outputs or the loss are not finite, though weights and batch are: numbers overflow, "
+        "or no target counts (ignore_index)"
+    )
 
 
 def check_kinds(model: object, loss_fn: object, targets: object) -> None:

@@ -48,6 +48,9 @@ _PRECISIONS = {
 Claim = Callable[[Inputs], tuple[Tensor, dict[str, Tensor]]]
 """Gives outputs of some samples in float64, with the graph from the weights, by name."""
 
+Direction = dict[str, Tensor]
+"""A step for each weight, by name."""
+
 
 def check_derivatives(case: Case, *, twice: bool = False, claim: Claim | None = None) -> str:
     """Make sure that the derivatives that autograd gives are those of the model's outputs.
@@ -109,7 +112,7 @@ class _Probe:
         with torch.random.fork_rng(devices=[]):
             return one_tensor(self.pure.logits(self.inputs)[0])
 
-    def run_at(self, h: float, v: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def run_at(self, h: float, v: Direction) -> tuple[Tensor, list[Tensor]]:
         """Compute the outputs at W + h v; give these weights, too."""
         state = self.pure.state
         moved = {n: (w.detach() + h * v[n]).requires_grad_() for n, w in self.weights.items()}
@@ -126,7 +129,6 @@ class _Probe:
         self._check_leaves(outputs)
         if not torch.isfinite(outputs).all() or not outputs.numel():
             return ""
-        v = {name: w.detach() * self._signs(w) for name, w in self.weights.items()}
         u = torch.randn(outputs.shape, generator=self.generator, dtype=torch.float64).to(outputs)
         if claim is None or outputs.dtype != torch.float64:
             claimed, sources = outputs, weights
@@ -139,8 +141,7 @@ class _Probe:
                     "the model does not compute what its modules do one after the other"
                 )
         gradients = self._gradients(claimed, sources, u, twice)
-        slopes = [(g * d).sum().item() for g, d in zip(gradients, v.values(), strict=True)]
-        self._check_first(u, v, sum(slopes), outputs)
+        self._check_first(u, gradients, outputs)
         if twice:
             self._check_second(u, gradients)
         if self.pure.noisy and self._is_random(outputs):
@@ -176,57 +177,66 @@ class _Probe:
                 torch.autograd.grad(outputs, weights, u, create_graph=graph, materialize_grads=True)
             )
         except RuntimeError as error:
-            raise _twice_refused(error) from error
+            raise _refused(error) from error
 
-    def _check_first(self, u: Tensor, v: dict[str, Tensor], slope: float, outputs: Tensor) -> None:
+    def _directions(self, steps: tuple[float, ...]) -> Iterator[tuple[float, float, Direction]]:
+        """Give steps ahead, steps back and directions, as long as the last ones did not agree.
+
+        The last direction makes entries larger only: some models round theirs down.
+        """
+        for h in steps:
+            yield h, -h, {n: w.detach() * self._signs(w) for n, w in self.weights.items()}
+        yield (
+            steps[1],
+            0.0,
+            {
+                n: w.detach() * torch.rand(w.shape, generator=self.generator).to(w)
+                for n, w in self.weights.items()
+            },
+        )
+
+    def _check_first(self, u: Tensor, gradients: list[Tensor], outputs: Tensor) -> None:
         precision = _PRECISIONS[u.dtype]
-        for h in precision.steps:
+        off = math.nan
+        for ahead, back, v in self._directions(precision.steps):
             with torch.no_grad():
-                change = (self.run_at(h, v)[0] - self.run_at(-h, v)[0]) / (2 * h)
-            error = abs((u * change).sum().item() - slope)
-            floor = 100 * torch.finfo(u.dtype).eps * outputs.norm().item() / h
-            # The sum over entries with random factors is about as large as the norm.
-            if not error > precision.first * change.norm().item() + floor:
+                change = self.run_at(ahead, v)[0] - self.run_at(back, v)[0]
+            change /= ahead - back
+            slope = sum((g * d).sum().item() for g, d in zip(gradients, v.values(), strict=True))
+            error, size = abs((u * change).sum().item() - slope), change.norm().item()
+            floor = 100 * torch.finfo(u.dtype).eps * outputs.norm().item() / ahead
+            # A sum over entries with random factors is about as large as their norm.
+            if not error > precision.first * size + floor:
                 return
+            off = error / max(size, 1e-300)
         raise NotImplementedError(
             "the gradient that autograd gives is not that of the model's outputs (off by "
-            f"{error / max(change.norm().item(), 1e-300):.1g} of it): a detach(), no_grad(), "
-            "backward hook or custom autograd.Function on the way; expected none"
+            f"{off:.1g} of it): a detach(), no_grad(), backward hook or custom autograd.Function "
+            "on the way; expected none"
         )
 
     def _check_second(self, u: Tensor, gradients: list[Tensor]) -> None:
-        weights = list(self.weights.values())
-        v = {name: w.detach() * self._signs(w) for name, w in self.weights.items()}
-        paired = [(g, d) for g, d in zip(gradients, v.values(), strict=True) if g.requires_grad]
-        products = [torch.zeros_like(w) for w in weights]
-        if paired:
-            sources, directions = zip(*paired, strict=True)
-            try:
-                products = list(
-                    torch.autograd.grad(sources, weights, directions, materialize_grads=True)
-                )
-            except RuntimeError as error:
-                raise _twice_refused(error) from error
-        if u.dtype != torch.float64:
-            return  # differences of gradients are too rough to tell
-        precision, wrong = _PRECISIONS[u.dtype], ""
-        for h in (1e-7, 1e-8, 1e-6):
-            changes = [torch.zeros_like(w) for w in weights]
-            for sign in (1, -1):
+        wrong = ""
+        for ahead, back, v in self._directions((1e-7, 1e-8, 1e-6)):
+            products = self._products(gradients, v)
+            if u.dtype != torch.float64:
+                return  # differences of gradients are too rough to tell
+            changes = [torch.zeros_like(w) for w in self.weights.values()]
+            for h, sign in ((ahead, 1), (back, -1)):
                 with torch.enable_grad():
-                    outputs, moved = self.run_at(sign * h, v)
+                    outputs, moved = self.run_at(h, v)
                 found = torch.autograd.grad(outputs, moved, u, materialize_grads=True)
-                changes = [c + sign * g / (2 * h) for c, g in zip(changes, found, strict=True)]
-            wrong = ""
+                changes = [c + sign * g for c, g in zip(changes, found, strict=True)]
+            changes = [c / (ahead - back) for c in changes]
             whole = math.sqrt(sum(c.square().sum().item() for c in changes))
+            wrong = ""
             for name, product, change, gradient in zip(
                 self.weights, products, changes, gradients, strict=True
             ):
                 size = max(product.norm().item(), change.norm().item(), 1e-3 * whole)
-                floor = 1e-6 * gradient.norm().item()
-                if (product - change).norm().item() > precision.second * size + floor:
-                    wrong = name
-                    break
+                allowed = _PRECISIONS[u.dtype].second * size + 1e-6 * gradient.norm().item()
+                if (product - change).norm().item() > allowed:
+                    wrong = wrong or name
             if not wrong:
                 return
         raise NotImplementedError(
@@ -234,6 +244,20 @@ class _Probe:
             "outputs: expected no custom autograd.Function or function of torch whose backward "
             "pass cannot be differentiated"
         )
+
+    def _products(self, gradients: list[Tensor], v: Direction) -> list[Tensor]:
+        weights = list(self.weights.values())
+        paired = [(g, d) for g, d in zip(gradients, v.values(), strict=True) if g.requires_grad]
+        if not paired:
+            return [torch.zeros_like(w) for w in weights]
+        sources, directions = zip(*paired, strict=True)
+        try:
+            found = torch.autograd.grad(
+                sources, weights, directions, retain_graph=True, materialize_grads=True
+            )
+        except RuntimeError as error:
+            raise _refused(error) from error
+        return list(found)
 
     def _is_random(self, outputs: Tensor) -> bool:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -245,6 +269,6 @@ def _off(difference: Tensor, whole: Tensor, allowed: float) -> bool:
     return difference.norm().item() > allowed * whole.norm().item() + 1e-300
 
 
-def _twice_refused(error: RuntimeError) -> NotImplementedError:
+def _refused(error: RuntimeError) -> NotImplementedError:
     line = (str(error).splitlines() or [""])[0]
     return NotImplementedError(f"the model cannot be differentiated: {line}")

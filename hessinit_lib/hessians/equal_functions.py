@@ -28,20 +28,24 @@ def equal_functions() -> Iterator[None]:
         (0.1667, True)
     """
     module: Any = torch.utils.checkpoint
-    generator = "_checkpoint_without_reentrant_generator"
-    kept = getattr(module, generator, None)
+    kept = {name: vars(module)[name] for name in _GENERATORS if name in vars(module)}
     function = module.CheckpointFunction
     try:
-        if kept is not None:
-            setattr(module, generator, _directly)
+        vars(module).update(dict.fromkeys(kept, _directly))
         function.apply = staticmethod(lambda run, _preserve, *args: run(*args))
         with _Replaced():
             yield
     finally:
-        if kept is not None:
-            setattr(module, generator, kept)
+        vars(module).update(kept)
         if "apply" in vars(function):
             del function.apply
+
+
+# One of them by the version of torch.
+_GENERATORS = (
+    "_checkpoint_without_reentrant_generator",
+    "_checkpoint_without_reentrant_generator_impl",
+)
 
 
 def _directly(*_: Any, **__: Any) -> Iterator[None]:

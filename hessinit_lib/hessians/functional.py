@@ -240,6 +240,8 @@ class PureModel:
                 if isinstance(module, nn.SyncBatchNorm):  # other processes need not take part
                     stack.enter_context(_attribute(module, "training", False))
             for module in self.module.modules():
+                if _iterates(module):  # power iterations go on at each call: these are held
+                    stack.enter_context(_attribute(module, "training", False))
                 if getattr(module, "sparse", False) is True:  # such gradients have no derivative
                     stack.enter_context(_attribute(module, "sparse", False))
             yield
@@ -263,6 +265,13 @@ class PureModel:
             self._statistics[module] = (mean, variance)
         mean, variance = self._statistics[module]
         return F.batch_norm(z, mean, variance, module.weight, module.bias, eps=module.eps)
+
+
+def _iterates(module: nn.Module) -> bool:
+    hooks = module._forward_pre_hooks.values()
+    return type(module).__name__ == "_SpectralNorm" or any(
+        type(hook).__name__ == "SpectralNorm" for hook in hooks
+    )
 
 
 class _LogSoftmax(TorchFunctionMode):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -46,7 +45,6 @@ def covered_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
     Raises:
         NotImplementedError: a weight of another kind of module; the message names it.
-        ValueError: a weight of a lazy module that has not seen its inputs.
 
     Example:
         >>> [name for name, _ in covered_weights(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))]
@@ -55,8 +53,6 @@ def covered_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for prefix, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             name = f"{prefix}.{key}" if prefix else key
-            if is_lazy(parameter):
-                raise ValueError(f"{name} has no shape yet: expected a model that was called once")
             if not parameter.requires_grad or parameter.ndim < 2:
                 continue
             # A subclass may compute anything, so the exact type decides.

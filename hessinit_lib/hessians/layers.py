@@ -116,10 +116,7 @@ def layer_hessians(
     # One norm that was asked for tells: the trace comes with Frobenius norms alone.
     asked = "frobenius" if options.frobenius else "spectral"
     if any(math.isnan(getattr(layer, asked)) for layer in found.values()):
-        found.not_finite = what_is_not_finite(case) or (
-            "the outputs, the loss or its gradient, though weights and batch are finite: "
-            "activations overflow, or no target counts (ignore_index)"
-        )
+        found.not_finite = what_is_not_finite(case)
     return found
 
 

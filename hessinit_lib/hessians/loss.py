@@ -293,6 +293,8 @@ def output_hessian(
         # or an error of the loss itself, which comes again.
         curvature = OutputCurvature(loss_fn, outputs, targets, None, parameters)
     gradient = curvature.gradient.reshape(batch, -1)
+    if not torch.isfinite(curvature.value):
+        gradient = torch.full_like(gradient, math.nan)
 
     def hvp(vector: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
         return curvature.hvp(vector.reshape(outputs.shape)).reshape(batch, -1)

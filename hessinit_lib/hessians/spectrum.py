@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.estimate.products import BlockProducts
 from hessinit_lib.hessians.graph.backward import layer_grams
@@ -151,6 +151,8 @@ def spectrum(
     check_derivatives(case, twice=True)
     blocks = {name or "model": [name] if name else list(sizes)}
     products = BlockProducts(case, blocks)
+    if not products.finite:
+        raise ValueError(f"there is no spectrum: {what_is_not_finite(case)}")
     return _by_products(products, matrix, probes, steps, generator)
 
 
@@ -179,10 +181,6 @@ def _by_products(
     generator: torch.Generator | None,
 ) -> Spectrum:
     """Multiply the one block with unit vectors, if they are few, or with random ones."""
-    if not products.finite:
-        raise ValueError(
-            "the network's outputs, the loss or its gradient are not finite: there is no spectrum"
-        )
     ((label, size),) = products.sizes.items()
     g, r = MATRICES[matrix]
 

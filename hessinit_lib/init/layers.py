@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.case import check_parameters
 from hessinit_lib.hessians.kinds import TRANSPOSED, covered_weights, fans
 
 
@@ -72,6 +73,7 @@ def weight_layers(model: nn.Module) -> list[Layer]:
         >>> [layer.name for layer in weight_layers(model)]
         ['0.weight', '2.weight']
     """
+    check_parameters(model)
     found: dict[int, Layer] = {}
     for name, module in covered_weights(model):
         layer = Layer(name, module)

@@ -97,8 +97,7 @@ def model_hessian(
     check_derivatives(case, twice=True)
     products = _products(case, {"model": list(case.weights)}, options)
     if not products.finite:
-        why = what_is_not_finite(case) or "the outputs, the loss or its gradient"
-        raise ValueError(f"there is no Hessian, {why}: expected finite numbers")
+        raise ValueError(f"there is no Hessian: {what_is_not_finite(case)}")
     (norms,) = block_norms(products, options).values()
     return LayerHessian.from_parts(
         "model",

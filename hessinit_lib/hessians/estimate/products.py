@@ -51,7 +51,7 @@ class BlockProducts:
 
     Attributes:
         sizes: number of parameters of each block.
-        finite: whether the outputs are finite; if not, products are not.
+        finite: whether outputs, loss and its gradient are finite; if not, products mean nothing.
         like: an empty tensor of the type and device that vectors have.
         count: products computed, by block.
 
@@ -91,7 +91,8 @@ class BlockProducts:
             self._held = None if self._chunk else self._gradients(outputs, slice(None))
         gradient = self._curvature.gradient
         self.like = gradient.new_empty(0)
-        self.finite = bool(torch.isfinite(outputs).all() and torch.isfinite(gradient).all())
+        found = (outputs, gradient, self._curvature.value)
+        self.finite = all(bool(torch.isfinite(tensor).all()) for tensor in found)
         self.sizes = {
             block: sum(self._weights[name].numel() for name in names)
             for block, names in blocks.items()

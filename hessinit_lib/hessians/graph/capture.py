@@ -88,6 +88,10 @@ def _capture(
                     f"{name} is used more than once in a forward pass: "
                     "repeated weights are not covered"
                 )
+            if not output.requires_grad:
+                raise NotImplementedError(
+                    f"{name} is called under no_grad(): for autograd, nothing depends on it"
+                )
             z = args[0] if args else kwargs["input"]
             # An operation in place would move a view (what Linear gives on positions in some
             # versions of torch) to another node of the graph.
