@@ -11,12 +11,18 @@ so only what the subspace leaves is estimated (Hutchinson's estimator, deflated)
 A = (P M P)^2 a draw w^T A w has variance 2 tr A^2, and (w^T A w')^2 of two draws has mean
 tr A^2: pairs of draws tell the error, and whether few eigenvectors carry the rest. Those
 are better deflated, too, than sampled.
+
+Products with a subspace tell nothing of eigenvectors that it has no part of, as where it
+began in the range of a G that is small or zero. So no spectral norm is given before Lanczos
+steps from a random vector in the complement. Those find eigenvalues up to theta there, and k
+of them multiply the part of an eigenvector of eigenvalue lambda, about 1 / sqrt P at first, by
+T_k(lambda / theta), Chebyshev's polynomial (Kuczynski and Wozniakowski, 1992): it would show.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -33,8 +39,8 @@ WHOLE = ((1.0,),)
 
 _PROBES = 8  # drawn at a time
 
-# Steps of the second start: an eigenvalue that is twice all others stands out after these.
-_SECOND_STEPS = 6
+# Rounds of a check, at most: where the spectrum has no gap below its end, nothing is sure.
+_ROUNDS = 12
 
 # Effective number of eigenvectors below which the rest is deflated.
 _FEW = 10.0
@@ -73,10 +79,12 @@ class DeflatedNorms:
         # What rounding allows is not asked for more sharply.
         self._tolerance = max(options.tolerance, 100 * torch.finfo(like.dtype).eps)
         self._probed: list[_Probes] = []
-        # Of the second start: the images of its last vectors, and the steps still to make.
-        self._followed: Tensor | None = None
-        self._following = False
-        self._steps_left = _SECOND_STEPS
+        self._finite = True
+        seed = options.generator.initial_seed() if options.generator else 0
+        # Its own, so that other draws stay what they are.
+        self._random = torch.Generator().manual_seed((seed + 1) % 2**63)
+        self._check: _Check | None = None
+        self._extended = False  # whether the rows asked for are those of the check
 
     def start(self, vectors: Float[Tensor, "p _"]) -> Float[Tensor, "k _"]:
         """Give the rows to begin with, from vectors that reach what is large in the block."""
@@ -84,55 +92,67 @@ class DeflatedNorms:
 
     def add_rows(self, rows: Float[Tensor, "k _"], images: Float[Tensor, "o k _"]) -> None:
         """Take in the products of the rows that were asked for."""
+        if self._check is not None and self._extended:
+            self._check.places += range(self._space.count, self._space.count + len(rows))
+        self._extended = False
+        self._finite = self._finite and bool(torch.isfinite(images).all())
         self._space.add(rows, images)
         self._probed = []  # they were drawn from a larger complement
-        if self._following:
-            self._followed, self._following = images, False
 
     def growth(self) -> Float[Tensor, "k _"]:
-        """Give the rows to go on with; none if the spectral norms are known.
-
-        They are known once a second start, from random vectors, has found nothing larger: the
-        first one is in the range of G, which says little where G is small.
-        """
+        """Give the rows to go on with; none if the spectral norms are known."""
         space = self._space
-        if not self._options.spectral or space.whole:
+        if not self._options.spectral or space.whole or not self._finite:
             return space.rows[:0]
-        while len(rows := self._next()) == 0 and self._steps_left:
-            self._steps_left -= 1
-            rows = self._second()
-            if len(rows):
-                return rows
-        return rows
-
-    def _second(self) -> Float[Tensor, "k _"]:
-        """Give random rows, then step by step their images under H, and under R if wanted."""
-        space = self._space
-        if space.full:
-            space.compress(self._operators)
-        self._following = True
-        if self._followed is None:
-            drawn = torch.randn(2, space.rows.shape[1], generator=torch.Generator().manual_seed(1))
-            return space.new_directions(drawn.to(space.rows))
-        last = [
-            torch.einsum("o,op->p", self._followed.new_tensor(weights), self._followed[:, place])
-            for weights, place in ((self._operators[0], 0), (self._operators[-1], -1))
-        ]
-        return space.new_directions(torch.stack(last))
-
-    def _next(self) -> Float[Tensor, "k _"]:
-        """Give the rows that leading Ritz vectors ask for."""
-        space = self._space
-        if space.count == 0:
-            return space.rows[:0]
-        leading = [space.leading(weights) for weights in self._operators]
-        scale = abs(leading[0].value)
+        leading = [space.leading(weights) for weights in self._operators] if space.count else []
+        scale = abs(leading[0].value) if leading else 0.0
         wanted = [ritz.directions for ritz in leading if not self._converged(ritz, scale)]
-        if not wanted:
-            return space.rows[:0]
+        if wanted:
+            if space.full:
+                self._make_room()
+            fresh = space.new_directions(torch.cat(wanted))
+            if len(fresh):
+                return fresh
+        sizes = [abs(ritz.value) for ritz in leading] or [0.0] * len(self._operators)
+        return self._beyond(sizes, 0.5 * self._tolerance * scale)
+
+    def _beyond(self, sizes: list[float], allowed: float) -> Float[Tensor, "k _"]:
+        """Give rows that look for eigenvalues larger than those found; none if that is done."""
+        space, check = self._space, self._check
+        grown = check and any(
+            now > then + allowed for now, then in zip(sizes, check.sizes, strict=True)
+        )
+        if check is None or grown:
+            check = self._check = _Check([], sizes)
+        check.rounds += 1
         if space.full:
-            space.compress(self._operators)
-        return space.new_directions(torch.cat(wanted))
+            self._make_room()
+        if not check.places:
+            at_random = torch.randn(1, space.rows.shape[1], generator=self._random)
+            fresh = space.new_directions(torch.cat((*check.kept, at_random.to(space.rows)))[:1])
+        else:
+            wanted = []
+            # The part of an eigenvector in a random vector, with a chance of 3 in 4 or more.
+            needed = math.log(6 * math.sqrt(space.rows.shape[1]))
+            for weights, size in zip(self._operators, sizes, strict=True):
+                reach, _, residual = space.beside(weights, check.places)
+                gain = math.acosh(max(1.0, (size + allowed) / reach)) if reach else math.inf
+                if (check.rounds - 2) * gain < needed:
+                    wanted.append(residual)
+            if not wanted or check.rounds > _ROUNDS:
+                return space.rows[:0]
+            # Where H, G and R go almost the same way one of them goes for all.
+            fresh = space.new_directions(torch.cat(wanted), 0.3)
+        self._extended = True
+        return fresh
+
+    def _make_room(self) -> None:
+        """Keep the leading Ritz vectors alone; a check goes on from its own."""
+        check = self._check
+        if check is not None and check.places:
+            check.kept = [self._space.beside(self._operators[0], check.places)[1]]
+            check.places = []
+        self._space.compress(self._operators)
 
     def _converged(self, ritz: Ritz, scale: float) -> bool:
         """Tell whether a spectral norm is sure to a tenth of the tolerance, of the block's norm.
@@ -226,6 +246,23 @@ class DeflatedNorms:
         if not self._options.frobenius:
             return BlockNorms(math.nan, spectral, math.nan)
         return BlockNorms(frobenius, spectral, trace, stderr, trace_error)
+
+
+@dataclass
+class _Check:
+    """Lanczos steps in the complement of what was known.
+
+    Attributes:
+        places: its rows in the subspace.
+        sizes: the spectral norms that it is to confirm.
+        kept: where it goes on if the subspace was compressed.
+        rounds: steps, and one.
+    """
+
+    places: list[int]
+    sizes: list[float]
+    kept: list[Float[Tensor, "1 _"]] = field(default_factory=list)
+    rounds: int = 0
 
 
 @dataclass(frozen=True)

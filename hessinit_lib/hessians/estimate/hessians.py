@@ -153,9 +153,9 @@ def _grow(
     """Let the subspaces of a group of blocks grow until they are large enough."""
     sketch = products.range_sketch(start, list(group), generator)
     wanted = {name: norms.start(sketch.pop(name)) for name, norms in group.items()}
-    for name, norms in group.items():
-        if not len(wanted[name]):  # G is zero
-            wanted[name] = norms.growth()
+    for name, rows in wanted.items():
+        if not len(rows):  # G = 0 says nothing about R
+            wanted[name] = group[name].growth()
     while wanted := {name: rows for name, rows in wanted.items() if len(rows)}:
         for name, images in products.apply(wanted).items():
             group[name].add_rows(wanted[name], images)

@@ -79,9 +79,12 @@ class Subspace:
         """The orthonormal rows V."""
         return self._rows[: self.count]
 
-    def images(self, weights: Sequence[float]) -> Float[Tensor, "m _"]:
-        """Give the images under a sum of the operators, such as (1, 1) for H = G + R."""
-        chosen = [(w, self._images[k, : self.count]) for k, w in enumerate(weights) if w]
+    def images(
+        self, weights: Sequence[float], places: Sequence[int] | None = None
+    ) -> Float[Tensor, "m _"]:
+        """Give the images, or some, under a sum of the operators, such as (1, 1) for H = G + R."""
+        kept = self._images[:, : self.count] if places is None else self._images[:, places]
+        chosen = [(w, kept[k]) for k, w in enumerate(weights) if w]
         if len(chosen) == 1 and chosen[0][0] == 1:
             return chosen[0][1]
         return torch.stack([w * image for w, image in chosen]).sum(0)
@@ -92,11 +95,14 @@ class Subspace:
             vectors = vectors - (vectors @ self.rows.mT) @ self.rows
         return vectors
 
-    def new_directions(self, vectors: Float[Tensor, "p _"]) -> Float[Tensor, "k _"]:
+    def new_directions(
+        self, vectors: Float[Tensor, "p _"], least: float = 0.0
+    ) -> Float[Tensor, "k _"]:
         """Orthonormalize vectors against the subspace and each other, as many as fit.
 
         Returns:
-            At most p rows: those that nothing is left of are dropped.
+            At most p rows: those that nothing is left of, or less than `least` of their length,
+            are dropped.
         """
         found = vectors.new_empty(0, vectors.shape[1])
         room = len(self._rows) - self.count
@@ -108,7 +114,7 @@ class Subspace:
             for _ in range(2):
                 rest = rest - (rest @ found.mT) @ found
             left = rest.norm()
-            if left > _NEW[vectors.dtype]:
+            if left > max(least, _NEW[vectors.dtype]):
                 # Once more after scaling up, so that what rounding left is small again.
                 rest = self.project_out(rest / left)
                 rest = rest - (rest @ found.mT) @ found
@@ -145,6 +151,23 @@ class Subspace:
             directions[[0, *rivals]],
         )
 
+    def beside(
+        self, weights: Sequence[float], places: Sequence[int]
+    ) -> tuple[float, Float[Tensor, "1 _"], Float[Tensor, "1 _"]]:
+        """Look at some rows alone, the complement of the others, under a sum of the operators.
+
+        Returns:
+            Size of their leading Ritz value plus its residual, the Ritz vector, and the residual
+            outside of the whole subspace.
+        """
+        rows, images = self.rows[places], self.images(weights, places)
+        values, vectors = _eigh(rows, images)
+        chosen = vectors[:, [0, -1]].mT.to(images)
+        residuals = self.project_out(chosen @ images)
+        reach = values[[0, -1]].abs() + residuals.norm(dim=1)
+        best = int(reach.argmax())
+        return float(reach[best]), chosen[[best]] @ rows, residuals[[best]]
+
     def compress(self, operators: Sequence[Sequence[float]]) -> None:
         """Keep only the leading Ritz vectors of each operator, to make room."""
         kept = []
@@ -161,6 +184,12 @@ class Subspace:
     def _ritz(
         self, images: Float[Tensor, "m _"]
     ) -> tuple[Float[Tensor, " m"], Float[Tensor, "m m"]]:
-        """Give all Ritz values, ascending, and their vectors' coordinates as columns."""
-        small = (self.rows @ images.mT).double()
-        return torch.linalg.eigh((small + small.mT) / 2)
+        return _eigh(self.rows, images)
+
+
+def _eigh(
+    rows: Float[Tensor, "m _"], images: Float[Tensor, "m _"]
+) -> tuple[Float[Tensor, " m"], Float[Tensor, "m m"]]:
+    """Give all Ritz values, ascending, and their vectors' coordinates as columns."""
+    small = (rows @ images.mT).double()
+    return torch.linalg.eigh((small + small.mT) / 2)
