@@ -13,10 +13,19 @@ if TYPE_CHECKING:
     from hessinit_lib.diagnosis import diagnose
     from hessinit_lib.hessians import HessianTracker, layer_hessians, model_hessian, spectrum
 
+    __version__: str
+
 __all__ = ["HessianTracker", "diagnose", "init", "layer_hessians", "model_hessian", "spectrum"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        try:
+            return metadata.version("hessinit_lib")
+        except metadata.PackageNotFoundError:  # run from its folder, not installed
+            return "0+unknown"
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "init":

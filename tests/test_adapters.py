@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -60,9 +61,21 @@ def test_a_writer_of_scalars_gets_them_with_the_step() -> None:
     assert {step for _, _, step in writer.written} == {0, 3}
 
 
-def test_a_logger_without_a_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="logger: got list, expected a method log_metrics"):
-        log_to([])
+def test_a_run_that_only_logs_gets_them_with_the_step() -> None:
+    class Run:
+        def log(self, data: dict[str, float], step: int) -> None:
+            self.written = data, step
+
+    run, report = Run(), layer_hessians(network(), F.mse_loss, X, Y)
+    log_to(run)(7, report)
+    assert run.written == (scalars(report), 7)
+
+
+@pytest.mark.parametrize("logger", [[], logging.getLogger("any")])
+def test_a_logger_without_a_method_is_refused(logger: object) -> None:
+    kind = type(logger).__name__
+    with pytest.raises(ValueError, match=f"logger: got {kind}, expected a method log_metrics"):
+        log_to(logger)
 
 
 def test_the_callback_says_what_is_missing() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,13 @@ def test_folders_and_files_of_the_text_exist(file: str) -> None:
     named = {name for name in named if name.split("/")[0] in tops}
     assert named
     assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+def test_the_version_and_the_types_are_there() -> None:
+    """The version without torch, which takes seconds to import."""
+    code = "import sys, hessinit_lib; print(hessinit_lib.__version__, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    version, torch_imported = done.stdout.split()
+    assert version[0].isdigit()
+    assert torch_imported == "False"
+    assert (ROOT / "hessinit_lib" / "py.typed").is_file()

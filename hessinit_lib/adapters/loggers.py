@@ -1,11 +1,13 @@
 """Reports of a tracker, sent to any logger.
 
 Any logger will do that has Lightning's method `log_metrics(metrics, step)` (its loggers for
-CSV, TensorBoard, MLflow, Weights & Biases) or TensorBoard's `add_scalar(tag, value, step)`.
+CSV, TensorBoard, MLflow, Weights & Biases), TensorBoard's `add_scalar(tag, value, step)` or
+`log(metrics, step=step)`, as a run of Weights & Biases has.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -44,14 +46,15 @@ def log_to(logger: object, prefix: str = "hessian") -> Callable[[int, HessianRep
     """Make the function that sends a tracker's reports to a logger.
 
     Args:
-        logger: an object with `log_metrics(metrics, step)` or `add_scalar(tag, value, step)`.
+        logger: an object with `log_metrics(metrics, step)`, `add_scalar(tag, value, step)` or
+            `log(metrics, step=step)`, in this order.
         prefix: what the names of the numbers begin with.
 
     Returns:
         A function for the tracker's argument `on_record`.
 
     Raises:
-        ValueError: the logger has neither method.
+        ValueError: the logger has none of these methods.
 
     Example:
         In a plain loop, with any logger:
@@ -76,19 +79,21 @@ def log_to(logger: object, prefix: str = "hessian") -> Callable[[int, HessianRep
     """
     log_metrics = getattr(logger, "log_metrics", None)
     add_scalar = getattr(logger, "add_scalar", None)
+    log = None if isinstance(logger, logging.Logger) else getattr(logger, "log", None)
 
     def send(step: int, report: HessianReport) -> None:
         metrics = scalars(report, prefix)
-        if log_metrics is not None:
+        if callable(log_metrics):
             log_metrics(metrics, step)
-            return
-        assert add_scalar is not None  # checked below, before the first report
-        for name, value in metrics.items():
-            add_scalar(name, value, step)
+        elif callable(add_scalar):
+            for name, value in metrics.items():
+                add_scalar(name, value, step)
+        elif callable(log):
+            log(metrics, step=step)
 
-    if not callable(log_metrics) and not callable(add_scalar):
+    if not any(map(callable, (log_metrics, add_scalar, log))):
         raise ValueError(
-            f"logger: got {type(logger).__name__}, expected a method "
-            "log_metrics(metrics, step) or add_scalar(tag, value, step)"
+            f"logger: got {type(logger).__name__}, expected a method log_metrics(metrics, step), "
+            "add_scalar(tag, value, step) or log(metrics, step=step)"
         )
     return send
