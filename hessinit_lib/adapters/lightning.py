@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hessinit_lib.adapters.loggers import log_to
 from hessinit_lib.errors import UserError
+from hessinit_lib.hessians.inputs import Inputs, mapped
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.report import HessianReport
 from hessinit_lib.hessians.tracker import HessianTracker, Schedule
@@ -32,7 +33,7 @@ class HessianCallback(_Base):
 
     Args:
         loss_fn: the loss, see `hessinit_lib.layer_hessians`.
-        probe_inputs: shape (B, ...); moved to the module's device.
+        probe_inputs: see `HessianTracker`; moved to the module's device.
         probe_targets: what the loss takes; moved, too.
         every: see `HessianTracker`.
         submodule: name of the network in the module, if it is not the module itself ("net").
@@ -53,7 +54,7 @@ class HessianCallback(_Base):
     def __init__(
         self,
         loss_fn: LossFn,
-        probe_inputs: Tensor,
+        probe_inputs: Inputs,
         probe_targets: Tensor,
         every: Schedule = 50,
         *,
@@ -86,7 +87,7 @@ class HessianCallback(_Base):
         self.tracker = HessianTracker(
             model,
             self.loss_fn,
-            self.probe_inputs.to(pl_module.device),
+            mapped(self.probe_inputs, lambda x: x.to(pl_module.device)),
             self.probe_targets.to(pl_module.device),
             self.every,
             on_record=log,

@@ -7,9 +7,9 @@ CSV, TensorBoard, MLflow, Weights & Biases), TensorBoard's `add_scalar(tag, valu
 
 from __future__ import annotations
 
-import logging
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from hessinit_lib.hessians.report import HessianReport
 
@@ -40,6 +40,13 @@ def scalars(report: HessianReport, prefix: str = "hessian") -> dict[str, float]:
         for name, layer in report.items()
     }
     return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _arguments(function: object) -> Collection[str]:
+    try:
+        return inspect.signature(function).parameters if callable(function) else ()
+    except ValueError:  # a built-in function
+        return ()
 
 
 def log_to(logger: object, prefix: str = "hessian") -> Callable[[int, HessianReport], None]:
@@ -79,7 +86,9 @@ def log_to(logger: object, prefix: str = "hessian") -> Callable[[int, HessianRep
     """
     log_metrics = getattr(logger, "log_metrics", None)
     add_scalar = getattr(logger, "add_scalar", None)
-    log = None if isinstance(logger, logging.Logger) else getattr(logger, "log", None)
+    log = getattr(logger, "log", None)
+    if "step" not in _arguments(log):  # of Python's loggers, say, or of a Lightning module
+        log = None
 
     def send(step: int, report: HessianReport) -> None:
         metrics = scalars(report, prefix)

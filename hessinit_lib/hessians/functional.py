@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from hessinit_lib.hessians.equal_functions import equal_functions
 from hessinit_lib.hessians.inputs import Inputs, fresh, take
+from hessinit_lib.hessians.numerics.precision import PROCESS
 
 _NOISE = (_DropoutNd, nn.RReLU)
 _FEW = 4  # samples that show which modules draw random numbers
@@ -225,7 +226,7 @@ class PureModel:
         if batch_norms and not self._statistics:
             warnings.warn(FROZEN, UserWarning, stacklevel=4)
         cards = sorted({value.device.index or 0 for value in self.state.values() if value.is_cuda})
-        with ExitStack() as stack:
+        with PROCESS, ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=cards))
             # Fused attention and recurrent layers have no second derivative.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -315,6 +316,14 @@ def one_tensor(outputs: object) -> Tensor:
 
 
 @contextmanager
+def random_state_kept(model: nn.Module) -> Iterator[None]:
+    """Put the global random state back, on the devices of a model."""
+    cards = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
+    with torch.random.fork_rng(devices=cards):
+        yield
+
+
+@contextmanager
 def _attribute(owner: object, name: str, value: object) -> Iterator[None]:
     """Set an attribute, and put it back."""
     before = getattr(owner, name)
@@ -341,14 +350,14 @@ def without_noise(model: nn.Module, inputs: Inputs) -> Iterator[None]:
         >>> model[1].training
         True
     """
-    modes = [(module, module.training) for module in model.modules()]
-    drawing = _drawing(model, inputs) if any(training for _, training in modes) else set()
-    try:
-        for module in drawing:
-            module.training = False
-        with warnings.catch_warnings():
+    with PROCESS, warnings.catch_warnings():  # also for others that work on this model
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            if any(training for _, training in modes):
+                for module in _drawing(model, inputs):
+                    module.training = False
             warnings.filterwarnings("ignore", message=re.escape(FROZEN), category=UserWarning)
             yield
-    finally:
-        for module, training in modes:
-            module.training = training
+        finally:
+            for module, training in modes:
+                module.training = training

@@ -39,6 +39,11 @@ class Options:
             raise ValueError(f"norms={self.norms!r}: expected some of {NORMS}, as a tuple")
         if not (math.isfinite(self.tolerance) and self.tolerance > 0):
             raise ValueError(f"tolerance={self.tolerance!r}: expected a positive number")
+        if not isinstance(self.generator, torch.Generator | None):
+            raise ValueError(
+                f"generator={self.generator!r}: expected a torch.Generator, such as "
+                "torch.Generator().manual_seed(0), or None"
+            )
         if self.max_memory is not None and self.max_memory <= 0:
             raise ValueError(f"max_memory={self.max_memory!r}: expected a positive size [bytes]")
 

@@ -20,7 +20,7 @@ from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.loss import LossFn, loss_curvature
 from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.hessians.numerics.quadrature import lanczos_quadrature
-from hessinit_lib.hessians.options import METHODS
+from hessinit_lib.hessians.options import Options
 
 MATRICES = {"hessian": (1.0, 1.0), "linearization": (1.0, 0.0), "residual": (0.0, 1.0)}
 """What a spectrum can be of, as a sum of G and R."""
@@ -131,9 +131,9 @@ def spectrum(
         (8, True, 4.0)
     """
     case = Case.checked(model, loss_fn, inputs, targets)
-    for key, value, known in (("matrix", matrix, MATRICES), ("method", method, METHODS)):
-        if value not in known:
-            raise ValueError(f"{key}={value!r}: expected one of {', '.join(known)}")
+    Options(method=method, generator=generator)  # checked before work starts
+    if matrix not in MATRICES:
+        raise ValueError(f"matrix={matrix!r}: expected one of {', '.join(MATRICES)}")
     for key, value in {"probes": probes, "steps": steps}.items():
         if value < 1:
             raise ValueError(f"{key}={value!r}: expected a whole number, at least 1")

@@ -241,7 +241,10 @@ def due(every: Schedule) -> Callable[[int], bool]:
         return every
     try:
         if isinstance(every, Collection):
-            return frozenset(operator.index(step) for step in every).__contains__
+            steps = frozenset(operator.index(step) for step in every)
+            if not steps or min(steps) < 0:
+                raise ValueError(f"every={every!r}: expected steps from 0 on, at least one of them")
+            return steps.__contains__
         interval = operator.index(every)
     except TypeError:
         interval = 0

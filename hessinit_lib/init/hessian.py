@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +23,7 @@ from hessinit_lib.init.forward_graph import (
     refuse_batch_statistics,
 )
 from hessinit_lib.init.gauss_newton_traces import gauss_newton_traces
-from hessinit_lib.init.layers import Layer, weight_layers
+from hessinit_lib.init.layers import Layer, restored_on_failure, weight_layers
 from hessinit_lib.init.mirrored import branch_factors, draw_directions
 from hessinit_lib.init.report import ScalingReport
 from hessinit_lib.init.scaling import meet_norms
@@ -126,7 +125,7 @@ def hessian_(
     wanted = _check(target, directions, level, norm, tolerance, rounds, layers)
     drawn = directions == "draw"
     work = _Work(model, loss_fn, inputs, targets, layers, norm, tolerance, drawn, generator)
-    with _restored_on_failure(layers):
+    with restored_on_failure(model, generator):
         return work.set_level(level) if wanted is None else work.set_norms(wanted, rounds)
 
 
@@ -316,16 +315,3 @@ def _check(
 
 def _is_positive(value: object) -> bool:
     return isinstance(value, int | float) and 0 < value < math.inf
-
-
-@contextmanager
-def _restored_on_failure(layers: Sequence[Layer]) -> Iterator[None]:
-    parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
-    kept = [parameter.detach().clone() for parameter in parameters]
-    try:
-        yield
-    except BaseException:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, kept, strict=True):
-                parameter.copy_(value)
-        raise

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from hessinit_lib.hessians.case import check_parameters
 from hessinit_lib.hessians.kinds import TRANSPOSED, covered_weights, fans
@@ -85,3 +89,41 @@ def weight_layers(model: nn.Module) -> list[Layer]:
             "no trainable weight: expected a Linear, convolution or Embedding layer"
         )
     return list(found.values())
+
+
+@contextmanager
+def restored_on_failure(model: nn.Module, generator: torch.Generator | None) -> Iterator[None]:
+    """Put weights, buffers and random states back where an initialization is not finished.
+
+    Args:
+        model: any module.
+        generator: that draws; the global one if None.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> before = model.weight.detach().clone()
+        >>> try:
+        ...     with restored_on_failure(model, None):
+        ...         _ = nn.init.zeros_(model.weight)
+        ...         raise KeyboardInterrupt
+        ... except KeyboardInterrupt:
+        ...     torch.equal(model.weight, before)
+        True
+    """
+    tensors = [x for x in (*model.parameters(), *model.buffers()) if not is_lazy(x)]
+    kept = [tensor.detach().clone() for tensor in tensors]
+    devices = {tensor.device for tensor in tensors if tensor.is_cuda}
+    drawn = generator.get_state() if isinstance(generator, torch.Generator) else None
+    random = torch.get_rng_state(), {card: torch.cuda.get_rng_state(card) for card in devices}
+    try:
+        yield
+    except BaseException:  # an interrupt, too
+        with torch.no_grad():
+            for tensor, value in zip(tensors, kept, strict=True):
+                tensor.copy_(value)
+        torch.set_rng_state(random[0])
+        for card, state in random[1].items():
+            torch.cuda.set_rng_state(state, card)
+        if drawn is not None and generator is not None:
+            generator.set_state(drawn)
+        raise

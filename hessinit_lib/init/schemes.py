@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from hessinit_lib.init.layers import Layer, weight_layers
+from hessinit_lib.init.layers import Layer, restored_on_failure, weight_layers
 from hessinit_lib.init.mirrored import mirrored_
 from hessinit_lib.init.tensors import normal_, orthogonal_, truncated_, uniform_
 from hessinit_lib.theory.critical import critical_variance
@@ -74,7 +74,7 @@ def apply(
         raise ValueError(f"scheme {scheme!r}: {what}; it takes {', '.join(known) or 'none'}")
     draw = SCHEMES[scheme](**options)
     layers = weight_layers(model)
-    with torch.no_grad():
+    with restored_on_failure(model, generator), torch.no_grad():
         draw(layers, generator)
         for layer in layers:
             if isinstance(layer.module, nn.Embedding) and layer.module.padding_idx is not None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+# Held while settings of the whole process are changed: two calls that overlap would put them
+# back in the wrong order, and each would find those of the other.
+PROCESS = threading.RLock()
 
 # Tolerance from which the rounding of inputs to bfloat16 (relative 2^-9, at random, so that
 # it averages out: 1e-5 to 1e-4 in a norm) is small beside what is asked for.
@@ -112,18 +117,20 @@ def without_callers_modes() -> Iterator[None]:
 
     Second derivatives of a pass under `torch.autocast` would be mostly rounding, and under
     `torch.inference_mode` there are none. As a decorator, it does so for a whole function.
+    Calls from several threads wait for each other: they change settings of the process.
 
     Example:
         >>> with torch.autocast("cpu"), without_callers_modes():
         ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
         torch.float32
     """
-    with contextlib.ExitStack() as stack:
+    with PROCESS, contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         for device in ("cpu", "cuda", "mps", "xpu"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(torch.enable_grad())
         yield
 
 

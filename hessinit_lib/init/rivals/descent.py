@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hessinit_lib.hessians.functional import compute_dtype, without_noise
+from hessinit_lib.hessians.functional import compute_dtype, random_state_kept, without_noise
 from hessinit_lib.hessians.inputs import Inputs, fresh
 from hessinit_lib.hessians.loss import LossFn, evaluate
 
@@ -42,12 +43,15 @@ class ParameterLoss:
         }
         trained = [name for name, value in model.named_parameters() if value.requires_grad]
         self.start = {name: state.pop(name) for name in trained}
-        self._rest = state
+        self._rest = {name: value.clone() for name, value in state.items()}
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Inputs, targets: Tensor) -> Tensor:
         """Compute the loss of a batch, differentiable more than once."""
         arguments, keywords = fresh(inputs, self._dtype)
         state = {**self._rest, **parameters}
-        with without_noise(self._model, inputs), sdpa_kernel(SDPBackend.MATH):
+        with ExitStack() as stack:
+            stack.enter_context(without_noise(self._model, inputs))
+            stack.enter_context(random_state_kept(self._model))
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             outputs = torch.func.functional_call(self._model, state, arguments, keywords)
-        return evaluate(self._loss_fn, outputs, targets)
+            return evaluate(self._loss_fn, outputs, targets)

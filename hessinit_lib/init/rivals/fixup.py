@@ -7,10 +7,13 @@ from torch import nn
 
 from hessinit_lib.hessians.functional import unwrapped
 from hessinit_lib.hessians.inputs import Inputs
+from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.init.forward_graph import forward_graph, last_layers, residual_branches
+from hessinit_lib.init.layers import restored_on_failure
 from hessinit_lib.init.schemes import apply
 
 
+@without_callers_modes()
 def fixup_(
     model: nn.Module, inputs: Inputs, *, generator: torch.Generator | None = None
 ) -> list[list[str]]:
@@ -51,13 +54,13 @@ def fixup_(
         (0.0, 0.0)
     """
     model = unwrapped(model)
-    apply(model, "he", generator=generator)
-    graph = forward_graph(model, inputs)
-    branches = residual_branches(graph)
-    if not branches:
-        raise ValueError("no residual branches were found: expected sums of two ways")
-    weights = {layer.name: layer.weight for layer in graph.layers}
-    with torch.no_grad():
+    with restored_on_failure(model, generator), torch.no_grad():
+        apply(model, "he", generator=generator)
+        graph = forward_graph(model, inputs)
+        branches = residual_branches(graph)
+        if not branches:
+            raise ValueError("no residual branches were found: expected sums of two ways")
+        weights = {layer.name: layer.weight for layer in graph.layers}
         for branch in branches:
             for name in branch[:-1]:
                 weights[name].mul_(len(branches) ** (-1 / (2 * len(branch) - 2)))

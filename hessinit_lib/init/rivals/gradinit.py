@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.functional import unwrapped
+from hessinit_lib.hessians.numerics.precision import without_callers_modes
+from hessinit_lib.init.layers import restored_on_failure
 from hessinit_lib.init.rivals.descent import Batches, Inputs, LossFn, ParameterLoss
 
 
+@without_callers_modes()
 def gradinit_(
     model: nn.Module,
     loss_fn: LossFn,
@@ -90,7 +93,7 @@ def gradinit_(
                 scale.clamp_(min=lower[name])
     if not norms:
         raise ValueError("fewer than two batches: expected one more than there are iterations")
-    with torch.no_grad():
+    with restored_on_failure(model, None), torch.no_grad():
         for name, scale in scales.items():
             model.get_parameter(name).mul_(scale)
     return norms

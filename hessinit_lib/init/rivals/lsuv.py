@@ -8,13 +8,15 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import unwrapped, without_noise
+from hessinit_lib.hessians.functional import random_state_kept, unwrapped, without_noise
 from hessinit_lib.hessians.inputs import Inputs, mapped
+from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.init.forward_graph import refuse_batch_statistics
-from hessinit_lib.init.layers import Layer, weight_layers
+from hessinit_lib.init.layers import Layer, restored_on_failure, weight_layers
 from hessinit_lib.init.schemes import apply
 
 
+@without_callers_modes()
 def lsuv_(
     model: nn.Module, inputs: Inputs, *, generator: torch.Generator | None = None
 ) -> dict[str, float]:
@@ -51,7 +53,6 @@ def lsuv_(
     model = unwrapped(model)
     refuse_batch_statistics(model)
     layers = {id(layer.module): layer for layer in weight_layers(model)}
-    apply(model, "orthogonal", generator=generator)
     deviations: dict[str, float] = {}
 
     def rescale(layer: Layer, output: Tensor) -> Tensor:
@@ -64,7 +65,8 @@ def lsuv_(
         layer.weight.div_(deviation)
         return output / deviation.to(output)
 
-    with ExitStack() as stack, torch.no_grad():
+    with restored_on_failure(model, generator), ExitStack() as stack, torch.no_grad():
+        apply(model, "orthogonal", generator=generator)
         stack.enter_context(without_noise(model, inputs))
         for module in model.modules():
             layer = layers.get(id(module))
@@ -75,9 +77,10 @@ def lsuv_(
                 return rescale(layer, output)
 
             stack.callback(module.register_forward_hook(hook, prepend=True).remove)
+        stack.enter_context(random_state_kept(model))
         copied = mapped(inputs, torch.clone)
-        if isinstance(copied, Mapping):
-            model(**copied)
-        else:
-            model(*((copied,) if isinstance(copied, Tensor) else copied))
+        named = dict(copied) if isinstance(copied, Mapping) else {}
+        ordered = () if named else (copied,) if isinstance(copied, Tensor) else tuple(copied)
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        torch.func.functional_call(model, buffers, ordered, named)
     return deviations

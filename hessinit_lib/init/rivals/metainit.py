@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.functional import unwrapped
+from hessinit_lib.hessians.numerics.precision import without_callers_modes
+from hessinit_lib.init.layers import restored_on_failure
 from hessinit_lib.init.rivals.descent import Batches, LossFn, ParameterLoss
 
 
@@ -45,6 +47,7 @@ def gradient_quotient(loss: Tensor, parameters: Mapping[str, Tensor], eps: float
     return total / sum(leaf.numel() for leaf in leaves)
 
 
+@without_callers_modes()
 def metainit_(
     model: nn.Module,
     loss_fn: LossFn,
@@ -101,7 +104,7 @@ def metainit_(
                 sign = torch.sign((weight * slope).sum()).item()
                 speed[name] = momentum * speed[name] - rate * sign
                 weight.mul_((norm + speed[name]) / norm)
-    with torch.no_grad():
+    with restored_on_failure(model, None), torch.no_grad():
         for name, weight in weights.items():
             model.get_parameter(name).copy_(weight)
     return quotients
