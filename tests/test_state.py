@@ -198,6 +198,32 @@ def test_drawing_that_is_interrupted_leaves_weights_and_generators(
     assert torch.equal(generator.get_state(), drawn)
 
 
+@pytest.mark.parametrize(
+    "entry", ["layer_hessians", "spectrum", "tracker", "diagnose", "hessian_", "lsuv_"]
+)
+def test_an_interrupt_between_two_lines_leaves_all_as_found(
+    entry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a hook is set and whoever is to remove it does not know it yet."""
+    model, _ = network()
+    model[3] = nn.LayerNorm(4)  # for which there are hooks on all routes
+    model.train(entry not in ("layer_hessians", "model_hessian", "spectrum"))
+    before = state_of(model)
+    register = nn.Module.register_forward_hook
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        register(*args, **kwargs)
+        for module in model.modules():
+            module.training = not module.training
+        torch.backends.cuda.enable_flash_sdp(False)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nn.Module, "register_forward_hook", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        {**READERS, **WRITERS}[entry](model)
+    assert same(state_of(model), before)
+
+
 def test_threads_leave_the_settings_of_the_process() -> None:
     """The second call starts in the first one, and ends after it."""
     within, ended = threading.Event(), threading.Event()

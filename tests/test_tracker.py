@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -200,7 +201,7 @@ def test_options_reach_layer_hessians(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append((options["norms"], float(torch.rand((), generator=generator))))
         return HessianReport([])
 
-    monkeypatch.setattr("hessinit_lib.hessians.tracker.layer_hessians", spy)
+    monkeypatch.setattr("hessinit_lib.hessians.background.layer_hessians", spy)
     mine, other = seeded(0), seeded(0)
     tracker, _, _ = make_training(every=1, norms=("frobenius",), generator=mine)
     tracker.step()
@@ -264,3 +265,24 @@ def test_asynchronous_needs_what_can_be_pickled() -> None:
             torch.zeros(1),
             asynchronous=True,
         )
+
+
+def test_a_worker_that_was_killed_is_replaced() -> None:
+    case = make_case([4, 6, 3], ["tanh"], "cross_entropy", 7, 1.0, seed=2)
+    tracker = HessianTracker(
+        case.model, case.loss_fn, case.inputs, case.targets, every=1, asynchronous=True
+    )
+    worker = tracker._worker
+    assert worker is not None
+    with contextlib.closing(worker):
+        tracker.step()
+        assert list(tracker.history) == [0]
+        assert worker._pool is not None
+        for process in worker._pool._processes.values():
+            process.kill()
+            process.join()
+        tracker.step()
+        with contextlib.suppress(BrokenProcessPool):  # unless its death was seen before
+            assert tracker.history
+        tracker.step()
+        assert 2 in tracker.history

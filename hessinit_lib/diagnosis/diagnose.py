@@ -20,12 +20,12 @@ from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians, model_hessian
 from hessinit_lib.hessians.functional import (
     FROZEN,
+    entry,
     without_noise,
 )
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn
-from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 from hessinit_lib.theory.steps import best_rate
@@ -33,7 +33,7 @@ from hessinit_lib.theory.steps import best_rate
 CURVATURES = ("all", "layers", "none")
 
 
-@without_callers_modes()
+@entry
 def diagnose(
     model: nn.Module,
     loss_fn: LossFn,

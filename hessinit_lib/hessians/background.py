@@ -10,12 +10,13 @@ import multiprocessing
 import pickle
 import signal
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import without_noise
+from hessinit_lib.hessians.functional import entry, without_noise
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn
@@ -73,7 +74,11 @@ class Worker:
                 initializer=_prepare,
                 initargs=(torch.get_num_threads(), torch.get_float32_matmul_precision()),
             )
-        return self._pool.submit(_compute, snapshot)
+        try:
+            return self._pool.submit(_compute, snapshot)
+        except BrokenProcessPool:  # it was killed: what was under way is lost, not the rest
+            self.close()
+            return self.submit(snapshot)
 
     def close(self) -> None:
         """Let the process end once it has finished; the next snapshot starts a new one."""
@@ -90,6 +95,14 @@ def _prepare(threads: int, precision: str) -> None:
 
 def _compute(snapshot: bytes) -> tuple[HessianReport, torch.Generator | None]:
     model, loss_fn, inputs, targets, options = pickle.loads(snapshot)
-    with without_noise(model, inputs):
-        report = layer_hessians(model, loss_fn, inputs, targets, **options)
+    report = training_hessians(model, loss_fn, inputs, targets, **options)
     return report, options.get("generator")
+
+
+@entry
+def training_hessians(
+    model: nn.Module, loss_fn: LossFn, inputs: Inputs, targets: Tensor, **options: Any
+) -> HessianReport:
+    """Compute `layer_hessians` of a model in training, without the noise of dropout."""
+    with without_noise(model, inputs):
+        return layer_hessians(model, loss_fn, inputs, targets, **options)

@@ -7,12 +7,13 @@ state stay as they are.
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from hessinit_lib.hessians.equal_functions import equal_functions
 from hessinit_lib.hessians.inputs import Inputs, fresh, take
-from hessinit_lib.hessians.numerics.precision import PROCESS
+from hessinit_lib.hessians.numerics.precision import PROCESS, without_callers_modes
 
 _NOISE = (_DropoutNd, nn.RReLU)
 _FEW = 4  # samples that show which modules draw random numbers
@@ -230,7 +231,8 @@ class PureModel:
             stack.enter_context(torch.random.fork_rng(devices=cards))
             # Fused attention and recurrent layers have no second derivative.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(torch.backends.cudnn.flags(enabled=not self._recurrent()))
+            if self._recurrent():
+                stack.enter_context(_attribute(torch.backends.cudnn, "enabled", False))
             stack.enter_context(equal_functions())
             # Hooks and second derivatives are for eager code, also where a function is compiled.
             if self._compiled() or "torch._dynamo" in sys.modules:
@@ -313,6 +315,66 @@ def one_tensor(outputs: object) -> Tensor:
         f"the model gave a {type(outputs).__name__}, expected one tensor: wrap it in a module "
         "whose forward gives one of its parts, such as its .logits"
     )
+
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def entry(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function whose first argument is a model: modes of the caller do not matter.
+
+    See `without_callers_modes`. Should it not end, the model's modes, hooks and tensors, the
+    random state and the settings of the process are put back. What changes them does that by
+    itself, but an interrupt may come between two of its lines.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        model = args[0] if args else kwargs.get("model")
+        with without_callers_modes():
+            put_back = _put_back(model if isinstance(model, nn.Module) else nn.Module())
+            try:
+                return function(*args, **kwargs)
+            except BaseException:
+                put_back()
+                raise
+
+    return call
+
+
+def _put_back(model: nn.Module) -> Callable[[], None]:
+    """Give the function that makes all what it is now, but for the numbers in tensors."""
+    tables = ("_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks")
+    modules = [
+        (
+            module,
+            module.training,
+            [(vars(module)[table], [*vars(module)[table].items()]) for table in tables],
+        )
+        for module in model.modules()
+    ]
+    cuda, random = torch.backends.cuda, torch.get_rng_state()
+    switches = [
+        (cuda.enable_flash_sdp, cuda.flash_sdp_enabled()),
+        (cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled()),
+        (cuda.enable_math_sdp, cuda.math_sdp_enabled()),
+        (cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled()),
+    ]
+    recurrent = torch.backends.cudnn.enabled
+
+    def put_back() -> None:
+        for module, training, contents in modules:
+            module.training = training
+            for table, items in contents:
+                if [*map(id, table.values())] != [id(value) for _, value in items]:
+                    table.clear()
+                    table.update(items)
+        for switch, value in switches:
+            switch(value)
+        torch.backends.cudnn.enabled = recurrent
+        torch.set_rng_state(random)
+
+    return put_back
 
 
 @contextmanager

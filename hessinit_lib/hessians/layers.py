@@ -14,15 +14,15 @@ from hessinit_lib.hessians.chain.hessians import chain_hessians
 from hessinit_lib.hessians.chain.network import Chain
 from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians
+from hessinit_lib.hessians.functional import entry
 from hessinit_lib.hessians.graph.hessians import graph_hessians
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.loss import LossFn
-from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.hessians.options import NORMS, Options
 from hessinit_lib.hessians.report import HessianReport
 
 
-@without_callers_modes()
+@entry
 def layer_hessians(
     model: nn.Module,
     loss_fn: LossFn,

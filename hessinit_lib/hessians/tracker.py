@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.errors import needed
-from hessinit_lib.hessians.background import Worker, take_snapshot
-from hessinit_lib.hessians.functional import without_noise
+from hessinit_lib.hessians.background import Worker, take_snapshot, training_hessians
 from hessinit_lib.hessians.inputs import Inputs, mapped
-from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
@@ -152,10 +150,9 @@ class HessianTracker:
     def record(self) -> HessianReport:
         """Record now, in this process, whatever the schedule: after the last step, say."""
         self._collect()
-        with without_noise(self.model, self.probe_inputs):
-            report = layer_hessians(
-                self.model, self.loss_fn, self.probe_inputs, self.probe_targets, **self.options
-            )
+        report = training_hessians(
+            self.model, self.loss_fn, self.probe_inputs, self.probe_targets, **self.options
+        )
         self._keep(self._steps, report)
         return report
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.functional import without_noise
+from hessinit_lib.hessians.functional import entry, without_noise
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn, OutputCurvature, on_logits
-from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.hessians.options import NORMS
 from hessinit_lib.init.forward_graph import (
     ForwardGraph,
@@ -38,7 +37,7 @@ _ROUNDS = 5  # to set a level: one where the outputs are linear in the last laye
 _FADED = 100  # times the last layer's weights: pooling takes a few, an average of 49 pixels 7
 
 
-@without_callers_modes()
+@entry
 def hessian_(
     model: nn.Module,
     loss_fn: LossFn,

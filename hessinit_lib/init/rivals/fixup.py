@@ -5,15 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hessinit_lib.hessians.functional import unwrapped
+from hessinit_lib.hessians.functional import entry, unwrapped
 from hessinit_lib.hessians.inputs import Inputs
-from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.init.forward_graph import forward_graph, last_layers, residual_branches
 from hessinit_lib.init.layers import restored_on_failure
 from hessinit_lib.init.schemes import apply
 
 
-@without_callers_modes()
+@entry
 def fixup_(
     model: nn.Module, inputs: Inputs, *, generator: torch.Generator | None = None
 ) -> list[list[str]]:

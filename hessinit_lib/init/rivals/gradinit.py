@@ -7,13 +7,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import unwrapped
-from hessinit_lib.hessians.numerics.precision import without_callers_modes
+from hessinit_lib.hessians.functional import entry, unwrapped
 from hessinit_lib.init.layers import restored_on_failure
 from hessinit_lib.init.rivals.descent import Batches, Inputs, LossFn, ParameterLoss
 
 
-@without_callers_modes()
+@entry
 def gradinit_(
     model: nn.Module,
     loss_fn: LossFn,

@@ -8,15 +8,14 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import random_state_kept, unwrapped, without_noise
+from hessinit_lib.hessians.functional import entry, random_state_kept, unwrapped, without_noise
 from hessinit_lib.hessians.inputs import Inputs, mapped
-from hessinit_lib.hessians.numerics.precision import without_callers_modes
 from hessinit_lib.init.forward_graph import refuse_batch_statistics
 from hessinit_lib.init.layers import Layer, restored_on_failure, weight_layers
 from hessinit_lib.init.schemes import apply
 
 
-@without_callers_modes()
+@entry
 def lsuv_(
     model: nn.Module, inputs: Inputs, *, generator: torch.Generator | None = None
 ) -> dict[str, float]:

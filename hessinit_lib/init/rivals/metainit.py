@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import unwrapped
-from hessinit_lib.hessians.numerics.precision import without_callers_modes
+from hessinit_lib.hessians.functional import entry, unwrapped
 from hessinit_lib.init.layers import restored_on_failure
 from hessinit_lib.init.rivals.descent import Batches, LossFn, ParameterLoss
 
@@ -47,7 +46,7 @@ def gradient_quotient(loss: Tensor, parameters: Mapping[str, Tensor], eps: float
     return total / sum(leaf.numel() for leaf in leaves)
 
 
-@without_callers_modes()
+@entry
 def metainit_(
     model: nn.Module,
     loss_fn: LossFn,
