@@ -40,3 +40,16 @@ def needed(module: str, purpose: str) -> ModuleType:
         raise ImportError(
             f'{purpose} needs {error.name}: pip install "hessinit_lib[report]"', name=error.name
         ) from None
+
+
+def first_line(error: BaseException) -> str:
+    r"""Give the first line of what an error says, or its kind.
+
+    Example:
+        >>> first_line(ValueError("one\ntwo")), first_line(KeyError("k"))
+        ('one', "KeyError: 'k'")
+    """
+    kind = type(error).__name__
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    plain = isinstance(error, RuntimeError | ValueError | TypeError)
+    return said if said and plain else f"{kind}: {said}".rstrip(": ")

@@ -17,7 +17,7 @@ from hessinit_lib.diagnosis.events import Activation, Events
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import PureModel, one_tensor
 from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED
-from hessinit_lib.hessians.loss import evaluate
+from hessinit_lib.hessians.loss_value import differentiable
 
 _MAPS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, *CONVOLUTIONS, *TRANSPOSED)
 
@@ -160,7 +160,7 @@ def observe(case: Case) -> Pass:
             with events:
                 outputs = pure(case.inputs)
             outputs = one_tensor(outputs)
-            loss = evaluate(case.loss_fn, outputs, case.targets)
+            loss = differentiable(case.loss_fn, outputs, case.targets, case.parameters)
     finally:
         for handle in handles:
             handle.remove()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from hessinit_lib.hessians.functional import unwrapped
+from hessinit_lib.hessians.functional import PureModel, one_tensor, unwrapped
 from hessinit_lib.hessians.inputs import Inputs, sample_count, tensors_of
-from hessinit_lib.hessians.loss import LossFn
+from hessinit_lib.hessians.loss_value import LossFn, evaluate
 
 
 class Case(NamedTuple):
@@ -54,7 +55,6 @@ class Case(NamedTuple):
         if samples == 0:
             raise ValueError("an empty batch has no mean loss: expected at least one sample")
         case = cls(unwrapped(model), loss_fn, inputs, targets)
-        check_parameters(case.model)
         if not case.weights:
             raise ValueError(
                 "model: no weight of two or more axes requires a gradient; expected one at least"
@@ -88,6 +88,9 @@ def what_is_not_finite(case: Case) -> str:
         >>> x = torch.full((1, 1), torch.inf)
         >>> what_is_not_finite(Case(nn.Linear(1, 1), nn.MSELoss(), x, torch.ones(1)))
         'not all inputs are finite'
+        >>> none = torch.tensor([-100])
+        >>> what_is_not_finite(Case(nn.Linear(1, 1), nn.CrossEntropyLoss(), torch.ones(1, 1), none))
+        'the loss is nan: each target is the ignore_index, -100'
     """
     named = {**case.parameters, **dict(case.model.named_buffers())}
     parts = [("inputs", x) for x in tensors_of(case.inputs)] + [("targets", case.targets)]
@@ -95,10 +98,19 @@ def what_is_not_finite(case: Case) -> str:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             where = name if name in ("inputs", "targets") else f"entries of {name}"
             return f"not all {where} are finite"
-    return (
-        "the outputs or the loss are not finite, though weights and batch are: numbers overflow, "
-        "or no target counts (ignore_index)"
-    )
+    pure = PureModel(case.model, [])
+    with warnings.catch_warnings(), pure.running(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        outputs = one_tensor(pure(case.inputs))
+        loss = evaluate(case.loss_fn, outputs, case.targets)
+    if not torch.isfinite(outputs).all():
+        return "not all outputs are finite, though weights and batch are: activations overflow"
+    if torch.isfinite(loss):
+        return "the gradient of the loss in the outputs is not finite, though the loss is"
+    ignored = getattr(case.loss_fn, "ignore_index", -100)
+    none_counts = not case.targets.is_floating_point() and bool((case.targets == ignored).all())
+    why = f": each target is the ignore_index, {ignored}" if none_counts else ""
+    return f"the loss is {loss.item()}{why or ', though weights, batch and outputs are finite'}"
 
 
 def check_kinds(model: object, loss_fn: object, targets: object) -> None:
@@ -112,13 +124,8 @@ def check_kinds(model: object, loss_fn: object, targets: object) -> None:
         Traceback (most recent call last):
         ValueError: loss_fn: got the class CrossEntropyLoss, expected CrossEntropyLoss()
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model: got {_kind(model)}, expected a torch.nn.Module")
-    if isinstance(loss_fn, type):
-        name = loss_fn.__name__
-        raise ValueError(f"loss_fn: got the class {name}, expected {name}()")
-    if not callable(loss_fn):
-        raise ValueError(f"loss_fn: got {_kind(loss_fn)}, expected a function")
+    check_model(model)
+    check_loss(loss_fn)
     if not isinstance(targets, Tensor):
         raise ValueError(
             f"targets: got {_kind(targets)}, expected a tensor; what else the loss takes can be "
@@ -126,19 +133,33 @@ def check_kinds(model: object, loss_fn: object, targets: object) -> None:
         )
 
 
-def check_parameters(model: nn.Module) -> None:
-    """Make sure that a model's parameters are real tensors with values.
+def check_loss(loss_fn: object) -> None:
+    """Make sure that a loss is a function.
 
     Raises:
-        ValueError: one of a lazy module that was not called yet, or on the device "meta".
+        ValueError: it is not; the message says what it is.
+    """
+    if isinstance(loss_fn, type):
+        name = loss_fn.__name__
+        raise ValueError(f"loss_fn: got the class {name}, expected {name}()")
+    if not callable(loss_fn):
+        raise ValueError(f"loss_fn: got {_kind(loss_fn)}, expected a function")
+
+
+def check_model(model: object) -> None:
+    """Make sure that a model is a module whose parameters are real tensors with values.
+
+    Raises:
+        ValueError: no module; or a parameter of a lazy module that was not called yet, or on
+            the device "meta".
         NotImplementedError: a complex one, or one that is sharded over processes.
 
     Example:
-        >>> check_parameters(nn.LazyLinear(2))
+        >>> check_model(nn.LazyLinear(2))
         Traceback (most recent call last):
         ValueError: weight has no shape yet: expected a model that was called once
     """
-    for name, parameter in model.named_parameters():
+    for name, parameter in unwrapped(model).named_parameters():
         if is_lazy(parameter):
             raise ValueError(f"{name} has no shape yet: expected a model that was called once")
         if parameter.is_meta:

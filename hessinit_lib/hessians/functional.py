@@ -23,8 +23,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
+from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.equal_functions import equal_functions
-from hessinit_lib.hessians.inputs import Inputs, fresh, take
+from hessinit_lib.hessians.inputs import Inputs, fresh, take, tensors_of
 from hessinit_lib.hessians.numerics.precision import PROCESS, without_callers_modes
 
 _NOISE = (_DropoutNd, nn.RReLU)
@@ -39,10 +40,16 @@ FROZEN = (
 def unwrapped(model: nn.Module) -> nn.Module:
     """Give the module behind `torch.compile`, `DataParallel` and `DistributedDataParallel`.
 
+    Raises:
+        ValueError: it is no module.
+
     Example:
         >>> type(unwrapped(nn.DataParallel(nn.Linear(2, 1)))).__name__
         'Linear'
     """
+    if not isinstance(model, nn.Module):
+        kind = model.__name__ if isinstance(model, type) else type(model).__name__
+        raise ValueError(f"model: got {kind}, expected a torch.nn.Module")
     while True:
         parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
         inner = model.module if parallel else getattr(model, "_orig_mod", model)
@@ -98,6 +105,8 @@ def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.no_grad())
         for module in model.modules():
+            if isinstance(module, nn.SyncBatchNorm):  # other processes need not take part
+                stack.enter_context(_attribute(module, "training", False))
             stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
             stack.callback(module.register_forward_hook(leave).remove)
         for few in (take(inputs, slice(_FEW)), inputs):  # some models want the whole batch
@@ -201,7 +210,7 @@ class PureModel:
         """
         arguments, keywords = fresh(inputs, self._dtype)
         before = torch.get_rng_state()
-        with _LogSoftmax() as self._last:
+        with _LogSoftmax() as self._last, plain_errors(inputs):
             outputs = torch.func.functional_call(self.module, self.state, arguments, keywords)
         self.noisy |= not torch.equal(torch.get_rng_state(), before)
         return outputs
@@ -245,8 +254,7 @@ class PureModel:
             for module in self.module.modules():
                 if _iterates(module):  # power iterations go on at each call: these are held
                     stack.enter_context(_attribute(module, "training", False))
-                if getattr(module, "sparse", False) is True:  # such gradients have no derivative
-                    stack.enter_context(_attribute(module, "sparse", False))
+            stack.enter_context(dense_gradients(self.module))
             yield
 
     def _compiled(self) -> bool:
@@ -298,8 +306,35 @@ class _LogSoftmax(TorchFunctionMode):
 _LOG_SOFTMAXES = (F.log_softmax, torch.log_softmax, torch.special.log_softmax, Tensor.log_softmax)
 
 
-def one_tensor(outputs: object) -> Tensor:
-    """Make sure that a model gave one tensor.
+@contextmanager
+def plain_errors(inputs: Inputs) -> Iterator[None]:
+    """Say in one line what a model raises when it is called, and for which inputs.
+
+    Raises:
+        ValueError: the model does not take these inputs.
+
+    Example:
+        >>> with plain_errors(torch.ones(2, 4)):
+        ...     _ = nn.Linear(3, 1)(torch.ones(2, 4))
+        Traceback (most recent call last):
+        ValueError: the model refused inputs of shape (2, 4), torch.float32: ...
+    """
+    try:
+        yield
+    except (NotImplementedError, torch.OutOfMemoryError):
+        raise
+    except _CALL_ERRORS as error:
+        shapes = [f"{tuple(x.shape)}, {x.dtype}" for x in tensors_of(inputs)]
+        raise ValueError(
+            f"the model refused inputs of shape {'; '.join(shapes)}: {first_line(error)}"
+        ) from error
+
+
+_CALL_ERRORS = (RuntimeError, TypeError, LookupError, AttributeError, AssertionError)
+
+
+def one_tensor(outputs: object, *, graph: bool = True) -> Tensor:
+    """Make sure that a model gave one tensor, with a graph if gradients are enabled.
 
     Raises:
         ValueError: something else; the message says what, and what to do.
@@ -310,6 +345,12 @@ def one_tensor(outputs: object) -> Tensor:
         ValueError: the model gave a dict, expected one tensor: wrap it in a module whose ...
     """
     if isinstance(outputs, Tensor):
+        if graph and torch.is_grad_enabled() and not outputs.requires_grad:
+            raise ValueError(
+                f"the model's outputs ({outputs.dtype}) do not depend on any trainable weight: "
+                "expected a function that can be differentiated, with no detach, no_grad or "
+                "argmax at its end"
+            )
         return outputs
     raise ValueError(
         f"the model gave a {type(outputs).__name__}, expected one tensor: wrap it in a module "
@@ -397,6 +438,16 @@ def _attribute(owner: object, name: str, value: object) -> Iterator[None]:
 
 
 @contextmanager
+def dense_gradients(model: nn.Module) -> Iterator[None]:
+    """Let embeddings with `sparse=True` give gradients that can be differentiated."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            if getattr(module, "sparse", False) is True:
+                stack.enter_context(_attribute(module, "sparse", False))
+        yield
+
+
+@contextmanager
 def without_noise(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     """Put the modules of a model that draw random numbers in evaluation mode, and back.
 
@@ -412,6 +463,7 @@ def without_noise(model: nn.Module, inputs: Inputs) -> Iterator[None]:
         >>> model[1].training
         True
     """
+    model = unwrapped(model)
     with PROCESS, warnings.catch_warnings():  # also for others that work on this model
         modes = [(module, module.training) for module in model.modules()]
         try:

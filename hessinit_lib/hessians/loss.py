@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.cross_entropy import softmax_factor, target_weights
-from hessinit_lib.hessians.loss_value import LossFn, Parameters, evaluate, name_of, refuse_reach
+from hessinit_lib.hessians.loss_value import LossFn, Parameters, differentiable, name_of
 
 _FUNCTIONS: dict[Any, type[nn.Module]] = {
     F.cross_entropy: nn.CrossEntropyLoss,
@@ -235,12 +235,7 @@ class OutputCurvature:
         self._name = name_of(loss_fn)
         self._outputs = outputs.detach().to(dtype or outputs.dtype).requires_grad_()
         with torch.enable_grad():
-            value = evaluate(loss_fn, self._outputs, targets)
-            refuse_reach(loss_fn, value, parameters or {})
-            if not value.requires_grad:
-                raise ValueError(
-                    f"loss {self._name} gave a constant: expected a differentiable function"
-                )
+            value = differentiable(loss_fn, self._outputs, targets, parameters or {})
             (self._gradient,) = torch.autograd.grad(
                 value.sum(), self._outputs, create_graph=True, materialize_grads=True
             )

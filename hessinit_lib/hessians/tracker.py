@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from hessinit_lib.errors import needed
 from hessinit_lib.hessians.background import Worker, take_snapshot, training_hessians
-from hessinit_lib.hessians.inputs import Inputs, mapped
+from hessinit_lib.hessians.case import check_kinds
+from hessinit_lib.hessians.inputs import Inputs, mapped, sample_count
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
@@ -105,6 +106,8 @@ class HessianTracker:
             options["generator"] = generator.clone_state()
         self.model = model
         self.loss_fn = loss_fn
+        check_kinds(model, loss_fn, probe_targets)
+        sample_count(probe_inputs)
         self.probe_inputs = mapped(probe_inputs, torch.clone)
         self.probe_targets = probe_targets.clone()
         self.every = every

@@ -85,6 +85,8 @@ def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
             def hook(
                 _: nn.Module, args: tuple, kwargs: dict, output: Tensor, layer: Layer = layer
             ) -> Tensor | None:
+                if not output.requires_grad:  # under no_grad
+                    return None
                 z = args[0] if args else kwargs["input"]
                 if order and layer.name not in order and z.is_floating_point():
                     known = {node for calls in nodes.values() for node in calls}
@@ -101,7 +103,7 @@ def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
         pure = PureModel(model, [layer.name for layer in layers])
         with pure.running(), torch.enable_grad():
             outputs, axis = pure.logits(inputs)
-    outputs = one_tensor(outputs)
+            outputs = one_tensor(outputs)
     weights = {name: pure.state[name] for name in order}
     return ForwardGraph(list(order.values()), slopes, nodes, weights, outputs, axis)
 

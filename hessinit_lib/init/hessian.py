@@ -228,7 +228,8 @@ class _Work:
         """Compute half the curvature along the outputs, over the loss of zero outputs."""
         z = graph.outputs.detach()
         loss_fn = on_logits(self.loss_fn, graph.log_softmax)
-        at_zero = OutputCurvature(loss_fn, torch.zeros_like(z), self.targets)
+        parameters = dict(self.model.named_parameters())
+        at_zero = OutputCurvature(loss_fn, torch.zeros_like(z), self.targets, None, parameters)
         curvature, loss = (z * at_zero.hvp(z)).sum().item(), at_zero.value.item()
         share = curvature / (2 * loss) if loss else math.inf
         if not 0 < share < math.inf:

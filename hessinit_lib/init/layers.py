@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from hessinit_lib.hessians.case import check_parameters
+from hessinit_lib.hessians.case import check_model
 from hessinit_lib.hessians.kinds import TRANSPOSED, covered_weights, fans
 
 
@@ -77,7 +77,7 @@ def weight_layers(model: nn.Module) -> list[Layer]:
         >>> [layer.name for layer in weight_layers(model)]
         ['0.weight', '2.weight']
     """
-    check_parameters(model)
+    check_model(model)
     found: dict[int, Layer] = {}
     for name, module in covered_weights(model):
         layer = Layer(name, module)

@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.functional import PureModel
+from hessinit_lib.hessians.functional import PureModel, one_tensor
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.kinds import covered_weights
 from hessinit_lib.hessians.loss import LossFn, on_logits
@@ -107,6 +107,7 @@ def _capture(
     try:
         with pure.running(), torch.enable_grad():
             found = call(pure)
+            one_tensor(found[0])
     finally:
         for handle in handles:
             handle.remove()

@@ -9,9 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hessinit_lib.hessians.functional import compute_dtype, random_state_kept, without_noise
-from hessinit_lib.hessians.inputs import Inputs, fresh
-from hessinit_lib.hessians.loss import LossFn, evaluate
+from hessinit_lib.hessians.case import check_loss, check_model
+from hessinit_lib.hessians.functional import (
+    compute_dtype,
+    dense_gradients,
+    one_tensor,
+    plain_errors,
+    random_state_kept,
+    without_noise,
+)
+from hessinit_lib.hessians.inputs import Inputs, fresh, sample_count
+from hessinit_lib.hessians.loss_value import LossFn, evaluate, refuse_reach
 
 Batches = Iterable[tuple[Inputs, Tensor]]
 """Pairs of inputs and targets; one step for each."""
@@ -34,7 +42,10 @@ class ParameterLoss:
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
+        check_model(model)
+        check_loss(loss_fn)
         self._model, self._loss_fn = model, loss_fn
+        self._parameters = dict(model.named_parameters())
         self._dtype = compute_dtype(model)
         named = [*model.named_parameters(), *model.named_buffers()]
         state = {
@@ -42,16 +53,23 @@ class ParameterLoss:
             for name, value in named
         }
         trained = [name for name, value in model.named_parameters() if value.requires_grad]
+        if not trained:
+            raise ValueError("model: no parameter requires a gradient; expected one at least")
         self.start = {name: state.pop(name) for name in trained}
         self._rest = {name: value.clone() for name, value in state.items()}
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Inputs, targets: Tensor) -> Tensor:
         """Compute the loss of a batch, differentiable more than once."""
+        sample_count(inputs)
         arguments, keywords = fresh(inputs, self._dtype)
         state = {**self._rest, **parameters}
         with ExitStack() as stack:
             stack.enter_context(without_noise(self._model, inputs))
             stack.enter_context(random_state_kept(self._model))
+            stack.enter_context(dense_gradients(self._model))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            outputs = torch.func.functional_call(self._model, state, arguments, keywords)
-            return evaluate(self._loss_fn, outputs, targets)
+            with plain_errors(inputs):
+                outputs = torch.func.functional_call(self._model, state, arguments, keywords)
+            value = evaluate(self._loss_fn, one_tensor(outputs, graph=False), targets)
+        refuse_reach(self._loss_fn, value, self._parameters)
+        return value

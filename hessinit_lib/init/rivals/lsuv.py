@@ -8,8 +8,14 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import entry, random_state_kept, unwrapped, without_noise
-from hessinit_lib.hessians.inputs import Inputs, mapped
+from hessinit_lib.hessians.functional import (
+    entry,
+    plain_errors,
+    random_state_kept,
+    unwrapped,
+    without_noise,
+)
+from hessinit_lib.hessians.inputs import Inputs, mapped, sample_count
 from hessinit_lib.init.forward_graph import refuse_batch_statistics
 from hessinit_lib.init.layers import Layer, restored_on_failure, weight_layers
 from hessinit_lib.init.schemes import apply
@@ -51,6 +57,7 @@ def lsuv_(
     """
     model = unwrapped(model)
     refuse_batch_statistics(model)
+    sample_count(inputs)
     layers = {id(layer.module): layer for layer in weight_layers(model)}
     deviations: dict[str, float] = {}
 
@@ -81,5 +88,6 @@ def lsuv_(
         named = dict(copied) if isinstance(copied, Mapping) else {}
         ordered = () if named else (copied,) if isinstance(copied, Tensor) else tuple(copied)
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        torch.func.functional_call(model, buffers, ordered, named)
+        with plain_errors(inputs):
+            torch.func.functional_call(model, buffers, ordered, named)
     return deviations
