@@ -19,9 +19,9 @@ from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, BlockNorms, HessianReport, LayerHessian
 
-# Vectors that a subspace starts from. Where spectral norms are asked for it grows to the
-# outliers of the spectrum by itself; where not, it should reach them at once.
-_START = {True: 4, False: 12}
+# Vectors that a subspace starts from, by norms. Where spectral norms are asked for it grows to
+# the outliers of the spectrum by itself, to the largest soon; where not, it should reach them.
+_START = {("spectral",): 2, ("frobenius", "spectral"): 4, ("frobenius",): 12}
 
 # Rows of a subspace: as many as there is memory for, between these.
 _FEWEST, _MOST = 16, 64
@@ -37,7 +37,7 @@ def estimated_hessians(case: Case, options: Options, why: str = "") -> HessianRe
         options: what to compute. Sampling goes on until the standard errors of
             $\|H_k\|_F$ and $\|G_k\|_F$ are within `tolerance` of them, that of $\|R_k\|_F$
             within `tolerance` of $\|H_k\|_F$. Spectral norms are iterated until their error
-            is a tenth of that.
+            is a tenth of that, and Lanczos steps from another random vector find none larger.
         why: what kept the norms from being computed exactly, for the report.
 
     Raises:
@@ -134,7 +134,7 @@ def block_norms(
                 name: DeflatedNorms(products.sizes[name], rows, products.like, options)
                 for name, rows in capacities.items()
             }
-            _grow(products, group, generator, _START[options.spectral])
+            _grow(products, group, generator, _START[tuple(sorted(set(options.norms)))])
             _sample(products, group, generator)
             for name, norms in group.items():
                 known = norms.norms()
