@@ -226,3 +226,19 @@ def test_the_probe_of_a_tracker_is_a_copy() -> None:
     assert first is not None
     assert second is not None
     assert first["0.weight"].frobenius == second["0.weight"].frobenius
+
+
+@pytest.mark.parametrize("case", NOT_FINITE)
+def test_a_diagnosis_says_what_is_not_finite(case: str) -> None:
+    make, said = NOT_FINITE[case]
+    assert said in str(diagnose(*make(), curvature="none"))
+
+
+def test_descents_take_what_the_others_take() -> None:
+    for case, (make, said) in REFUSED.items():
+        if case in ("meta", "device", "counts", "biases"):
+            continue
+        model, loss_fn, inputs, targets = make()
+        with pytest.raises((ValueError, NotImplementedError), match=said) as caught:
+            init.metainit_(model, loss_fn, [(inputs, targets)])
+        assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ from hessinit_lib.diagnosis.noise import biased_noise
 from hessinit_lib.diagnosis.report import Diagnosis, Fault
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
-from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians, model_hessian
 from hessinit_lib.hessians.functional import (
     FROZEN,
@@ -110,6 +110,8 @@ def diagnose(
             scheme = working_scheme(case, scheme)
             wrong = causes(found, findings, noise, scheme)
     notes = [*curved.notes, *_mode_notes(case.model)]
+    if not (math.isfinite(found.loss) and math.isfinite(found.outputs.rms)):
+        notes.insert(0, f"no curvature: {what_is_not_finite(case)}")
     return Diagnosis(
         layers=tuple(_layer(s, findings[s.name], curved) for s in found.signals),
         faults=tuple(Fault(*cause) for cause in wrong),

@@ -106,7 +106,7 @@ def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
         stack.enter_context(torch.no_grad())
         for module in model.modules():
             if isinstance(module, nn.SyncBatchNorm):  # other processes need not take part
-                stack.enter_context(_attribute(module, "training", False))
+                stack.enter_context(attribute(module, "training", False))
             stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
             stack.callback(module.register_forward_hook(leave).remove)
         for few in (take(inputs, slice(_FEW)), inputs):  # some models want the whole batch
@@ -241,7 +241,7 @@ class PureModel:
             # Fused attention and recurrent layers have no second derivative.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if self._recurrent():
-                stack.enter_context(_attribute(torch.backends.cudnn, "enabled", False))
+                stack.enter_context(attribute(torch.backends.cudnn, "enabled", False))
             stack.enter_context(equal_functions())
             # Hooks and second derivatives are for eager code, also where a function is compiled.
             if self._compiled() or "torch._dynamo" in sys.modules:
@@ -250,11 +250,13 @@ class PureModel:
                 handle = module.register_forward_hook(self._freeze, prepend=True)
                 stack.callback(handle.remove)
                 if isinstance(module, nn.SyncBatchNorm):  # other processes need not take part
-                    stack.enter_context(_attribute(module, "training", False))
+                    stack.enter_context(attribute(module, "training", False))
+            for module in _iterating(self.module.modules()):
+                # Power iterations go on at each call: these are held.
+                stack.enter_context(attribute(module, "training", False))
             for module in self.module.modules():
-                if _iterates(module):  # power iterations go on at each call: these are held
-                    stack.enter_context(_attribute(module, "training", False))
-            stack.enter_context(dense_gradients(self.module))
+                if getattr(module, "sparse", False) is True:  # such gradients have no derivative
+                    stack.enter_context(attribute(module, "sparse", False))
             yield
 
     def _compiled(self) -> bool:
@@ -278,11 +280,14 @@ class PureModel:
         return F.batch_norm(z, mean, variance, module.weight, module.bias, eps=module.eps)
 
 
-def _iterates(module: nn.Module) -> bool:
-    hooks = module._forward_pre_hooks.values()
-    return type(module).__name__ == "_SpectralNorm" or any(
-        type(hook).__name__ == "SpectralNorm" for hook in hooks
-    )
+def _iterating(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Find those that normalize a weight by its spectral norm, in either way of torch."""
+    return [
+        module
+        for module in modules
+        if type(module).__name__ == "_SpectralNorm"
+        or any(type(hook).__name__ == "SpectralNorm" for hook in module._forward_pre_hooks.values())
+    ]
 
 
 class _LogSoftmax(TorchFunctionMode):
@@ -427,7 +432,7 @@ def random_state_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _attribute(owner: object, name: str, value: object) -> Iterator[None]:
+def attribute(owner: object, name: str, value: object) -> Iterator[None]:
     """Set an attribute, and put it back."""
     before = getattr(owner, name)
     setattr(owner, name, value)
@@ -435,16 +440,6 @@ def _attribute(owner: object, name: str, value: object) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
-
-
-@contextmanager
-def dense_gradients(model: nn.Module) -> Iterator[None]:
-    """Let embeddings with `sparse=True` give gradients that can be differentiated."""
-    with ExitStack() as stack:
-        for module in model.modules():
-            if getattr(module, "sparse", False) is True:
-                stack.enter_context(_attribute(module, "sparse", False))
-        yield
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessinit_lib.hessians.case import check_loss, check_model
 from hessinit_lib.hessians.functional import (
+    attribute,
     compute_dtype,
-    dense_gradients,
     one_tensor,
     plain_errors,
     random_state_kept,
@@ -66,10 +66,13 @@ class ParameterLoss:
         with ExitStack() as stack:
             stack.enter_context(without_noise(self._model, inputs))
             stack.enter_context(random_state_kept(self._model))
-            stack.enter_context(dense_gradients(self._model))
+            for module in self._model.modules():
+                if getattr(module, "sparse", False) is True:  # such gradients have no derivative
+                    stack.enter_context(attribute(module, "sparse", False))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             with plain_errors(inputs):
                 outputs = torch.func.functional_call(self._model, state, arguments, keywords)
-            value = evaluate(self._loss_fn, one_tensor(outputs, graph=False), targets)
+            graph = any(value.requires_grad for value in parameters.values())
+            value = evaluate(self._loss_fn, one_tensor(outputs, graph=graph), targets)
         refuse_reach(self._loss_fn, value, self._parameters)
         return value
