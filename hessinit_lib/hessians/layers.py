@@ -13,6 +13,7 @@ from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.chain.hessians import chain_hessians
 from hessinit_lib.hessians.chain.network import Chain
 from hessinit_lib.hessians.derivatives import check_derivatives
+from hessinit_lib.hessians.equal_functions import equal_functions
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians
 from hessinit_lib.hessians.functional import entry
 from hessinit_lib.hessians.graph.hessians import graph_hessians
@@ -140,4 +141,5 @@ def _by_factors(case: Case, options: Options) -> HessianReport:
         return graph_hessians(case, options)
     assert isinstance(case.inputs, Tensor)  # else there is no chain
     check_derivatives(case, claim=replace(chain, dtype=torch.float64).outputs)
-    return chain_hessians(chain, case.loss_fn, case.inputs, case.targets, options)
+    with PROCESS, equal_functions():
+        return chain_hessians(chain, case.loss_fn, case.inputs, case.targets, options)
