@@ -19,6 +19,7 @@ from hessinit_lib.hessians.functional import entry
 from hessinit_lib.hessians.graph.hessians import graph_hessians
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.loss import LossFn
+from hessinit_lib.hessians.numerics.precision import PROCESS
 from hessinit_lib.hessians.options import NORMS, Options
 from hessinit_lib.hessians.report import HessianReport
 
