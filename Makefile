@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: book test paper verify confirm pdf lint bench lock clean help
+.PHONY: book test paper verify confirm pdf lint bench zoo lock clean help
 
 book: $(READY) ## the quick runs and the book, at _build/html/index.html (PROFILE=smoke: faster)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make book: this is Python %d.%d; Snakemake 9 needs 3.11 or newer: make book PYTHON=python3.12" % sys.version_info[:2])'
@@ -41,9 +41,13 @@ bench: $(READY) ## the benchmarks
 	$(BIN)/python -m benchmarks.architectures
 	$(BIN)/python -m benchmarks.training
 
+zoo: $(READY) ## diagnose on sound networks and planted faults: false alarms and misses
+	$(BIN)/pip install -q -c constraints.txt -e '.[zoo]'
+	$(BIN)/python -m hessinit_book.zoo
+
 lock: ## refresh constraints.txt: newest versions for all Pythons (needs uv)
 	uv pip compile --universal --python-version 3.10 --upgrade --no-annotate --no-header \
-	  --extra dev --extra lightning pyproject.toml -o constraints.txt
+	  --extra dev --extra lightning --extra zoo pyproject.toml -o constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "this is Python %d.%d; expected 3.10 or newer: make PYTHON=python3.12" % sys.version_info[:2])'

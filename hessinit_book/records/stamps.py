@@ -41,6 +41,8 @@ def module_of(experiment: str, root: Path | None = None) -> str | None:
         >>> module_of("mnist_tracking"), module_of("no_such")
         ('hessinit_book.chapters.mnist_tracking.run', None)
     """
+    if experiment == "zoo":
+        return "hessinit_book.zoo.run"
     if experiment == "benchmark_training":
         return "hessinit_book.training.images"
     if is_benchmark(experiment):
