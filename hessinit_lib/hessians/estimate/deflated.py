@@ -114,7 +114,7 @@ class DeflatedNorms:
             if len(fresh):
                 return fresh
         sizes = [abs(ritz.value) for ritz in leading] or [0.0] * len(self._operators)
-        return self._beyond(sizes, 0.5 * self._tolerance * scale)
+        return self._beyond(sizes, 0.1 * self._tolerance * scale)
 
     def _beyond(self, sizes: list[float], allowed: float) -> Float[Tensor, "k _"]:
         """Give rows that look for eigenvalues larger than those found; none if that is done."""
