@@ -28,14 +28,34 @@ from hessinit_lib.diagnosis.signals import Pass, observe
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.init import apply, hessian_
 
-CauseKind = Literal["scale", "dead", "saturated", "noise", "residual", "depth", "nonfinite"]
+CauseKind = Literal[
+    "scale",
+    "recurrent",
+    "detached",
+    "dead",
+    "saturated",
+    "noise",
+    "inputs",
+    "targets",
+    "softmax",
+    "outputs",
+    "residual",
+    "depth",
+    "nonfinite",
+]
+
+REDRAWN = ("scale", "dead", "saturated", "residual", "depth")
+"""Kinds that another draw of the weights may mend."""
+
+_LARGE_INPUTS, _LARGE_TARGETS, _LARGE_LOSS = 20.0, 100.0, 5.0
+"""Root mean squares, and the loss over that of zero outputs: from here on faults."""
 
 
 class Cause(NamedTuple):
     """Something that is wrong.
 
     Attributes:
-        kind: "scale", "dead", "saturated", "noise", "residual", "depth" or "nonfinite".
+        kind: see `hessinit_lib.diagnosis.report.Fault`.
         where: the weight, or the module of noise; "" for the whole network.
         verdict: "vanishing" or "exploding".
         reason: in words.
@@ -52,6 +72,7 @@ class Cause(NamedTuple):
 _BY_PRECEDENCE: tuple[tuple[CauseKind, ...], ...] = (
     ("scale",),
     ("nonfinite",),
+    ("recurrent", "detached"),
     ("dead", "saturated"),
 )
 
@@ -71,6 +92,9 @@ def causes(
         scheme: the remedy to name, see `working_scheme`.
     """
     named = [_noise(where, factor) for where, factor in noise.items()]
+    named += _of_the_batch(found)
+    if any(cause.kind == "nonfinite" for cause in named):
+        return named
     for kinds in _BY_PRECEDENCE:
         here = [
             Cause(kind, name, finding.verdict, finding.reason, _remedy(kind, scheme))
@@ -81,7 +105,7 @@ def causes(
         ]
         if here:
             return named + here
-    return named + _through_depth(found, findings, scheme)
+    return (named + _through_depth(found, findings, scheme)) or _large_loss(found)
 
 
 def fitting_scheme(found: Pass) -> str:
@@ -127,7 +151,55 @@ def working_scheme(case: Case, fitting: str) -> str:
     return ""
 
 
+def _of_the_batch(found: Pass) -> list[Cause]:
+    """Name what is wrong with the inputs, the targets, or how the loss takes the outputs."""
+    called = in_order(found)
+    named = []
+    if not math.isfinite(found.loss):
+        reason = f"the loss is {found.loss:g}"
+        remedy = "look for what is not finite in inputs, weights and targets"
+        named.append(Cause("nonfinite", "", "exploding", reason, remedy))
+    if called and called[0].inputs.rms > _LARGE_INPUTS:
+        reason = f"the inputs have a root mean square of {called[0].inputs.rms:.2g}"
+        remedy = "normalize the inputs to mean 0 and deviation 1"
+        named.append(Cause("inputs", "", "exploding", reason, remedy))
+    if found.alike:
+        reason, remedy = "all samples of the inputs are the same", "look at how inputs are read"
+        named.append(Cause("inputs", "", "vanishing", reason, remedy))
+    if found.targets.rms > _LARGE_TARGETS:
+        reason = f"the targets have a root mean square of {found.targets.rms:.2g}"
+        remedy = "normalize the targets"
+        named.append(Cause("targets", "", "exploding", reason, remedy))
+    if found.softmax:
+        reason = "the outputs are probabilities, and the cross-entropy takes a softmax again"
+        named.append(Cause("softmax", "", "vanishing", reason, "give the logits to the loss"))
+    return named
+
+
+def _large_loss(found: Pass) -> list[Cause]:
+    """Name the last layer where nothing else explains a loss far above that of zero outputs."""
+    called = in_order(found)
+    if not (found.loss > _LARGE_LOSS * found.zero_loss > 0 and math.isnan(found.targets.rms)):
+        return []
+    reason = f"the loss is {found.loss:.3g}, that of outputs of zero {found.zero_loss:.3g}"
+    remedy = "scale the last layer's weights and biases down"
+    return [Cause("outputs", called[-1].name if called else "", "exploding", reason, remedy)]
+
+
+_REMEDIES = {
+    "recurrent": "draw it by torch.nn.init.orthogonal_",
+    "detached": "look for detach(), no_grad() or numbers taken out of tensors on the way",
+    "nonfinite": "look at what was loaded or drawn",
+}
+
+
 def _remedy(kind: CauseKind, scheme: str) -> str:
+    if kind in _REMEDIES:
+        return _REMEDIES[kind]
+    if not scheme and kind == "scale":
+        return "scale it to a gain of about 1, as torch.nn.init.xavier_uniform_ does (not tried)"
+    if not scheme:
+        return "draw the weights and biases before it anew (no scheme that was tried does)"
     if kind == "dead":
         return f"set the biases before it to zero and draw its weights by {scheme!r}"
     return f"draw its weights by {scheme!r}"
@@ -149,6 +221,8 @@ def _through_depth(
         for name, rms in [(s.name, s.inputs.rms) for s in in_order(found)] + [
             ("the outputs", found.outputs.rms)
         ]:
+            if rms == 0 and sizes.waiting:
+                continue
             worst.append((rms / sizes.signal, "signals", name))
     if len(found.sums) >= RESIDUAL_SUMS and found.sums[0][0] > 0:
         growth = found.sums[-1][1] / found.sums[0][0]
@@ -156,7 +230,9 @@ def _through_depth(
     if sizes.gradient > 0:
         for signal in in_order(found):
             norm = signal.output_gradients.norm
-            if not (norm == 0 and sizes.waiting):
+            if norm < sizes.gradient:
+                norm = max(norm, sizes.below[signal.name])
+            if not (norm < sizes.gradient and sizes.waiting):
                 worst.append((norm / sizes.gradient, "gradients", signal.name))
     far = [entry for entry in worst if entry[0] == entry[0] and _factor(entry[0]) > ACCUMULATED]
     if not far:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hessinit_lib.diagnosis.causes import causes, fitting_scheme, working_scheme
+from hessinit_lib.diagnosis.causes import REDRAWN, causes, fitting_scheme, working_scheme
 from hessinit_lib.diagnosis.curvature import layer_curvatures, model_curvature
 from hessinit_lib.diagnosis.layer import LayerDiagnosis
 from hessinit_lib.diagnosis.noise import biased_noise
@@ -106,10 +106,14 @@ def diagnose(
         noise = {} if math.isnan(found.loss) else biased_noise(case.model, inputs)
         scheme = fitting_scheme(found)
         wrong = causes(found, findings, noise, scheme)
-        if any(cause.kind == "depth" for cause in wrong):
+        if any(cause.kind in REDRAWN for cause in wrong):
             scheme = working_scheme(case, scheme)
             wrong = causes(found, findings, noise, scheme)
     notes = [*curved.notes, *_mode_notes(case.model)]
+    unused = [s.name for s in found.signals if s.trainable and math.isnan(s.gradient.norm)]
+    unused = [name for name in unused if not any(cause.where == name for cause in wrong)]
+    if unused:
+        notes.append(f"no gradient gets to {', '.join(unused)}: no part of this loss")
     if not (math.isfinite(found.loss) and math.isfinite(found.outputs.rms)):
         notes.insert(0, f"no curvature: {what_is_not_finite(case)}")
     return Diagnosis(
@@ -120,7 +124,7 @@ def diagnose(
         largest_eigenvalue=curved.eigenvalue,
         largest_stable_rate=2 / curved.eigenvalue if curved.eigenvalue else math.inf,
         suggested_rate=curved.suggested_rate,
-        scheme=scheme if any(cause.kind != "noise" for cause in wrong) else "",
+        scheme=scheme if any(cause.kind in REDRAWN for cause in wrong) else "",
         notes=tuple(notes),
     )
 

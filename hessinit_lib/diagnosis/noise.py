@@ -12,13 +12,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import fmean, stdev
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from hessinit_lib.hessians.functional import PureModel
-from hessinit_lib.hessians.inputs import Inputs
+from hessinit_lib.hessians.inputs import Inputs, mapped, tensors_of
 
 _DRAWS = 16
 _UNSURE = 4  # standard errors
@@ -54,19 +55,30 @@ def biased_noise(model: nn.Module, inputs: Inputs) -> dict[str, float]:
     found: dict[str, float] = {}
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def before(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            # Copies: the module may write into what it is given.
+            given[name] = mapped(args, torch.clone), mapped(kwargs, torch.clone)
+
         def hook(_: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-            if not isinstance(output, Tensor) or name in found or not output.any():
+            args, kwargs = given.pop(name, (args, kwargs))
+            tensors = [*tensors_of(args), *tensors_of(kwargs), output]
+            dense = all(isinstance(x, Tensor) and not x.is_nested for x in tensors)
+            if not dense or not isinstance(output, Tensor) or name in found or not output.any():
                 return
             factor = _factor(module, args, kwargs, output.double())
             if factor is not None:
                 found[name] = factor
 
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         return module.register_forward_hook(hook, with_kwargs=True)
 
-    handles = [
+    given: dict[str, tuple[Any, Any]] = {}
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    handles += [
         watch(name, module)
         for name, module in model.named_modules()
         if not isinstance(module, _NormBase)
+        and "parametrizations" not in name
         and not any(module.children())
         and not any(True for _ in module.parameters())
     ]
@@ -97,7 +109,8 @@ def _factor(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> flo
     with _in_training(module):
         for draw in range(_DRAWS):
             buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-            noisy = torch.func.functional_call(module, buffers, args, kwargs)
+            copied = mapped(args, torch.clone), mapped(kwargs, torch.clone)
+            noisy = torch.func.functional_call(module, buffers, *copied)
             if not isinstance(noisy, Tensor) or noisy.shape != output.shape:
                 return None
             factors.append(((noisy * output).sum() / output.square().sum()).item())
@@ -111,10 +124,11 @@ def _factor(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> flo
 @contextmanager
 def _in_training(module: nn.Module) -> Iterator[None]:
     # Another call of `forward`, not of the module: its own hooks do not run a second time.
-    module.training = True
-    hooks, module._forward_hooks = module._forward_hooks, type(module._forward_hooks)()
+    training, module.training = module.training, True
+    kept = module._forward_hooks, module._forward_pre_hooks
+    module._forward_hooks, module._forward_pre_hooks = type(kept[0])(), type(kept[1])()
     try:
         yield
     finally:
-        module.training = False
-        module._forward_hooks = hooks
+        module.training = training
+        module._forward_hooks, module._forward_pre_hooks = kept

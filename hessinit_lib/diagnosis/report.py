@@ -41,8 +41,10 @@ class Fault:
 
     Attributes:
         kind: "scale" (a weight far too large or small), "dead" (ReLUs), "saturated" (tanh,
-            sigmoid), "noise" (dropout that changes the mean), "residual" (branches that add
-            up), "depth" (no layer by itself, but all in a row), "nonfinite".
+            sigmoid), "recurrent" (over time), "detached" (no gradient), "noise" (dropout that
+            changes the mean), "inputs", "targets", "softmax" (taken twice), "outputs" (a loss
+            far above that of zero outputs), "residual" (branches that add up), "depth" (no
+            layer by itself, but all in a row), "nonfinite".
         where: the weight's or module's name; "" for the whole network.
         verdict: what it makes of signals or gradients.
         reason: in words.

@@ -9,7 +9,8 @@ size. How far from that is too far is a convention; the constants below are it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Literal
 
@@ -40,6 +41,9 @@ FLAT_SHARE = 0.5
 RESIDUAL_SUMS = 2
 """Sums of branches from which on a network counts as residual."""
 
+LONGEST_GROWTH = 8.0
+"""Powers of ten by which a recurrent layer may change gradients over all steps."""
+
 _FEWEST = 3  # layers from which on a median tells which of them is odd
 
 Verdict = Literal["vanishing", "balanced", "exploding"]
@@ -50,12 +54,15 @@ class Finding:
     """Something about a layer that is out of bounds.
 
     Attributes:
-        kind: "scale", "dead", "saturated", "forward", "backward" or "nonfinite".
+        kind: "scale", "recurrent", "detached", "dead", "saturated", "forward", "backward" or
+            "nonfinite".
         verdict: "vanishing" or "exploding".
         reason: in words.
     """
 
-    kind: Literal["scale", "dead", "saturated", "forward", "backward", "nonfinite"]
+    kind: Literal[
+        "scale", "recurrent", "detached", "dead", "saturated", "forward", "backward", "nonfinite"
+    ]
     verdict: Verdict
     reason: str
 
@@ -71,12 +78,14 @@ class Sizes:
         gradient: norm of the gradient at the output of the last layer.
         waiting: whether some weight is zero throughout, so that gradients of zero below it
             only wait for it to move.
+        below: the largest gradient at the outputs of the layers called before, by weight.
     """
 
     gain: float
     signal: float
     gradient: float
     waiting: bool = False
+    below: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, found: Pass) -> Sizes:
@@ -89,7 +98,12 @@ class Sizes:
             source = 1.0 if math.isnan(first.inputs.rms) else first.inputs.rms
         last = called[-1].output_gradients.norm if called else math.nan
         middle = median_low(gains) if len(gains) >= _FEWEST else math.nan
-        return cls(middle, source, last, bool(found.waiting))
+        below: dict[str, float] = {}
+        largest = 0.0
+        for signal in called:
+            below[signal.name] = largest
+            largest = max(largest, signal.output_gradients.norm)
+        return cls(middle, source, last, bool(found.waiting), below)
 
 
 def in_order(found: Pass) -> list[Signal]:
@@ -114,14 +128,23 @@ def judge(signal: Signal, sizes: Sizes) -> list[Finding]:
     """
     if not math.isfinite(signal.gain) or not _finite(signal):
         return [Finding("nonfinite", "exploding", "not all numbers are finite")]
-    found = [_scale(signal, sizes), _dead(signal), _saturated(signal)]
+    found = [
+        _scale(signal, sizes),
+        _recurrent(signal),
+        _detached(signal),
+        _dead(signal),
+        _saturated(signal),
+    ]
     found.append(
         _ratio("forward", "its inputs are", "the network's", signal.inputs.rms, sizes.signal)
     )
     back = signal.output_gradients.norm
-    if not (back == 0 and sizes.waiting):
+    lower = max(back, sizes.below.get(signal.name, 0.0))
+    # Gradients that reach the layers below go around this one: attention's queries and keys.
+    if not (sizes.waiting and back < sizes.gradient):
         what = "the gradient at its outputs is"
-        found.append(_ratio("backward", what, "the last layer's", back, sizes.gradient))
+        size = lower if back < sizes.gradient else back
+        found.append(_ratio("backward", what, "the last layer's", size, sizes.gradient))
     return [finding for finding in found if finding is not None]
 
 
@@ -132,7 +155,7 @@ def _finite(signal: Signal) -> bool:
 
 def _scale(signal: Signal, sizes: Sizes) -> Finding | None:
     gain = signal.gain
-    if gain == 0:  # on purpose: the ends of branches, output layers
+    if gain == 0 or signal.free:  # on purpose: the ends of branches, output layers
         return None
     if signal.table:
         if SMALLEST_TABLE <= gain <= LARGEST_GAIN:
@@ -151,6 +174,22 @@ def _scale(signal: Signal, sizes: Sizes) -> Finding | None:
     return Finding("scale", verdict, f"its weights multiply a signal by {gain:.3g}; {usual}")
 
 
+def _recurrent(signal: Signal) -> Finding | None:
+    """Judge a plain recurrent layer: over time it multiplies by its gain again and again."""
+    if "weight_hh" not in signal.name or signal.steps < 2 or signal.gain == 0:
+        return None
+    growth = signal.steps * math.log10(signal.gain)
+    if abs(growth) <= LONGEST_GROWTH:
+        return None
+    verdict = "exploding" if growth > 0 else "vanishing"
+    return Finding(
+        "recurrent",
+        verdict,
+        f"over {signal.steps} steps its gain of {signal.gain:.2g} multiplies gradients by about "
+        f"1e{growth:.0f}",
+    )
+
+
 def _dead(signal: Signal) -> Finding | None:
     activation = signal.activation
     # A layer that is fed nothing but zeros is not to blame for what it gives.
@@ -158,6 +197,12 @@ def _dead(signal: Signal) -> Finding | None:
         return None
     reason = f"{activation.dead:.0%} of its units are dead: zero for every sample"
     return Finding("dead", "vanishing", reason)
+
+
+def _detached(signal: Signal) -> Finding | None:
+    if not (signal.trainable and signal.called and math.isnan(signal.gradient.norm)):
+        return None
+    return Finding("detached", "vanishing", "it is trainable and used, but gets no gradient")
 
 
 def _saturated(signal: Signal) -> Finding | None:

@@ -11,13 +11,17 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.utils.hooks import RemovableHandle
 
 from hessinit_lib.diagnosis.events import Activation, Events
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import PureModel, one_tensor
+from hessinit_lib.hessians.inputs import tensors_of
 from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED
-from hessinit_lib.hessians.loss_value import differentiable
+from hessinit_lib.hessians.loss_value import differentiable, evaluate, name_of
+
+_SMALL_SCALE = 0.01  # of branches, at most: layer scale starts at 1e-6 to 0.1
 
 _MAPS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, *CONVOLUTIONS, *TRANSPOSED)
 
@@ -70,6 +74,10 @@ class Signal:
         table: whether its entries are looked up or added, and not multiplied with inputs.
         gain: $s \sqrt{n_\mathrm{in}}$ with s the root mean square of the weights: the factor
             on the size of independent inputs (statement 6); of a table s itself.
+        free: whether its size says nothing by itself: a scale of a branch, a weight that is
+            normalized before its use.
+        called: whether its layer was called, also where autograd does not follow.
+        steps: of a recurrent layer, over time.
         order: place in the forward pass; None if the layer was not called.
         inputs: moments of its inputs, if those were floating-point numbers.
         outputs: moments of its outputs, before the activation.
@@ -83,6 +91,9 @@ class Signal:
     trainable: bool
     table: bool
     gain: float
+    free: bool = False
+    called: bool = False
+    steps: int = 1
     order: int | None = None
     inputs: Moments = field(default_factory=Moments)
     outputs: Moments = field(default_factory=Moments)
@@ -103,6 +114,10 @@ class Pass:
         sums: see `Events`.
         waiting: names of weights and scales, of any shape, that are zero throughout.
         gradients: of the trainable weights, by name.
+        zero_loss: the loss of outputs that are all zero; NaN if it takes no such ones.
+        softmax: whether the outputs are probabilities, and the loss wants logits.
+        targets: moments of floating-point targets that have the outputs' shape.
+        alike: whether all samples are the same.
     """
 
     signals: list[Signal]
@@ -112,6 +127,10 @@ class Pass:
     sums: list[tuple[float, float]]
     waiting: list[str]
     gradients: dict[str, Tensor]
+    zero_loss: float = math.nan
+    softmax: bool = False
+    targets: Moments = field(default_factory=Moments)
+    alike: bool = False
 
 
 def observe(case: Case) -> Pass:
@@ -139,6 +158,8 @@ def observe(case: Case) -> Pass:
     def hook(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
         nonlocal last_axis
         found = _first_tensor(output)
+        for signal in owners[module]:
+            signal.called = True
         if found is None or not found.requires_grad:
             return
         last_axis = 1 if isinstance(module, CONVOLUTIONS + TRANSPOSED) else -1
@@ -149,6 +170,8 @@ def observe(case: Case) -> Pass:
                 signal.outputs = Moments.of(found)
                 if given is not None and given.is_floating_point():
                     signal.inputs = Moments.of(given)
+                if isinstance(module, nn.RNN) and given is not None and given.ndim == 3:
+                    signal.steps = given.shape[1 if module.batch_first else 0]
         calls.append((module, found))
 
     handles: list[RemovableHandle] = [
@@ -164,6 +187,11 @@ def observe(case: Case) -> Pass:
     finally:
         for handle in handles:
             handle.remove()
+    if not outputs.requires_grad:
+        raise ValueError(
+            "the outputs depend on no parameter of the model: expected no detach() or no_grad() "
+            "on the way"
+        )
     weights = [pure.state[signal.name] for signal in signals]
     find = partial(torch.autograd.grad, loss, allow_unused=True)
     gradients = find([*weights, *(output for _, output in calls)])
@@ -179,13 +207,38 @@ def observe(case: Case) -> Pass:
         Moments.of(outputs),
         outputs.ndim,
         events.sums,
-        [n for n in numbers if n.endswith("weight") and not pure.state[n].detach().any()],
+        [n for n in numbers if _waits(n, pure.state[n].detach())],
         {
             signal.name: torch.zeros_like(weight) if gradient is None else gradient
             for signal, weight, gradient in zip(signals, weights, gradients, strict=False)
             if signal.trainable
         },
+        _zero_loss(case, outputs.detach()),
+        _is_softmax(outputs.detach()) and "crossentropy" in _plain_name(case),
+        Moments.of(case.targets if case.targets.shape == outputs.shape else None)
+        if case.targets.is_floating_point()
+        else Moments(),
+        case.samples > 1
+        and all(bool((x == x[:1]).all()) for x in tensors_of(case.inputs) if not x.is_nested),
     )
+
+
+def _zero_loss(case: Case, outputs: Tensor) -> float:
+    try:
+        return evaluate(case.loss_fn, torch.zeros_like(outputs), case.targets).item()
+    except ValueError:
+        return math.nan
+
+
+def _is_softmax(outputs: Tensor) -> bool:
+    if outputs.ndim < 2 or outputs.shape[1] < 2 or not torch.isfinite(outputs).all():
+        return False
+    sums = outputs.double().sum(1)
+    return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+
+
+def _plain_name(case: Case) -> str:
+    return name_of(case.loss_fn).lower().replace("_", "")
 
 
 def _weights(model: nn.Module) -> tuple[list[Signal], dict[nn.Module, list[Signal]]]:
@@ -197,19 +250,40 @@ def _weights(model: nn.Module) -> tuple[list[Signal], dict[nn.Module, list[Signa
     names = {value: name for name, value in model.named_parameters() if value.ndim > 1}
     signals: dict[str, Signal] = {}
     owners: dict[nn.Module, list[Signal]] = {}
+    # Whose weights are read by the module above, and not by a call of their own.
+    readers: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
-        for weight in module._parameters.values():
+        if is_parametrized(module):
+            readers.update(dict.fromkeys(module.parametrizations.values(), module))
+        if isinstance(module, nn.MultiheadAttention):
+            readers[module.out_proj] = module
+    for part in model.modules():
+        module = readers.get(part, part)
+        for weight in part._parameters.values():
             if weight is None or weight not in names:
                 continue
             name = names[weight]
             if name not in signals:
                 gain, table = _gain(module, weight)
                 shape = tuple(weight.shape)
-                signals[name] = Signal(name, shape, weight.requires_grad, table, gain)
-            leaf = isinstance(module, nn.MultiheadAttention) or not any(module.children())
+                recomputed = isinstance(part, ParametrizationList)
+                recomputed |= name.endswith(("weight_g", "weight_v"))
+                free = recomputed or (table and weight.numel() == max(shape))
+                signals[name] = Signal(name, shape, weight.requires_grad, table, gain, free)
+            leaf = isinstance(module, nn.MultiheadAttention) or part is not module
+            leaf = leaf or not any(module.children())
             if leaf:
                 owners.setdefault(module, []).append(signals[name])
     return [signals[name] for name in names.values()], owners
+
+
+def _waits(name: str, value: Tensor) -> bool:
+    """Tell whether a weight is zero, or a scale of a branch nearly so: what is below it waits."""
+    if name.endswith("bias"):
+        return False
+    if value.ndim and value.numel() == max(value.shape) and value.numel() > 1:
+        return bool(value.abs().max() < _SMALL_SCALE)
+    return name.endswith("weight") and not value.any()
 
 
 def _gain(module: nn.Module, weight: Tensor) -> tuple[float, bool]:

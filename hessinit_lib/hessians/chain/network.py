@@ -6,7 +6,7 @@ The derivation of the layer Hessians speaks of a^k = W^k z^(k-1) + b^k and z^k =
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -119,12 +119,19 @@ class Chain:
     def outputs(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Give the logits with the graph from the weights, and these by name."""
         assert isinstance(inputs, Tensor)
-        linear = [(name, module) for name, module in self.modules if type(module) is nn.Linear]
-        weights = {_weight_name(name): module.weight for name, module in linear}
-        return self.forward(inputs)[1], weights
+        weights = {
+            _weight_name(name): module.weight.detach().to(self.dtype).requires_grad_()
+            for name, module in self.modules
+            if isinstance(module, nn.Linear)
+        }
+        return self.forward(inputs, weights)[1], weights
 
-    def forward(self, inputs: Tensor) -> tuple[list[Stage], Float[Tensor, "b c"]]:
+    def forward(
+        self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None
+    ) -> tuple[list[Stage], Float[Tensor, "b c"]]:
         """Run the network; give the stages from input to output, and the logits.
+
+        The weights are the modules' own where none are given for them.
 
         Raises:
             ValueError: the input of a Linear layer is not of shape (B, fan_in).
@@ -139,7 +146,7 @@ class Chain:
                         f"{name or 'Linear'} got an input of shape {tuple(z.shape)}, "
                         f"expected (batch, {module.in_features})"
                     )
-                weight = module.weight.to(dtype)
+                weight = (weights or {}).get(_weight_name(name), module.weight).to(dtype)
                 trainable = module.weight.requires_grad
                 stages.append(LinearStage(_weight_name(name), weight, z, trainable))
                 bias = None if module.bias is None else module.bias.to(dtype)

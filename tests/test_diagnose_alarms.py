@@ -1,0 +1,156 @@
+"""`diagnose` on starts that are sound by design, and on faults of data, loss and graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from hessinit_lib import diagnose
+
+LOSS = nn.CrossEntropyLoss()
+
+
+def batch(samples: int = 32, features: int = 8) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(samples, features, generator=generator)
+    return x, torch.randint(3, (samples,), generator=generator)
+
+
+def net(*middle: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 16), *middle, nn.Linear(16, 3))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, scale: float, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.norm, self.a = nn.LayerNorm(width), nn.Linear(width, 2 * width)
+        self.b, self.gamma = nn.Linear(2 * width, width), nn.Parameter(scale * torch.ones(shape))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z + self.gamma * self.b(F.gelu(self.a(self.norm(z))))
+
+
+def zero_head() -> nn.Module:
+    model = net(nn.ReLU())
+    nn.init.zeros_(model[-1].weight)
+    nn.init.zeros_(model[-1].bias)
+    return model
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.i, self.o = nn.Linear(1, 16), nn.Linear(16, 3)
+        self.a = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.a(self.i(x[:, :, None])).mean(1))
+
+
+SOUND: dict[str, Callable[[], nn.Module]] = {
+    "zero head": zero_head,
+    "layer scale 1e-6": lambda: net(*(Block(16, 1e-6, (1, 16)) for _ in range(4))),
+    "layer scale of one axis": lambda: net(*(Block(16, 1e-5, (16,)) for _ in range(4))),
+    "attention": Encoder,
+    "weight norm": lambda: nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(8, 16)), nn.Tanh(), nn.Linear(16, 3)
+    ),
+    **{
+        f"{kind.__name__} in place": lambda kind=kind: net(kind(inplace=True))
+        for kind in (nn.SiLU, nn.Hardswish, nn.ELU, nn.SELU, nn.Mish, nn.CELU, nn.ReLU6)
+    },
+}
+
+
+@pytest.mark.parametrize("make", SOUND.values(), ids=SOUND)
+def test_a_sound_start_has_no_fault(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = make()
+    modes = [module.training for module in model.modules()]
+    found = diagnose(model, LOSS, *batch(), curvature="none")
+    assert not found.faults
+    assert all(
+        layer.order is not None for layer in found.layers if not layer.name.endswith("gamma")
+    )
+    assert [module.training for module in model.modules()] == modes
+
+
+class Detached(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.how = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.relu(self.a(x))
+        if self.how == "detach":
+            z = z.detach()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.how != "no_grad"):
+            z = torch.relu(self.b(z))
+        return self.c(z)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, deviation: float) -> None:
+        super().__init__()
+        self.r, self.o = nn.RNN(1, 16, batch_first=True), nn.Linear(16, 3)
+        nn.init.normal_(self.r.weight_hh_l0, std=deviation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.r(x[:, :, None])[0][:, -1])
+
+
+def shifted() -> nn.Module:
+    model = net(nn.ReLU())
+    nn.init.constant_(model[-1].bias, 0.0)
+    model[-1].bias.data[0] = 40.0
+    return model
+
+
+def broken(weight: float) -> nn.Module:
+    model = net(nn.ReLU())
+    model[0].weight.data[0, 0] = weight
+    return model
+
+
+X, Y = batch()
+LONG = torch.randn(16, 112, generator=torch.Generator().manual_seed(0))
+FAULTS: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor, nn.Module, str, str]] = {
+    "detach": (lambda: Detached("detach"), X, Y, LOSS, "detached", "a.weight"),
+    "no_grad": (lambda: Detached("no_grad"), X, Y, LOSS, "detached", "a.weight"),
+    "pixels": (lambda: net(nn.ReLU()), 100 * X, Y, LOSS, "inputs", ""),
+    "alike": (lambda: net(nn.ReLU()), X[:1].expand(32, -1), Y, LOSS, "inputs", ""),
+    "targets": (lambda: net(nn.ReLU()), X, 1e5 * torch.rand(32, 3), nn.MSELoss(), "targets", ""),
+    "softmax": (lambda: net(nn.ReLU()).append(nn.Softmax(1)), X, Y, LOSS, "softmax", ""),
+    "last bias": (shifted, X, Y, LOSS, "outputs", "2.weight"),
+    "chaos": (lambda: Recurrent(3 / 8), LONG, Y[:16], LOSS, "recurrent", "r.weight_hh_l0"),
+    "fading": (lambda: Recurrent(1 / 16), LONG, Y[:16], LOSS, "recurrent", "r.weight_hh_l0"),
+    "NaN in a weight": (lambda: broken(torch.nan), X, Y, LOSS, "nonfinite", ""),
+    "NaN in the inputs": (lambda: net(nn.ReLU()), X / 0, Y, LOSS, "nonfinite", ""),
+    "no target": (lambda: net(nn.ReLU()), X, torch.full_like(Y, -100), LOSS, "nonfinite", ""),
+}
+
+
+@pytest.mark.parametrize(("make", "x", "y", "loss", "kind", "where"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_named(
+    make: Callable[[], nn.Module], x: Tensor, y: Tensor, loss: nn.Module, kind: str, where: str
+) -> None:
+    torch.manual_seed(0)
+    found = diagnose(make(), loss, x, y, curvature="none")
+    assert (kind, where) in [(fault.kind, fault.where) for fault in found.faults]
+    assert found.verdict != "balanced"
+
+
+@pytest.mark.parametrize("name", ["r.weight_ih_l0", "o.weight"])
+def test_a_scheme_that_is_refused_is_not_named(name: str) -> None:
+    torch.manual_seed(0)
+    model = Recurrent(0.2)
+    model.get_parameter(name).data.mul_(100)
+    found = diagnose(model, LOSS, LONG[:, :8], Y[:16], curvature="none")
+    assert name in [fault.where for fault in found.faults]
+    assert found.scheme == ""
+    assert "not tried" in found.faults[0].remedy
