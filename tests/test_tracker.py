@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -286,3 +287,24 @@ def test_a_worker_that_was_killed_is_replaced() -> None:
             assert tracker.history
         tracker.step()
         assert 2 in tracker.history
+
+
+def test_one_process_of_several_tracks_without_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forward pass of the wrapper waits for all processes."""
+    case = make_case([4, 6, 3], ["tanh"], "cross_entropy", 7, 1.0, seed=2)
+    distributed, parallel = torch.distributed, nn.parallel.DistributedDataParallel
+    if not distributed.is_available():
+        pytest.skip("torch was built without torch.distributed")
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        wrapped = parallel(case.model)
+        monkeypatch.setattr(parallel, "forward", lambda *_: pytest.fail("waits for the others"))
+        report = HessianTracker(wrapped, case.loss_fn, case.inputs, case.targets).step()
+        assert report is not None
+        assert list(report) == ["0.weight", "2.weight"]
+    finally:
+        distributed.destroy_process_group()

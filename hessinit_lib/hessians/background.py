@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import entry, without_noise
+from hessinit_lib.hessians.functional import entry, unwrapped, without_noise
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn
@@ -104,5 +104,6 @@ def training_hessians(
     model: nn.Module, loss_fn: LossFn, inputs: Inputs, targets: Tensor, **options: Any
 ) -> HessianReport:
     """Compute `layer_hessians` of a model in training, without the noise of dropout."""
+    model = unwrapped(model)  # no other process need take part
     with without_noise(model, inputs):
         return layer_hessians(model, loss_fn, inputs, targets, **options)
