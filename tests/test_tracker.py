@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import re
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -16,6 +17,7 @@ from networks import Case, make_case, seeded
 from torch import nn
 
 from hessinit_lib import HessianTracker, layer_hessians
+from hessinit_lib.hessians.background import take_snapshot
 from hessinit_lib.hessians.report import HessianReport
 from hessinit_lib.hessians.tracker import log_schedule
 
@@ -306,5 +308,7 @@ def test_one_process_of_several_tracks_without_the_others(
         report = HessianTracker(wrapped, case.loss_fn, case.inputs, case.targets).step()
         assert report is not None
         assert list(report) == ["0.weight", "2.weight"]
+        later = take_snapshot(wrapped, case.loss_fn, case.inputs, case.targets, {})
     finally:
         distributed.destroy_process_group()
+    assert type(pickle.loads(later)[0]) is nn.Sequential  # a worker is in no group of processes

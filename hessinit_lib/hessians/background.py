@@ -39,7 +39,7 @@ def take_snapshot(
         ValueError: something of this cannot be pickled.
     """
     try:
-        return pickle.dumps((model, loss_fn, inputs, targets, options))
+        return pickle.dumps((unwrapped(model), loss_fn, inputs, targets, options))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
             f"asynchronous=True: expected a model, loss and options that can be pickled: {error}"
