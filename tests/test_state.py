@@ -165,7 +165,7 @@ def test_an_error_in_the_middle_leaves_all_as_found(entry: str, error: type[Base
         try:
             run(model)
         except (RuntimeError, ValueError, NotImplementedError, KeyboardInterrupt) as caught:
-            raised += isinstance(caught, error)
+            raised += "stop" in str(caught)
             assert same(state_of(model), before), last
         else:  # what only looks may go on after an error, not after an interrupt
             assert error is RuntimeError
