@@ -239,18 +239,19 @@ class BenchmarkTable(SphinxDirective):
         except RecordError as error:
             complain(self.env, self.get_location(), f"{{benchmark-table}} {kind}", error)
             return [nodes.problematic(self.block_text, f"{{benchmark-table}} {kind}")]
-        table = _table(TITLES[kind], headings, rows)
-        self.set_source_info(table)
-        self.add_name(table)
-        if not table["ids"]:  # a caption is numbered, and a number needs an id
-            table["ids"].append(nodes.make_id(f"benchmark-{kind}"))
+        made = table(TITLES[kind], headings, rows)
+        self.set_source_info(made)
+        self.add_name(made)
+        if not made["ids"]:  # a caption is numbered, and a number needs an id
+            made["ids"].append(nodes.make_id(f"benchmark-{kind}"))
         if kind not in COLUMNS:
-            return [table]
+            return [made]
         items = [nodes.list_item("", nodes.paragraph("", text)) for text in remarks(found, kind)]
-        return [table, nodes.bullet_list("", *items)]
+        return [made, nodes.bullet_list("", *items)]
 
 
-def _table(title: str, headings: list[str], rows: list[list[str]]) -> nodes.table:
+def table(title: str, headings: list[str], rows: list[list[str]]) -> nodes.table:
+    """Make a table with a caption."""
     group = nodes.tgroup(cols=len(headings))
     group += [nodes.colspec(colwidth=1) for _ in headings]
     group += nodes.thead("", _row(headings))

@@ -21,7 +21,7 @@ from hessinit_lib.diagnosis.report import Diagnosis
 STEPS, RATES, BATCH, SAMPLES = 300, (0.001, 0.01, 0.1), 32, 512
 
 
-def followed(planted: Planted, found: Diagnosis, seconds: float = 20.0) -> dict[str, Any]:
+def followed(planted: Planted, found: Diagnosis, seconds: float = 5.0) -> dict[str, Any]:
     """Give the losses before and after the advice, or why there are none.
 
     Args:
