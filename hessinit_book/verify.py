@@ -39,7 +39,7 @@ from hessinit_book.records.confirm import (
 from hessinit_book.records.confirmations import Confirmation
 from hessinit_book.records.freshness import is_current, page_problems
 from hessinit_book.records.records import Record
-from hessinit_book.records.stamps import is_benchmark, module_of
+from hessinit_book.records.stamps import is_made_apart, module_of
 from hessinit_lib.errors import UserError
 
 
@@ -163,8 +163,8 @@ def _confirmation(folder: Path) -> Confirmation | None:
 
 
 def _can_be_repeated(record: Record) -> bool:
-    """Tell whether an experiment made the record; timings come out differently each time."""
-    return module_of(record.experiment) is not None and not is_benchmark(record.experiment)
+    """Tell whether an experiment made the record: no benchmark, whose timings differ each time."""
+    return module_of(record.experiment) is not None and not is_made_apart(record.experiment)
 
 
 def _read_if_whole(path: Path) -> Record | None:

@@ -70,6 +70,16 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.rglob("seed-*.json"))  # a part is no record
 
 
+def test_rates_are_counted_apart_for_what_was_held_out():
+    sound = [{"network": "a", "part": part, "alarm": part == "dev"} for part in ("dev", "held-out")]
+    tried = {"advice": {"before": 2.0, "after": 1.0}, "named": True}
+    silent = {"advice": {"skipped": "no fault was named"}, "named": False}
+    values = run.summary(sound * 4, [{"part": "dev", **tried}, {"part": "held-out", **silent}])
+    counts = {"networks": 1, "settings": 4, "faults": 1}
+    assert values["dev"] == {**counts, "alarms": 4, "named": 1, "tried": 1, "helped": 1}
+    assert values["held_out"] == {**counts, "alarms": 0, "named": 0, "tried": 0, "helped": 0}
+
+
 @pytest.mark.parametrize("name", ["mlp: NaN in a weight", "mlp: dead ReLUs"])
 def test_faults_without_training(name):
     assert run.fault_setting(name, training=False)["named"]

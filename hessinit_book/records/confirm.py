@@ -149,7 +149,7 @@ def _write(folder: Path, codes: list[str], code: str, **how: object) -> None:
 def _earlier_codes(found: Sequence[Record]) -> list[str]:
     """List the stamps of the code that made records, but for the present one."""
     experiment = found[0].experiment
-    if stamps.module_of(experiment) is None or stamps.is_benchmark(experiment):
+    if stamps.module_of(experiment) is None or stamps.is_made_apart(experiment):
         raise RecordError(f"{experiment} is no experiment that can be run again")
     codes = sorted({record.code for record in found} - {stamps.code_stamp(experiment)})
     if not codes:

@@ -56,6 +56,11 @@ def is_benchmark(experiment: str) -> bool:
     return experiment.startswith("benchmark_")
 
 
+def is_made_apart(experiment: str) -> bool:
+    """Tell whether no notebook makes the records of an experiment: a benchmark, or the zoo."""
+    return is_benchmark(experiment) or experiment == "zoo"
+
+
 def code_stamp(experiment: str, root: Path | None = None) -> str:
     """Compute the stamp of the code that records of an experiment are made with.
 

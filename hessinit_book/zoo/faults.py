@@ -272,7 +272,7 @@ def _tanh() -> Problem:
 
 
 def _conv() -> Problem:
-    return problem(Conv, "images", 32, 16)
+    return problem(Conv, "images", 16, 16)
 
 
 def _zoo(name: str, size: int, batch: int = 16) -> Callable[[], Problem]:
@@ -366,7 +366,7 @@ FAULTS: dict[str, Planted] = {
         _dense_of(lambda: networks.mlp(16, 64, 30, nn.Sigmoid)), DEPTH
     ),
     "cnn: 24 layers of deviation 0.02": Planted(
-        lambda: problem(lambda: Conv(24, 0.02), "images", 32, 16), DEPTH + "|scale"
+        lambda: problem(lambda: Conv(24, 0.02), "images", 16, 16), DEPTH + "|scale"
     ),
     "rnn: chaotic, 112 steps": Planted(
         lambda: problem(lambda: Chaotic(6.0), "rows", 112), "step|time|hh|" + DEPTH

@@ -190,7 +190,9 @@ def _hugging_face(name: str, **options: Any) -> Network:
                 "max_position_embeddings": 130}  # fmt: skip
         config = getattr(transformers, f"{name}Config")(**{**base, **options})
         kind = "T5EncoderModel" if name == "T5" else f"{name}Model"
-        return Head(getattr(transformers, kind)(config), 64)
+        # A pooler that nothing reads would be a weight without a gradient: a fault.
+        without = {"add_pooling_layer": False} if name in ("Bert", "Roberta") else {}
+        return Head(getattr(transformers, kind)(config, **without), 64)
 
     return Network(make, "tokens", (16, 48))
 
@@ -203,7 +205,8 @@ def _picture_transformer(name: str) -> Network:
             image_size=size, patch_size=8, hidden_size=64, num_hidden_layers=3,
             num_attention_heads=4, intermediate_size=128,
         )  # fmt: skip
-        return Head(getattr(transformers, f"{name}Model")(config), 64)
+        body = getattr(transformers, f"{name}Model")(config, add_pooling_layer=False)
+        return Head(body, 64)
 
     return Network(make, "images", (32, 64))
 
