@@ -67,6 +67,14 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "_diagnose", fail)
     run.run("lstm", "", False, tmp_path)
     assert capsys.readouterr().out == first
+
+
+def test_a_loss_that_diverged_comes_back_as_a_number(tmp_path, monkeypatch):
+    told = {"fault": "", "part": "dev", "named": True, "faults": [], "error": ""}
+    told["advice"] = {"how": "he", "before": float("inf"), "after": 1.0}
+    monkeypatch.setattr(run, "_jobs", lambda *_: {"fault a": lambda: told})
+    for _ in range(2):  # the second time from its file
+        run.run("a", "", True, tmp_path)
     assert not list(tmp_path.rglob("seed-*.json"))  # a part is no record
 
 

@@ -126,7 +126,7 @@ def run(only: str, part: str, training: bool, results: Path) -> None:
         bar.set_description(name[:40])
         path = parts / f"{sealed.digest({'name': name, 'code': code, 'training': training})}.json"
         if path.is_file():
-            done[name] = json.loads(path.read_text(encoding="utf-8"))
+            done[name] = records._decode(json.loads(path.read_text(encoding="utf-8")))
             continue
         done[name] = job()
         sealed.write_atomically(path, json.dumps(records._encode(done[name])))
