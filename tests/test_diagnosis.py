@@ -318,7 +318,7 @@ def test_a_function_without_a_second_derivative_is_noted() -> None:
     found = diagnose(model, loss, X, Y)
     assert math.isnan(found.largest_stable_rate)
     assert found.notes[0].startswith("no curvature: ")
-    assert "once_differentiable" in found.notes[0]
+    assert "second derivative" in found.notes[0]
     assert found["0.weight"].gradient_norm > 0
 
 

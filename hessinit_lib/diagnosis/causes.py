@@ -105,7 +105,7 @@ def causes(
         ]
         if here:
             return named + here
-    return (named + _through_depth(found, findings, scheme)) or _large_loss(found)
+    return (named + _through_depth(found, findings, scheme)) or _of_the_outputs(found)
 
 
 def fitting_scheme(found: Pass) -> str:
@@ -176,9 +176,12 @@ def _of_the_batch(found: Pass) -> list[Cause]:
     return named
 
 
-def _large_loss(found: Pass) -> list[Cause]:
-    """Name the last layer where nothing else explains a loss far above that of zero outputs."""
+def _of_the_outputs(found: Pass) -> list[Cause]:
+    """Say what is wrong with the outputs where nothing else explains it."""
     called = in_order(found)
+    if found.constant and called and called[-1].gain > 0:
+        reason, remedy = "the outputs are the same for all samples", "look for scales of zero"
+        return [Cause("outputs", "", "vanishing", reason, remedy)]
     if not (found.loss > _LARGE_LOSS * found.zero_loss > 0 and math.isnan(found.targets.rms)):
         return []
     reason = f"the loss is {found.loss:.3g}, that of outputs of zero {found.zero_loss:.3g}"
@@ -221,7 +224,7 @@ def _through_depth(
         for name, rms in [(s.name, s.inputs.rms) for s in in_order(found)] + [
             ("the outputs", found.outputs.rms)
         ]:
-            if rms == 0 and sizes.waiting:
+            if rms < sizes.signal and sizes.waiting:
                 continue
             worst.append((rms / sizes.signal, "signals", name))
     if len(found.sums) >= RESIDUAL_SUMS and found.sums[0][0] > 0:

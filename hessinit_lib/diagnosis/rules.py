@@ -20,6 +20,9 @@ LARGEST_GAIN, SMALLEST_GAIN = 10.0, 0.01
 """A gain beyond these is a fault wherever it stands. Small ones are more common: narrow
 outputs of wide layers, 1/n for output layers, branches that are scaled down."""
 
+LAST = 3.0
+"""What the last layer may have more: drawn by its fan_out, of few classes, it does."""
+
 SMALLEST_TABLE = 1e-3
 """The same for a table of embeddings, whose entries are its outputs: 0.02 and 0.01 are usual."""
 
@@ -78,6 +81,7 @@ class Sizes:
         gradient: norm of the gradient at the output of the last layer.
         waiting: whether some weight is zero throughout, so that gradients of zero below it
             only wait for it to move.
+        last: name of the last layer's weight.
         below: the largest gradient at the outputs of the layers called before, by weight.
     """
 
@@ -86,6 +90,7 @@ class Sizes:
     gradient: float
     waiting: bool = False
     below: Mapping[str, float] = field(default_factory=dict)
+    last: str = ""
 
     @classmethod
     def of(cls, found: Pass) -> Sizes:
@@ -96,14 +101,16 @@ class Sizes:
         source = math.nan
         if first is not None:
             source = 1.0 if math.isnan(first.inputs.rms) else first.inputs.rms
-        last = called[-1].output_gradients.norm if called else math.nan
+        # Gradients grow by a factor at each batch normalization, and training bears it.
+        last = called[-1].output_gradients.norm if called and not found.batch_norm else math.nan
         middle = median_low(gains) if len(gains) >= _FEWEST else math.nan
         below: dict[str, float] = {}
         largest = 0.0
         for signal in called:
             below[signal.name] = largest
             largest = max(largest, signal.output_gradients.norm)
-        return cls(middle, source, last, bool(found.waiting), below)
+        name = called[-1].name if called else ""
+        return cls(middle, source, last, bool(found.waiting), below, name)
 
 
 def in_order(found: Pass) -> list[Signal]:
@@ -135,9 +142,11 @@ def judge(signal: Signal, sizes: Sizes) -> list[Finding]:
         _dead(signal),
         _saturated(signal),
     ]
-    found.append(
-        _ratio("forward", "its inputs are", "the network's", signal.inputs.rms, sizes.signal)
-    )
+    fades = signal.inputs.rms < sizes.signal
+    if not (fades and sizes.waiting):  # branches that start near zero
+        found.append(
+            _ratio("forward", "its inputs are", "the network's", signal.inputs.rms, sizes.signal)
+        )
     back = signal.output_gradients.norm
     lower = max(back, sizes.below.get(signal.name, 0.0))
     # Gradients that reach the layers below go around this one: attention's queries and keys.
@@ -162,7 +171,8 @@ def _scale(signal: Signal, sizes: Sizes) -> Finding | None:
             return None
         verdict = "exploding" if gain > LARGEST_GAIN else "vanishing"
         return Finding("scale", verdict, f"its entries are of size {gain:.2g}, 0.01 to 1 is usual")
-    if gain > LARGEST_GAIN or gain > ODD * sizes.gain:
+    largest = LARGEST_GAIN * (LAST if signal.name == sizes.last else 1.0)
+    if gain > largest or gain > ODD * sizes.gain:
         verdict = "exploding"
     elif gain < SMALLEST_GAIN or gain < sizes.gain / ODD:
         verdict = "vanishing"

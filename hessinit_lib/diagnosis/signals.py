@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.utils.hooks import RemovableHandle
 
@@ -118,6 +119,8 @@ class Pass:
         softmax: whether the outputs are probabilities, and the loss wants logits.
         targets: moments of floating-point targets that have the outputs' shape.
         alike: whether all samples are the same.
+        constant: whether the outputs are, though the samples are not.
+        batch_norm: whether batch normalization is in training mode.
     """
 
     signals: list[Signal]
@@ -131,6 +134,8 @@ class Pass:
     softmax: bool = False
     targets: Moments = field(default_factory=Moments)
     alike: bool = False
+    constant: bool = False
+    batch_norm: bool = False
 
 
 def observe(case: Case) -> Pass:
@@ -183,7 +188,10 @@ def observe(case: Case) -> Pass:
             with events:
                 outputs = pure(case.inputs)
             outputs = one_tensor(outputs)
-            loss = differentiable(case.loss_fn, outputs, case.targets, case.parameters)
+            # On outputs without their graph: what the loss reaches by itself is looked at.
+            apart = outputs.detach().requires_grad_()
+            differentiable(case.loss_fn, apart, case.targets, case.parameters)
+            loss = evaluate(case.loss_fn, outputs, case.targets)
     finally:
         for handle in handles:
             handle.remove()
@@ -218,9 +226,18 @@ def observe(case: Case) -> Pass:
         Moments.of(case.targets if case.targets.shape == outputs.shape else None)
         if case.targets.is_floating_point()
         else Moments(),
-        case.samples > 1
-        and all(bool((x == x[:1]).all()) for x in tensors_of(case.inputs) if not x.is_nested),
+        alike := case.samples > 1 and all(map(_is_constant, tensors_of(case.inputs))),
+        case.samples > 1 and not alike and _is_constant(outputs.detach()),
+        any(isinstance(module, _BatchNorm) and module.training for module in model.modules()),
     )
+
+
+def _is_constant(values: Tensor) -> bool:
+    """Tell whether all samples are the same, up to rounding."""
+    first = values[:1].expand_as(values)
+    if not values.is_floating_point():
+        return torch.equal(values, first)
+    return torch.allclose(values, first, rtol=1e-6, atol=0.0)
 
 
 def _zero_loss(case: Case, outputs: Tensor) -> float:
