@@ -30,7 +30,7 @@ ODD = 30.0
 """The factor between a layer's gain and the median of the network's that is a fault: the
 median tells what the scheme is, even if that gives small gains throughout."""
 
-ACCUMULATED = 100.0
+ACCUMULATED = 400.0
 """The factor on signals or gradients over the whole depth that is a fault. Hessian norms go
 with its square."""
 
