@@ -105,6 +105,16 @@ REFUSED: dict[str, tuple[Callable[[], tuple[Any, ...]], str]] = {
     "detached": (lambda: bad(lambda m, x: m(x).detach()), "do not depend on any"),
     "no graph": (lambda: bad(lambda m, x: torch.no_grad()(m)(x)), "do not depend on any"),
     "model fails": (lambda: bad(lambda m, x: m(x[:, :3])), r"refused inputs of shape \(6, 4\)"),
+    "sparse": (lambda: (network(), LOSS, X.to_sparse(), Y), "got a sparse or nested tensor"),
+    "nested": (
+        lambda: (
+            network(),
+            LOSS,
+            torch.nested.nested_tensor([X[:2], X[:3]], layout=torch.jagged),
+            Y[:2],
+        ),
+        "got a sparse or nested tensor",
+    ),
     "column of classes": (lambda: (network(), LOSS, X, Y[:, None]), r"\(6, 1\)"),
     "one-hot": (lambda: (network(), LOSS, X, F.one_hot(Y, 3)), r"\(6, 3\)"),
     "float classes": (lambda: (network(), LOSS, X, Y.float()), r"\(6,\)"),
@@ -150,6 +160,12 @@ ACCEPTED: dict[str, Callable[[], tuple[Any, ...]]] = {
         LOSS,
         collections.UserDict(x=X, mask=None),
         Y,
+    ),
+    "one axis": lambda: (
+        nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)),
+        nn.MSELoss(),
+        X,
+        X.sum(1),
     ),
     "in place": lambda: (Wrapped(lambda m, x: m(x.sub_(0.1))), LOSS, X, Y),
     "sparse": lambda: (
@@ -242,3 +258,17 @@ def test_descents_take_what_the_others_take() -> None:
         with pytest.raises((ValueError, NotImplementedError), match=said) as caught:
             init.metainit_(model, loss_fn, [(inputs, targets)])
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_inference_mode_does_not_matter(entry: str) -> None:
+    """Neither around the call nor where model and batch were made."""
+    model = network()
+    with torch.inference_mode():
+        found = [ENTRIES[entry](model, LOSS, X, Y)]
+        if entry == "hessian_":
+            return
+        model, x, y = network(), X.clone(), Y.clone()
+        found.append(ENTRIES[entry](model, LOSS, x, y))
+    found.append(ENTRIES[entry](model, LOSS, x, y))
+    assert len({str(each) for each in found}) == 1

@@ -154,7 +154,7 @@ def _state(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 
     def converted(tensor: Tensor) -> Tensor:
         # What was made under inference_mode can be part of a graph only as a copy.
-        tensor = tensor.clone() if tensor.is_inference() else tensor.detach()
+        tensor = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
     state = {name: converted(value) for name, value in model.named_parameters()}

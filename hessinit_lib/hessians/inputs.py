@@ -31,6 +31,7 @@ def sample_count(inputs: Inputs) -> int:
     Raises:
         ValueError: no tensors, one without axes, or not as many rows in each; the message
             says what was given.
+        NotImplementedError: a sparse or nested tensor.
 
     Example:
         >>> sample_count((torch.ones(4, 2), torch.ones(4, 3)))
@@ -41,6 +42,11 @@ def sample_count(inputs: Inputs) -> int:
             f"inputs: got {type(inputs).__name__}, expected a tensor, or tensors in a tuple or dict"
         )
     found = tensors_of(inputs)
+    if any(tensor.is_nested or tensor.layout != torch.strided for tensor in found):
+        raise NotImplementedError(
+            "inputs: got a sparse or nested tensor, expected dense ones: x.to_dense(), or "
+            "x.to_padded_tensor(0.0)"
+        )
     if not found or any(tensor.ndim == 0 for tensor in found):
         shown = next((repr(tensor) for tensor in found if tensor.ndim == 0), "none")
         raise ValueError(

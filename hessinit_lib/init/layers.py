@@ -111,6 +111,11 @@ def restored_on_failure(model: nn.Module, generator: torch.Generator | None) -> 
         True
     """
     tensors = [x for x in (*model.parameters(), *model.buffers()) if not is_lazy(x)]
+    if any(x.is_inference() for x in tensors) and not torch.is_inference_mode_enabled():
+        raise ValueError(
+            "model: made under torch.inference_mode(), so that its weights cannot be changed: "
+            "expected one made outside of it"
+        )
     kept = [tensor.detach().clone() for tensor in tensors]
     devices = {tensor.device for tensor in tensors if tensor.is_cuda}
     drawn = generator.get_state() if isinstance(generator, torch.Generator) else None

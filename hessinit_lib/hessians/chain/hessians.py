@@ -32,7 +32,9 @@ def chain_hessians(
     """
     stages, logits = chain.forward(inputs)
     if logits.ndim != 2:
-        raise ValueError(f"the model gave outputs of shape {tuple(logits.shape)}, expected (B, C)")
+        raise NotImplementedError(
+            f"the model gave outputs of shape {tuple(logits.shape)}, expected (B, C)"
+        )
     parameters = {
         f"{name}.{key}": parameter
         for name, module in chain.modules

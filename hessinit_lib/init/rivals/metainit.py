@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.functional import entry, unwrapped
 from hessinit_lib.init.layers import restored_on_failure
 from hessinit_lib.init.rivals.descent import Batches, LossFn, ParameterLoss
@@ -92,8 +93,14 @@ def metainit_(
     speed = dict.fromkeys(weights, 0.0)
     quotients = []
     for inputs, targets in batches:
-        quotient = gradient_quotient(loss(parameters, inputs, targets), parameters, eps)
-        slopes = torch.autograd.grad(quotient, list(weights.values()), materialize_grads=True)
+        value = loss(parameters, inputs, targets)
+        try:
+            quotient = gradient_quotient(value, parameters, eps)
+            slopes = torch.autograd.grad(quotient, list(weights.values()), materialize_grads=True)
+        except RuntimeError as error:
+            raise NotImplementedError(
+                f"the gradient quotient takes three derivatives: {first_line(error)}"
+            ) from error
         quotients.append(quotient.item())
         with torch.no_grad():
             for (name, weight), slope in zip(weights.items(), slopes, strict=True):
