@@ -8,6 +8,7 @@ state stay as they are.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import sys
 import warnings
@@ -114,7 +115,9 @@ def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
             last = state()
             arguments, keywords = fresh(few, dtype)
             try:
-                torch.func.functional_call(model, _state(model, dtype), arguments, keywords)
+                held = _state(model, dtype)
+                held = {place: held[name] for place, name in places(model).items()}
+                torch.func.functional_call(model, held, arguments, keywords, tie_weights=False)
             except Exception:
                 continue
             break
@@ -162,6 +165,23 @@ def _state(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     return state
 
 
+def places(model: nn.Module) -> dict[str, str]:
+    """List where a model holds tensors, each place once, with the first name of the tensor there.
+
+    For `torch.func.functional_call` without `tie_weights`: left to itself, that swaps the tensors
+    of a module once for each name of the module, and leaves one that stands in several places
+    with the tensors of the call.
+    """
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    names = {id(tensor): name for name, tensor in named}
+    return {
+        f"{prefix}.{name}" if prefix else name: names[id(tensor)]
+        for prefix, module in model.named_modules()
+        for name, tensor in itertools.chain(module._parameters.items(), module._buffers.items())
+        if tensor is not None
+    }
+
+
 class PureModel:
     """A model with a state of its own.
 
@@ -200,6 +220,7 @@ class PureModel:
         for name in trainable:
             self.state[name].requires_grad_()  # a detached tensor: the parameter keeps its flag
         self.noisy = False
+        self._places = places(model)
         self._last = _LogSoftmax()
         self._statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
@@ -211,7 +232,10 @@ class PureModel:
         arguments, keywords = fresh(inputs, self._dtype)
         before = torch.get_rng_state()
         with _LogSoftmax() as self._last, plain_errors(inputs):
-            outputs = torch.func.functional_call(self.module, self.state, arguments, keywords)
+            state = {place: self.state[name] for place, name in self._places.items()}
+            outputs = torch.func.functional_call(
+                self.module, state, arguments, keywords, tie_weights=False
+            )
         self.noisy |= not torch.equal(torch.get_rng_state(), before)
         return outputs
 

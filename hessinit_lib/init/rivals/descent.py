@@ -14,6 +14,7 @@ from hessinit_lib.hessians.functional import (
     attribute,
     compute_dtype,
     one_tensor,
+    places,
     plain_errors,
     random_state_kept,
     without_noise,
@@ -63,6 +64,7 @@ class ParameterLoss:
         sample_count(inputs)
         arguments, keywords = fresh(inputs, self._dtype)
         state = {**self._rest, **parameters}
+        state = {place: state[name] for place, name in places(self._model).items()}
         with ExitStack() as stack:
             stack.enter_context(without_noise(self._model, inputs))
             stack.enter_context(random_state_kept(self._model))
@@ -71,7 +73,9 @@ class ParameterLoss:
                     stack.enter_context(attribute(module, "sparse", False))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             with plain_errors(inputs):
-                outputs = torch.func.functional_call(self._model, state, arguments, keywords)
+                outputs = torch.func.functional_call(
+                    self._model, state, arguments, keywords, tie_weights=False
+                )
             graph = any(value.requires_grad for value in parameters.values())
             value = evaluate(self._loss_fn, one_tensor(outputs, graph=graph), targets)
         refuse_reach(self._loss_fn, value, self._parameters)
