@@ -17,6 +17,7 @@ from torch import nn
 
 from hessinit_lib.diagnosis.rules import (
     ACCUMULATED,
+    FADED,
     RESIDUAL_SUMS,
     Finding,
     Sizes,
@@ -237,7 +238,7 @@ def _through_depth(
                 norm = max(norm, sizes.below[signal.name])
             if not (norm < sizes.gradient and sizes.waiting):
                 worst.append((norm / sizes.gradient, "gradients", signal.name))
-    far = [entry for entry in worst if entry[0] == entry[0] and _factor(entry[0]) > ACCUMULATED]
+    far = [entry for entry in worst if entry[0] > ACCUMULATED or entry[0] < 1 / FADED]
     if not far:
         return []
     ratio, what, name = max(far, key=lambda entry: _factor(entry[0]))

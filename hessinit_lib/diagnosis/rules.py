@@ -30,9 +30,12 @@ ODD = 30.0
 """The factor between a layer's gain and the median of the network's that is a fault: the
 median tells what the scheme is, even if that gives small gains throughout."""
 
-ACCUMULATED = 400.0
+ACCUMULATED = 100.0
 """The factor on signals or gradients over the whole depth that is a fault. Hessian norms go
 with its square."""
+
+FADED = 400.0
+"""The same where they get smaller: small heads, and sums over positions, take some of it."""
 
 DEAD = 0.75
 """Share of dead units. With zero biases at most half of the units are negative for all
@@ -229,7 +232,7 @@ def _ratio(
     if math.isnan(size) or math.isnan(reference) or reference == 0:
         return None
     ratio = size / reference
-    if 1 / ACCUMULATED <= ratio <= ACCUMULATED:
+    if 1 / FADED <= ratio <= ACCUMULATED:
         return None
     verdict = "exploding" if ratio > ACCUMULATED else "vanishing"
     return Finding(kind, verdict, f"{what} {ratio:.1e} times {whose}")

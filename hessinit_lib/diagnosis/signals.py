@@ -234,6 +234,8 @@ def observe(case: Case) -> Pass:
 
 def _is_constant(values: Tensor) -> bool:
     """Tell whether all samples are the same, up to rounding."""
+    if values.is_nested:
+        return False
     first = values[:1].expand_as(values)
     if not values.is_floating_point():
         return torch.equal(values, first)
