@@ -96,7 +96,7 @@ REFUSED: dict[str, tuple[Callable[[], tuple[Any, ...]], str]] = {
     "meta": (lambda: (network().to("meta"), LOSS, X, Y), "meta"),
     "complex": (lambda: (nn.Linear(4, 3, dtype=torch.complex64), LOSS, X, Y), "complex"),
     "device": (lambda: (network(), LOSS, X.to("meta"), Y), "expected one device"),
-    "counts": (lambda: (network(), LOSS, X, Y[:4]), "6 inputs and 4 targets"),
+    "counts": (lambda: (network(), LOSS, X, Y[:4]), r"(6 inputs and 4 targets|batch_size \(6\))"),
     "no targets": (lambda: (network(), LOSS, X, None), "targets: got NoneType"),
     "two targets": (lambda: (network(), LOSS, X, (Y, Y)), "targets: got tuple"),
     "no inputs": (lambda: (network(), LOSS, None, Y), "inputs: got NoneType"),

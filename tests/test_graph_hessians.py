@@ -252,12 +252,16 @@ def test_in_place_activation_on_positions() -> None:
     check(prepare(model, 15), normal(5, 2, 3))
 
 
-def test_functional_dropout_is_a_fixed_mask_and_draws_nothing_for_others() -> None:
+def test_functional_dropout_is_estimated_with_a_fixed_mask() -> None:
     model = Function(lambda a, b, x: b(F.dropout(a(x).relu(), 0.5))).double()
     inputs, state = normal(5, 4), torch.get_rng_state()
-    first = graph_hessians(model, nn.CrossEntropyLoss(), inputs, labels(5))
+    with pytest.raises(NotImplementedError, match="draws random numbers"):
+        graph_hessians(model, nn.CrossEntropyLoss(), inputs, labels(5))
     assert torch.equal(state, torch.get_rng_state())
-    assert dict(first) == dict(graph_hessians(model, nn.CrossEntropyLoss(), inputs, labels(5)))
+    found = layer_hessians(model, nn.CrossEntropyLoss(), inputs, labels(5))
+    assert "norms of one draw" in found.why_estimated
+    assert torch.equal(state, torch.get_rng_state())
+    assert dict(found) == dict(layer_hessians(model, nn.CrossEntropyLoss(), inputs, labels(5)))
 
 
 def test_a_batch_of_one() -> None:
@@ -427,7 +431,7 @@ def test_batch_statistics_are_held_constant(tracked: bool) -> None:
 
 def test_hooks_are_removed_after_a_failure() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(4, 3))
-    with pytest.raises(RuntimeError, match="shapes"):
+    with pytest.raises(ValueError, match="shapes"):
         graph_hessians(model, nn.CrossEntropyLoss(), torch.zeros(2, 4), labels(2))
     assert not any(module._forward_hooks for module in model.modules())
 

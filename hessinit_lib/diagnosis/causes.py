@@ -130,7 +130,7 @@ def working_scheme(case: Case, fitting: str) -> str:
         The scheme that was given, or `"hessian_"`, or "" if neither works.
 
     Example:
-        >>> layers = [layer for _ in range(30) for layer in (nn.Linear(8, 8), nn.GELU())]
+        >>> layers = [layer for _ in range(60) for layer in (nn.Linear(8, 8), nn.GELU())]
         >>> model = nn.Sequential(*layers, nn.Linear(8, 2))
         >>> x, y = torch.randn(16, 8), torch.arange(16) % 2
         >>> working_scheme(Case(model, nn.CrossEntropyLoss(), x, y), "he")

@@ -30,8 +30,18 @@ class Case(NamedTuple):
     targets: Tensor
 
     @classmethod
-    def checked(cls, model: nn.Module, loss_fn: LossFn, inputs: Inputs, targets: Tensor) -> Case:
+    def checked(
+        cls,
+        model: nn.Module,
+        loss_fn: LossFn,
+        inputs: Inputs,
+        targets: Tensor,
+        *,
+        paired: bool = True,
+    ) -> Case:
         """Make a case; the model may be compiled, or wrapped for parallel training.
+
+        Unless `paired`, targets may be as many as the loss likes: one for each token, say.
 
         Raises:
             ValueError: something that is not what its name says, an empty batch, as many
@@ -46,7 +56,7 @@ class Case(NamedTuple):
         """
         check_kinds(model, loss_fn, targets)
         samples = sample_count(inputs)
-        if targets.ndim == 0 or samples != len(targets):
+        if paired and (targets.ndim == 0 or samples != len(targets)):
             shown = len(targets) if targets.ndim else "one number as"
             raise ValueError(
                 f"{samples} inputs and {shown} targets: expected as many, samples in the first "

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import FROZEN, PureModel, one_tensor
@@ -100,6 +100,12 @@ class _Probe:
         self.pure, self.case, self.inputs = pure, case, inputs
         self.weights = {name: pure.state[name] for name in case.weights}
         self.generator = torch.Generator().manual_seed(0)
+        # Rows that are read, but by design get no gradient.
+        self.fixed = {
+            f"{name}.weight" if name else "weight": module.padding_idx
+            for name, module in case.model.named_modules()
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None
+        }
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -151,7 +157,9 @@ class _Probe:
             return note
         return ""
 
-    def _signs(self, weight: Tensor) -> Tensor:
+    def _factors(self, weight: Tensor, h: float | None) -> Tensor:
+        if h is None:
+            return torch.rand(weight.shape, generator=self.generator).to(weight)
         return torch.randint(2, weight.shape, generator=self.generator).to(weight) * 2 - 1
 
     def _check_leaves(self, outputs: Tensor) -> None:
@@ -184,16 +192,12 @@ class _Probe:
 
         The last direction makes entries larger only: some models round theirs down.
         """
-        for h in steps:
-            yield h, -h, {n: w.detach() * self._signs(w) for n, w in self.weights.items()}
-        yield (
-            steps[1],
-            0.0,
-            {
-                n: w.detach() * torch.rand(w.shape, generator=self.generator).to(w)
-                for n, w in self.weights.items()
-            },
-        )
+        for h in (*steps, None):
+            v = {name: w.detach() * self._factors(w, h) for name, w in self.weights.items()}
+            for name, row in self.fixed.items():
+                if name in v:
+                    v[name][row] = 0
+            yield (steps[1], 0.0, v) if h is None else (h, -h, v)
 
     def _check_first(self, u: Tensor, gradients: list[Tensor], outputs: Tensor) -> None:
         precision = _PRECISIONS[u.dtype]

@@ -14,11 +14,11 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextlib.contextmanager
-def equal_functions() -> Iterator[None]:
+def equal_functions(*, twice: bool = True) -> Iterator[None]:
     """Run forward passes by functions that can be differentiated twice, without checkpoints.
 
-    Checkpoints recompute a part of the model in the backward pass, when its own parameters are
-    back in their place.
+    Unless `twice`, only the latter. Checkpoints recompute a part of the model in the backward
+    pass, when its own parameters are back in their place.
 
     Example:
         >>> x = torch.zeros(1, requires_grad=True)
@@ -33,7 +33,7 @@ def equal_functions() -> Iterator[None]:
     try:
         vars(module).update(dict.fromkeys(kept, _directly))
         function.apply = staticmethod(lambda run, _preserve, *args: run(*args))
-        with _Replaced():
+        with _Replaced() if twice else contextlib.nullcontext():
             yield
     finally:
         vars(module).update(kept)

@@ -250,8 +250,8 @@ class PureModel:
         return (last.logits, last.axis) if last.result is outputs else (outputs, None)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Prepare for calls and for derivatives of any order of what they give."""
+    def running(self, *, twice: bool = True) -> Iterator[None]:
+        """Prepare for calls and for derivatives of what they give: of any order, if `twice`."""
         batch_norms = [
             module
             for module in self.module.modules()
@@ -266,7 +266,7 @@ class PureModel:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if self._recurrent():
                 stack.enter_context(attribute(torch.backends.cudnn, "enabled", False))
-            stack.enter_context(equal_functions())
+            stack.enter_context(equal_functions(twice=twice))
             # Hooks and second derivatives are for eager code, also where a function is compiled.
             if self._compiled() or "torch._dynamo" in sys.modules:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))

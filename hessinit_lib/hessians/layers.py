@@ -128,19 +128,15 @@ def _computed(case: Case, options: Options) -> HessianReport:
     # Frobenius norms; all else goes by products of the block with vectors.
     if options.method != "estimate" or not options.spectral:
         try:
-            return _by_factors(case, options)
+            chain = Chain.of(case.model, case.inputs)
+            if chain is None:
+                return graph_hessians(case, options)
+            assert isinstance(case.inputs, Tensor)  # else there is no chain
+            check_derivatives(case, claim=replace(chain, dtype=torch.float64).outputs)
+            with PROCESS, equal_functions():
+                return chain_hessians(chain, case.loss_fn, case.inputs, case.targets, options)
         except NotImplementedError as refusal:
             if options.method == "exact":
                 raise
             why = str(refusal)
     return estimated_hessians(case, options, why)
-
-
-def _by_factors(case: Case, options: Options) -> HessianReport:
-    chain = Chain.of(case.model, case.inputs)
-    if chain is None:
-        return graph_hessians(case, options)
-    assert isinstance(case.inputs, Tensor)  # else there is no chain
-    check_derivatives(case, claim=replace(chain, dtype=torch.float64).outputs)
-    with PROCESS, equal_functions():
-        return chain_hessians(chain, case.loss_fn, case.inputs, case.targets, options)

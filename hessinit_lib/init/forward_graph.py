@@ -101,7 +101,7 @@ def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
             handle = module.register_forward_hook(hook, prepend=True, with_kwargs=True)
             stack.callback(handle.remove)
         pure = PureModel(model, [layer.name for layer in layers])
-        with pure.running(), torch.enable_grad():
+        with pure.running(twice=False), torch.enable_grad():
             outputs, axis = pure.logits(inputs)
             outputs = one_tensor(outputs)
     weights = {name: pure.state[name] for name in order}

@@ -118,7 +118,7 @@ def hessian_(
         >>> [round(norm, 1) for norm in report.after.values()]
         [0.5, 0.5]
     """
-    model = Case.checked(model, loss_fn, inputs, targets).model
+    model = Case.checked(model, loss_fn, inputs, targets, paired=False).model
     refuse_batch_statistics(model)
     layers = weight_layers(model)
     wanted = _check(target, directions, level, norm, tolerance, rounds, layers)
