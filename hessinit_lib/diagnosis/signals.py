@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hessinit_lib.diagnosis.events import Activation, Events
 from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.derivatives import check_leaves
 from hessinit_lib.hessians.functional import PureModel, one_tensor
 from hessinit_lib.hessians.inputs import tensors_of
 from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED
@@ -195,11 +196,7 @@ def observe(case: Case) -> Pass:
     finally:
         for handle in handles:
             handle.remove()
-    if not outputs.requires_grad:
-        raise ValueError(
-            "the outputs depend on no parameter of the model: expected no detach() or no_grad() "
-            "on the way"
-        )
+    check_leaves(outputs, case.parameters)
     weights = [pure.state[signal.name] for signal in signals]
     find = partial(torch.autograd.grad, loss, allow_unused=True)
     gradients = find([*weights, *(output for _, output in calls)])

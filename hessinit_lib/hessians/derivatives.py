@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -93,6 +93,28 @@ def check_derivatives(case: Case, *, twice: bool = False, claim: Claim | None = 
     raise refused
 
 
+def check_leaves(outputs: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Make sure that the weights in the graph of some outputs were read from their modules.
+
+    Raises:
+        ValueError: the outputs depend on no weight.
+        NotImplementedError: a weight is read past its module; the message names it.
+    """
+    if outputs.grad_fn is None:
+        raise ValueError(
+            "the outputs depend on no trainable weight: expected some that do, without "
+            "detach() or no_grad() on the way"
+        )
+    real = {id(parameter): name for name, parameter in parameters.items()}
+    for node in inputs_first(outputs.grad_fn):
+        name = real.get(id(getattr(node, "variable", None)))
+        if name is not None:
+            raise NotImplementedError(
+                f"{name} is read past the module that owns it, from a list or an attribute, "
+                "say: expected it to be read from the module in the forward pass"
+            )
+
+
 class _Probe:
     """The outputs of some samples as a function of the weights."""
 
@@ -132,7 +154,7 @@ class _Probe:
         names, weights = list(self.weights), list(self.weights.values())
         with torch.enable_grad():
             outputs = self.run()
-        self._check_leaves(outputs)
+        check_leaves(outputs, self.case.parameters)
         if not torch.isfinite(outputs).all() or not outputs.numel():
             return ""
         u = torch.randn(outputs.shape, generator=self.generator, dtype=torch.float64).to(outputs)
@@ -161,21 +183,6 @@ class _Probe:
         if h is None:
             return torch.rand(weight.shape, generator=self.generator).to(weight)
         return torch.randint(2, weight.shape, generator=self.generator).to(weight) * 2 - 1
-
-    def _check_leaves(self, outputs: Tensor) -> None:
-        if outputs.grad_fn is None:
-            raise ValueError(
-                "the outputs depend on no trainable weight: expected some that do, without "
-                "detach() or no_grad() on the way"
-            )
-        real = {id(parameter): name for name, parameter in self.case.parameters.items()}
-        for node in inputs_first(outputs.grad_fn):
-            name = real.get(id(getattr(node, "variable", None)))
-            if name is not None:
-                raise NotImplementedError(
-                    f"{name} is read past the module that owns it, from a list or an attribute, "
-                    "say: expected it to be read from the module in the forward pass"
-                )
 
     def _gradients(
         self, outputs: Tensor, weights: list[Tensor], u: Tensor, graph: bool
