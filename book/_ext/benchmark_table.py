@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+import book_records
 from book_records import complain, read_followed
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -240,10 +241,7 @@ class BenchmarkTable(SphinxDirective):
             complain(self.env, self.get_location(), f"{{benchmark-table}} {kind}", error)
             return [nodes.problematic(self.block_text, f"{{benchmark-table}} {kind}")]
         made = table(TITLES[kind], headings, rows)
-        self.set_source_info(made)
-        self.add_name(made)
-        if not made["ids"]:  # a caption is numbered, and a number needs an id
-            made["ids"].append(nodes.make_id(f"benchmark-{kind}"))
+        book_records.number(self, made, f"benchmark-{kind}")
         if kind not in COLUMNS:
             return [made]
         items = [nodes.list_item("", nodes.paragraph("", text)) for text in remarks(found, kind)]

@@ -16,10 +16,12 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
 
 from hessinit_book.errors import RecordError
 from hessinit_book.records import confirmations, records
@@ -75,6 +77,17 @@ def read_followed(env: BuildEnvironment, source: str) -> list[records.Record]:
     for path in _files(results, source):
         env.note_dependency(str(path))
     return _read(results, match["profile"], match["experiment"], state)
+
+
+def number(directive: SphinxDirective, table: nodes.table, name: str) -> None:
+    """Give a table its place in the source, its name, and the id without which it has no number.
+
+    The id is no name: names are those of the whole book, and two pages may show the same table.
+    """
+    directive.set_source_info(table)
+    directive.add_name(table)
+    if not table["ids"]:
+        table["ids"].append(nodes.make_id(name))
 
 
 def complain(env: BuildEnvironment, location: str, subject: str, error: RecordError) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import book_records
 from address import read_address
 from book_records import complain, read_followed, repository_root
 from docutils import nodes
@@ -142,12 +143,7 @@ class ProvenanceDirective(SphinxDirective):
             complain(self.env, self.get_location(), f"{{provenance}} {source}", error)
             return [nodes.paragraph("", "", nodes.problematic("", f"{{provenance}} {source}"))]
         table = _table(f"Provenance of {found[0].experiment}, profile {found[0].profile}", rows)
-        self.set_source_info(table)
-        self.add_name(table)
-        if not table["ids"]:
-            # A caption is numbered, and a number needs an id. No name: names are those of
-            # the whole book, and two pages may show the same experiment.
-            table["ids"].append(nodes.make_id(f"provenance-{source}"))
+        book_records.number(self, table, f"provenance-{source}")
         above: list[nodes.Node] = []
         if not all(is_current(record, confirmation) for record in found):
             above.append(notice("These records were made by an earlier version of the code."))

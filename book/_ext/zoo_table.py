@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import book_records
 from benchmark_table import table
 from book_records import complain, read_followed
 from docutils import nodes
@@ -87,10 +88,7 @@ class ZooTable(SphinxDirective):
         if not rows:
             return [nodes.paragraph("", f"{title} There are none.")]
         made = table(title, headings, rows)
-        self.set_source_info(made)
-        self.add_name(made)
-        if not made["ids"]:  # a caption is numbered, and a number needs an id
-            made["ids"].append(nodes.make_id(f"zoo-{kind}"))
+        book_records.number(self, made, f"zoo-{kind}")
         return [made]
 
 

@@ -225,19 +225,15 @@ def _through_depth(
         for name, rms in [(s.name, s.inputs.rms) for s in in_order(found)] + [
             ("the outputs", found.outputs.rms)
         ]:
-            if rms < sizes.signal and sizes.waiting:
-                continue
-            worst.append((rms / sizes.signal, "signals", name))
+            worst.append((sizes.forward(rms) / sizes.signal, "signals", name))
     if len(found.sums) >= RESIDUAL_SUMS and found.sums[0][0] > 0:
         growth = found.sums[-1][1] / found.sums[0][0]
         worst.append((growth, "signals", "the last residual sum"))
     if sizes.gradient > 0:
-        for signal in in_order(found):
-            norm = signal.output_gradients.norm
-            if norm < sizes.gradient:
-                norm = max(norm, sizes.below[signal.name])
-            if not (norm < sizes.gradient and sizes.waiting):
-                worst.append((norm / sizes.gradient, "gradients", signal.name))
+        worst += [
+            (sizes.backward(signal) / sizes.gradient, "gradients", signal.name)
+            for signal in in_order(found)
+        ]
     far = [entry for entry in worst if entry[0] > ACCUMULATED or entry[0] < 1 / FADED]
     if not far:
         return []

@@ -76,7 +76,7 @@ def model_curvature(case: Case, gradients: Gradients) -> float:
 
 def _by_outputs(case: Case, gradients: Gradients) -> dict[str, float]:
     layers, outputs, loss_fn = capture_logits(case)
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] > _MANY:
+    if outputs.ndim != 2 or outputs.shape[1] > _MANY:
         raise NotImplementedError(f"expected outputs of shape (B, C), C at most {_MANY}")
     check_exact(outputs, layers)
     reached = [layer for layer in layers if layer.edge is not None and outputs.requires_grad]

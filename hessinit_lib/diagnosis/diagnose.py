@@ -16,6 +16,7 @@ from hessinit_lib.diagnosis.noise import biased_noise
 from hessinit_lib.diagnosis.report import Diagnosis, Fault
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
+from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians, model_hessian
 from hessinit_lib.hessians.functional import (
@@ -169,10 +170,10 @@ class _Curvature:
                 square = sum(g.double().square().sum().item() for g in gradients.values())
                 best = best_rate(square, model_curvature(case, gradients))
                 rate = min(best, 1 / eigenvalue) if eigenvalue > 0 else best
-        except (NotImplementedError, RuntimeError) as error:
+        except RuntimeError as error:
             if not isinstance(error, NotImplementedError) and "derivative" not in str(error):
                 raise
-            none.notes.append(f"no curvature: {str(error).splitlines()[0]}")
+            none.notes.append(f"no curvature: {first_line(error)}")
             return none
         why = norms.why_estimated
         notes = [f"Hessian norms are estimated: {why}"] if why else []

@@ -115,6 +115,20 @@ class Sizes:
         name = called[-1].name if called else ""
         return cls(middle, source, last, bool(found.waiting), below, name)
 
+    def forward(self, rms: float) -> float:
+        """Give a signal's size, or NaN where it may be small: branches that start near zero."""
+        return math.nan if self.waiting and rms < self.signal else rms
+
+    def backward(self, signal: Signal) -> float:
+        """Give the size of the gradient that gets to a layer, or NaN where it only waits.
+
+        What gets to the layers below goes around this one: attention's queries and keys.
+        """
+        norm = signal.output_gradients.norm
+        if not norm < self.gradient:
+            return norm
+        return math.nan if self.waiting else max(norm, self.below.get(signal.name, 0.0))
+
 
 def in_order(found: Pass) -> list[Signal]:
     """List the signals of the layers that were called, in the order of the calls."""
@@ -145,18 +159,10 @@ def judge(signal: Signal, sizes: Sizes) -> list[Finding]:
         _dead(signal),
         _saturated(signal),
     ]
-    fades = signal.inputs.rms < sizes.signal
-    if not (fades and sizes.waiting):  # branches that start near zero
-        found.append(
-            _ratio("forward", "its inputs are", "the network's", signal.inputs.rms, sizes.signal)
-        )
-    back = signal.output_gradients.norm
-    lower = max(back, sizes.below.get(signal.name, 0.0))
-    # Gradients that reach the layers below go around this one: attention's queries and keys.
-    if not (sizes.waiting and back < sizes.gradient):
-        what = "the gradient at its outputs is"
-        size = lower if back < sizes.gradient else back
-        found.append(_ratio("backward", what, "the last layer's", size, sizes.gradient))
+    forward = sizes.forward(signal.inputs.rms)
+    found.append(_ratio("forward", "its inputs are", "the network's", forward, sizes.signal))
+    back, what = sizes.backward(signal), "the gradient at its outputs is"
+    found.append(_ratio("backward", what, "the last layer's", back, sizes.gradient))
     return [finding for finding in found if finding is not None]
 
 

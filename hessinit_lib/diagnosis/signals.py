@@ -189,14 +189,11 @@ def observe(case: Case) -> Pass:
             with events:
                 outputs = pure(case.inputs)
             outputs = one_tensor(outputs)
-            # On outputs without their graph: what the loss reaches by itself is looked at.
-            apart = outputs.detach().requires_grad_()
-            differentiable(case.loss_fn, apart, case.targets, case.parameters)
-            loss = evaluate(case.loss_fn, outputs, case.targets)
+            check_leaves(outputs, case.parameters)
+            loss = differentiable(case.loss_fn, outputs, case.targets, case.parameters)
     finally:
         for handle in handles:
             handle.remove()
-    check_leaves(outputs, case.parameters)
     weights = [pure.state[signal.name] for signal in signals]
     find = partial(torch.autograd.grad, loss, allow_unused=True)
     gradients = find([*weights, *(output for _, output in calls)])

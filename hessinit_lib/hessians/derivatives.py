@@ -23,9 +23,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.functional import FROZEN, PureModel, one_tensor
-from hessinit_lib.hessians.graph.nodes import inputs_first
+from hessinit_lib.hessians.functional import FROZEN, PureModel, one_tensor, random_state_kept
+from hessinit_lib.hessians.graph.nodes import parameters_below
 from hessinit_lib.hessians.inputs import Inputs, take
 
 _SHARE = 32  # one sample in so many is looked at, but two at least
@@ -33,17 +34,18 @@ _SHARE = 32  # one sample in so many is looked at, but two at least
 
 @dataclass(frozen=True)
 class _Precision:
-    """Steps h to try, and relative errors allowed in first and second derivatives."""
+    """Steps h to try, and the relative error allowed in derivatives."""
 
     steps: tuple[float, ...]
-    first: float
-    second: float
+    error: float
 
 
 _PRECISIONS = {
-    torch.float64: _Precision((1e-6, 1e-8, 1e-4), 1e-4, 1e-3),
-    torch.float32: _Precision((1e-3, 1e-2, 1e-4), 3e-2, 3e-2),
+    torch.float64: _Precision((1e-6, 1e-8, 1e-4), 1e-4),
+    torch.float32: _Precision((1e-3, 1e-2, 1e-4), 3e-2),
 }
+
+_SECOND = _Precision((1e-7, 1e-8, 1e-6), 1e-3)  # of second derivatives, in float64
 
 Claim = Callable[[Inputs], tuple[Tensor, dict[str, Tensor]]]
 """Gives outputs of some samples in float64, with the graph from the weights, by name."""
@@ -82,13 +84,13 @@ def check_derivatives(case: Case, *, twice: bool = False, claim: Claim | None = 
         pure = PureModel(case.model, case.weights, dtype)
         probe = _Probe(pure, case, inputs)
         try:
-            with probe.running():
-                probe.run()
+            with probe.running(), torch.enable_grad():
+                outputs = probe.run()
         except Exception as error:  # too few samples, or another type than the model wants
             refused = error
             continue
         with probe.running():
-            return probe.check(twice, claim)
+            return probe.check(outputs, twice, claim)
     assert refused is not None
     raise refused
 
@@ -105,14 +107,11 @@ def check_leaves(outputs: Tensor, parameters: Mapping[str, nn.Parameter]) -> Non
             "the outputs depend on no trainable weight: expected some that do, without "
             "detach() or no_grad() on the way"
         )
-    real = {id(parameter): name for name, parameter in parameters.items()}
-    for node in inputs_first(outputs.grad_fn):
-        name = real.get(id(getattr(node, "variable", None)))
-        if name is not None:
-            raise NotImplementedError(
-                f"{name} is read past the module that owns it, from a list or an attribute, "
-                "say: expected it to be read from the module in the forward pass"
-            )
+    for name in parameters_below(outputs.grad_fn, parameters)[:1]:
+        raise NotImplementedError(
+            f"{name} is read past the module that owns it, from a list or an attribute, "
+            "say: expected it to be read from the module in the forward pass"
+        )
 
 
 class _Probe:
@@ -137,7 +136,7 @@ class _Probe:
 
     def run(self) -> Tensor:
         """Compute the outputs, with the same random numbers at each call."""
-        with torch.random.fork_rng(devices=[]):
+        with random_state_kept(self.weights.values()):
             return one_tensor(self.pure.logits(self.inputs)[0])
 
     def run_at(self, h: float, v: Direction) -> tuple[Tensor, list[Tensor]]:
@@ -150,10 +149,9 @@ class _Probe:
         finally:
             self.pure.state = state
 
-    def check(self, twice: bool, claim: Claim | None) -> str:
+    def check(self, outputs: Tensor, twice: bool, claim: Claim | None) -> str:
+        """Check the derivatives of the outputs, which `run` gave with their graph."""
         names, weights = list(self.weights), list(self.weights.values())
-        with torch.enable_grad():
-            outputs = self.run()
         check_leaves(outputs, self.case.parameters)
         if not torch.isfinite(outputs).all() or not outputs.numel():
             return ""
@@ -217,7 +215,7 @@ class _Probe:
             error, size = abs((u * change).sum().item() - slope), change.norm().item()
             floor = 100 * torch.finfo(u.dtype).eps * outputs.norm().item() / ahead
             # A sum over entries with random factors is about as large as their norm.
-            if not error > precision.first * size + floor:
+            if not error > precision.error * size + floor:
                 return
             off = error / max(size, 1e-300)
         raise NotImplementedError(
@@ -228,7 +226,7 @@ class _Probe:
 
     def _check_second(self, u: Tensor, gradients: list[Tensor]) -> None:
         wrong = ""
-        for ahead, back, v in self._directions((1e-7, 1e-8, 1e-6)):
+        for ahead, back, v in self._directions(_SECOND.steps):
             products = self._products(gradients, v)
             if u.dtype != torch.float64:
                 return  # differences of gradients are too rough to tell
@@ -245,7 +243,7 @@ class _Probe:
                 self.weights, products, changes, gradients, strict=True
             ):
                 size = max(product.norm().item(), change.norm().item(), 1e-3 * whole)
-                allowed = _PRECISIONS[u.dtype].second * size + 1e-6 * gradient.norm().item()
+                allowed = _SECOND.error * size + 1e-6 * gradient.norm().item()
                 if (product - change).norm().item() > allowed:
                     wrong = wrong or name
             if not wrong:
@@ -271,7 +269,7 @@ class _Probe:
         return list(found)
 
     def _is_random(self, outputs: Tensor) -> bool:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with random_state_kept(self.weights.values()), torch.no_grad():
             torch.manual_seed(1)
             return not torch.equal(one_tensor(self.pure.logits(self.inputs)[0]), outputs)
 
@@ -281,5 +279,4 @@ def _off(difference: Tensor, whole: Tensor, allowed: float) -> bool:
 
 
 def _refused(error: RuntimeError) -> NotImplementedError:
-    line = (str(error).splitlines() or [""])[0]
-    return NotImplementedError(f"the model cannot be differentiated: {line}")
+    return NotImplementedError(f"the model cannot be differentiated: {first_line(error)}")

@@ -12,7 +12,7 @@ import itertools
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -77,7 +77,7 @@ def refuse_active_noise(model: nn.Module) -> None:
 def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
     """Find the modules that draw random numbers by themselves, in a run on a few samples."""
     found = {module for module in model.modules() if isinstance(module, _NOISE)}
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
+    devices = _cards(model.parameters())
     running: list[nn.Module] = []
 
     def state() -> list[Tensor]:
@@ -101,9 +101,9 @@ def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
         passes(module)
         running.pop()
 
-    dtype = compute_dtype(model)
+    dtype, call = compute_dtype(model), calling(model)
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(random_state_kept(model.parameters()))
         stack.enter_context(torch.no_grad())
         for module in model.modules():
             if isinstance(module, nn.SyncBatchNorm):  # other processes need not take part
@@ -115,9 +115,7 @@ def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
             last = state()
             arguments, keywords = fresh(few, dtype)
             try:
-                held = _state(model, dtype)
-                held = {place: held[name] for place, name in places(model).items()}
-                torch.func.functional_call(model, held, arguments, keywords, tie_weights=False)
+                call(state_of(model, dtype), arguments, keywords)
             except Exception:
                 continue
             break
@@ -152,7 +150,7 @@ def compute_dtype(model: nn.Module) -> torch.dtype:
     return torch.float64 if torch.float64 in kinds else torch.float32
 
 
-def _state(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+def state_of(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """Detach parameters and copy buffers, in the type to compute in."""
 
     def converted(tensor: Tensor) -> Tensor:
@@ -165,21 +163,32 @@ def _state(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     return state
 
 
-def places(model: nn.Module) -> dict[str, str]:
-    """List where a model holds tensors, each place once, with the first name of the tensor there.
+def calling(model: nn.Module) -> Callable[[Mapping[str, Tensor], tuple, dict[str, Any]], Any]:
+    """Make the function of (tensors by name, arguments, keywords) that calls a model with these.
 
-    For `torch.func.functional_call` without `tie_weights`: left to itself, that swaps the tensors
-    of a module once for each name of the module, and leaves one that stands in several places
-    with the tensors of the call.
+    Left to itself, `torch.func.functional_call` swaps the tensors of a module once for each name
+    of the module, and leaves one that stands in several places with the tensors of the call.
+    So each place is named once, with the first name of the tensor there.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> calling(model)({"weight": torch.ones(1, 2)}, (torch.ones(2),), {}).item()
+        2.0
     """
     named = itertools.chain(model.named_parameters(), model.named_buffers())
     names = {id(tensor): name for name, tensor in named}
-    return {
+    places = {
         f"{prefix}.{name}" if prefix else name: names[id(tensor)]
         for prefix, module in model.named_modules()
         for name, tensor in itertools.chain(module._parameters.items(), module._buffers.items())
         if tensor is not None
     }
+
+    def call(state: Mapping[str, Tensor], arguments: tuple, keywords: dict[str, Any]) -> Any:
+        held = {place: state[name] for place, name in places.items()}
+        return torch.func.functional_call(model, held, arguments, keywords, tie_weights=False)
+
+    return call
 
 
 class PureModel:
@@ -216,11 +225,11 @@ class PureModel:
         self.module = model
         refuse_active_noise(self.module)
         self._dtype = dtype or compute_dtype(self.module)
-        self.state = _state(self.module, self._dtype)
+        self.state = state_of(self.module, self._dtype)
         for name in trainable:
             self.state[name].requires_grad_()  # a detached tensor: the parameter keeps its flag
         self.noisy = False
-        self._places = places(model)
+        self._call = calling(model)
         self._last = _LogSoftmax()
         self._statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
@@ -232,10 +241,7 @@ class PureModel:
         arguments, keywords = fresh(inputs, self._dtype)
         before = torch.get_rng_state()
         with _LogSoftmax() as self._last, plain_errors(inputs):
-            state = {place: self.state[name] for place, name in self._places.items()}
-            outputs = torch.func.functional_call(
-                self.module, state, arguments, keywords, tie_weights=False
-            )
+            outputs = self._call(self.state, arguments, keywords)
         self.noisy |= not torch.equal(torch.get_rng_state(), before)
         return outputs
 
@@ -259,9 +265,8 @@ class PureModel:
         ]
         if batch_norms and not self._statistics:
             warnings.warn(FROZEN, UserWarning, stacklevel=4)
-        cards = sorted({value.device.index or 0 for value in self.state.values() if value.is_cuda})
         with PROCESS, ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=cards))
+            stack.enter_context(random_state_kept(self.state.values()))
             # Fused attention and recurrent layers have no second derivative.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if self._recurrent():
@@ -278,9 +283,7 @@ class PureModel:
             for module in _iterating(self.module.modules()):
                 # Power iterations go on at each call: these are held.
                 stack.enter_context(attribute(module, "training", False))
-            for module in self.module.modules():
-                if getattr(module, "sparse", False) is True:  # such gradients have no derivative
-                    stack.enter_context(attribute(module, "sparse", False))
+            stack.enter_context(dense_gradients(self.module.modules()))
             yield
 
     def _compiled(self) -> bool:
@@ -448,10 +451,23 @@ def _put_back(model: nn.Module) -> Callable[[], None]:
 
 
 @contextmanager
-def random_state_kept(model: nn.Module) -> Iterator[None]:
-    """Put the global random state back, on the devices of a model."""
-    cards = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=cards):
+def random_state_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Put the global random state back, on the processor and the devices of some tensors."""
+    with torch.random.fork_rng(devices=_cards(tensors)):
+        yield
+
+
+def _cards(tensors: Iterable[Tensor]) -> list[int]:
+    return sorted({tensor.device.index or 0 for tensor in tensors if tensor.is_cuda})
+
+
+@contextmanager
+def dense_gradients(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Let embeddings have dense gradients: sparse ones have no derivative."""
+    with ExitStack() as stack:
+        for module in modules:
+            if getattr(module, "sparse", False) is True:
+                stack.enter_context(attribute(module, "sparse", False))
         yield
 
 

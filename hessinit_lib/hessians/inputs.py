@@ -86,20 +86,22 @@ def take(inputs: Inputs, samples: slice) -> Inputs:
     return mapped(inputs, lambda tensor: tensor[samples])
 
 
-def fresh(inputs: Inputs, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def fresh(
+    inputs: Inputs, dtype: torch.dtype | None = None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Copy the inputs for one call of a model, which may write into them.
 
     Args:
         inputs: floating-point ones are converted.
-        dtype: to this type.
+        dtype: to this type; None to leave them as they are.
 
     Returns:
         The arguments in order, and those by keyword.
     """
 
     def copy(tensor: Tensor) -> Tensor:
-        tensor = tensor.detach()
-        return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
+        kept = dtype is None or not tensor.is_floating_point()
+        return tensor.detach().clone() if kept else tensor.detach().to(dtype, copy=True)
 
     copied = mapped(inputs, copy)
     if isinstance(copied, Mapping):

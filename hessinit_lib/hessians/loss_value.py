@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hessinit_lib.errors import first_line
-from hessinit_lib.hessians.graph.nodes import inputs_first
+from hessinit_lib.hessians.graph.nodes import parameters_below
 
 LossFn = Callable[..., Tensor]
 Parameters = Mapping[str, nn.Parameter]
@@ -163,12 +163,9 @@ def refuse_reach(loss_fn: LossFn, value: Tensor, parameters: Parameters) -> None
         Traceback (most recent call last):
         NotImplementedError: loss MSELoss depends on w past the outputs ...
     """
-    names = {id(parameter): name for name, parameter in parameters.items()}
-    reached = list(loss_fn.parameters()) if isinstance(loss_fn, nn.Module) else []
-    if value.grad_fn is not None:
-        nodes = inputs_first(value.grad_fn)
-        reached += [node.variable for node in nodes if hasattr(node, "variable")]
-    found = [names[id(parameter)] for parameter in reached if id(parameter) in names]
+    own = {id(p) for p in loss_fn.parameters()} if isinstance(loss_fn, nn.Module) else set()
+    found = [name for name, parameter in parameters.items() if id(parameter) in own]
+    found += parameters_below(value.grad_fn, parameters)
     if found:
         raise NotImplementedError(
             f"loss {name_of(loss_fn)} depends on {found[0]} past the outputs (a weight penalty, "

@@ -232,7 +232,7 @@ def gram_eigenvalues(case: Case, name: str | None, matrix: str) -> Float[Tensor,
     """
     batch = case.samples
     layers, outputs, loss_fn = capture_logits(case)
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != batch:
+    if outputs.ndim != 2 or len(outputs) != batch:
         raise NotImplementedError("expected outputs of shape (B, C)")
     if matrix == "residual" or (matrix == "hessian" and name is None and len(layers) > 1):
         raise NotImplementedError(f"matrix={matrix!r} is no Gauss-Newton matrix")

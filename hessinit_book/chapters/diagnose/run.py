@@ -228,18 +228,17 @@ def train(
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     size = parameters.batch_size
     losses = []
-    for step in range(parameters.steps):
-        batch = order[
-            torch.arange(step * size, (step + 1) * size, device=order.device) % len(order)
-        ]
-        inputs = standardized(data[0][batch])
-        with without_noise(model, inputs):
-            loss = F.cross_entropy(model(inputs), data[1][batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(rounded(loss.item(), 4))
-        bar.update()
+    with without_noise(model, standardized(data[0][order[:size]])):
+        for step in range(parameters.steps):
+            batch = order[
+                torch.arange(step * size, (step + 1) * size, device=order.device) % len(order)
+            ]
+            loss = F.cross_entropy(model(standardized(data[0][batch])), data[1][batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(rounded(loss.item(), 4))
+            bar.update()
     return losses
 
 

@@ -52,10 +52,10 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
     options = options or Options()
     batch = case.samples
     layers, logits, loss_fn = capture_logits(case)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
-        shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if logits.ndim != 2 or len(logits) != batch:
         raise NotImplementedError(
-            f"the model gave outputs of shape {shown}: exact norms need one row a sample, (B, C)"
+            f"the model gave outputs of shape {tuple(logits.shape)}: "
+            "exact norms need one row a sample, (B, C)"
         )
     reached = check_exact(logits, layers)
     check_derivatives(case)

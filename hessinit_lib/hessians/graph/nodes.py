@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from torch import nn
 from torch.autograd.graph import GradientEdge, Node
 
 
@@ -25,6 +26,20 @@ def inputs_first(root: Node) -> Iterator[Node]:
             for following, _ in node.next_functions
             if following is not None and following not in done
         )
+
+
+def parameters_below(root: Node | None, parameters: Mapping[str, nn.Parameter]) -> list[str]:
+    """Name the parameters that are leaves of the graph below a node.
+
+    Example:
+        >>> import torch
+        >>> w = nn.Parameter(torch.ones(2))
+        >>> parameters_below(w.sum().grad_fn, {"w": w})
+        ['w']
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    leaves = (getattr(node, "variable", None) for node in inputs_first(root)) if root else ()
+    return [names[id(leaf)] for leaf in leaves if id(leaf) in names]
 
 
 def edge_shape(edge: GradientEdge) -> tuple[int, ...]:

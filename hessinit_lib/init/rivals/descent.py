@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
-import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessinit_lib.hessians.case import check_loss, check_model
 from hessinit_lib.hessians.functional import (
-    attribute,
+    calling,
     compute_dtype,
+    dense_gradients,
     one_tensor,
-    places,
     plain_errors,
     random_state_kept,
+    state_of,
     without_noise,
 )
 from hessinit_lib.hessians.inputs import Inputs, fresh, sample_count
@@ -37,6 +37,7 @@ class ParameterLoss:
         start: the trainable parameters by name, detached, in float32 or float64.
 
     Example:
+        >>> import torch
         >>> loss = ParameterLoss(nn.Linear(2, 1, bias=False), nn.MSELoss())
         >>> loss({"weight": torch.zeros(1, 2)}, torch.ones(3, 2), torch.ones(3, 1)).item()
         1.0
@@ -47,12 +48,9 @@ class ParameterLoss:
         check_loss(loss_fn)
         self._model, self._loss_fn = model, loss_fn
         self._parameters = dict(model.named_parameters())
+        self._call = calling(model)
         self._dtype = compute_dtype(model)
-        named = [*model.named_parameters(), *model.named_buffers()]
-        state = {
-            name: value.detach().to(self._dtype) if value.is_floating_point() else value
-            for name, value in named
-        }
+        state = state_of(model, self._dtype)
         trained = [name for name, value in model.named_parameters() if value.requires_grad]
         if not trained:
             raise ValueError("model: no parameter requires a gradient; expected one at least")
@@ -64,18 +62,13 @@ class ParameterLoss:
         sample_count(inputs)
         arguments, keywords = fresh(inputs, self._dtype)
         state = {**self._rest, **parameters}
-        state = {place: state[name] for place, name in places(self._model).items()}
         with ExitStack() as stack:
             stack.enter_context(without_noise(self._model, inputs))
-            stack.enter_context(random_state_kept(self._model))
-            for module in self._model.modules():
-                if getattr(module, "sparse", False) is True:  # such gradients have no derivative
-                    stack.enter_context(attribute(module, "sparse", False))
+            stack.enter_context(random_state_kept(self._model.parameters()))
+            stack.enter_context(dense_gradients(self._model.modules()))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             with plain_errors(inputs):
-                outputs = torch.func.functional_call(
-                    self._model, state, arguments, keywords, tie_weights=False
-                )
+                outputs = self._call(state, arguments, keywords)
             graph = any(value.requires_grad for value in parameters.values())
             value = evaluate(self._loss_fn, one_tensor(outputs, graph=graph), targets)
         refuse_reach(self._loss_fn, value, self._parameters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 
 import torch
@@ -15,7 +14,7 @@ from hessinit_lib.hessians.functional import (
     unwrapped,
     without_noise,
 )
-from hessinit_lib.hessians.inputs import Inputs, mapped, sample_count
+from hessinit_lib.hessians.inputs import Inputs, fresh, sample_count
 from hessinit_lib.init.forward_graph import refuse_batch_statistics
 from hessinit_lib.init.layers import Layer, restored_on_failure, weight_layers
 from hessinit_lib.init.schemes import apply
@@ -83,11 +82,9 @@ def lsuv_(
                 return rescale(layer, output)
 
             stack.callback(module.register_forward_hook(hook, prepend=True).remove)
-        stack.enter_context(random_state_kept(model))
-        copied = mapped(inputs, torch.clone)
-        named = dict(copied) if isinstance(copied, Mapping) else {}
-        ordered = () if named else (copied,) if isinstance(copied, Tensor) else tuple(copied)
+        stack.enter_context(random_state_kept(model.parameters()))
+        arguments, keywords = fresh(inputs)
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         with plain_errors(inputs):
-            torch.func.functional_call(model, buffers, ordered, named)
+            torch.func.functional_call(model, buffers, arguments, keywords)
     return deviations
