@@ -85,12 +85,17 @@ def _in(
 
 def _scaled(base: Callable[[], Problem], name: str, factor: float) -> Planted:
     make = _in(base, lambda model: model.get_parameter(name).mul_(factor))
-    return Planted(make, re.escape(name.rpartition(".")[0]))
+    return Planted(make, _at(name))
 
 
 def _filled(base: Callable[[], Problem], name: str, value: float, named: str = "") -> Planted:
     make = _in(base, lambda model: model.get_parameter(name).fill_(value))
-    return Planted(make, named or re.escape(name.rpartition(".")[0]))
+    return Planted(make, named or _at(name))
+
+
+def _at(name: str) -> str:
+    """Give the pattern of a parameter's module: where a fault is said to be, or in an error."""
+    return r"(^\w+ |error: |\bat )" + re.escape(name.rpartition(".")[0]) + r"\b"
 
 
 def _batch(

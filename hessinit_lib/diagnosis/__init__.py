@@ -5,11 +5,13 @@
 | What does `diagnose` do, in which order? | `diagnose.py` |
 | What comes back, as a table, HTML, JSON, figure? | `report.py`, `layer.py`, `plot.py` |
 | How large are inputs, outputs and gradients of each layer? | `signals.py` |
+| What do inputs, targets and the loss show of themselves? | `batch.py`, `moments.py` |
 | Which activations and residual sums lie between the layers? | `events.py` |
 | Does dropout keep the mean? | `noise.py` |
 | What is the curvature along the gradient? | `curvature.py` |
 | When is a layer vanishing or exploding? | `rules.py` |
-| Which fault explains the others, and what would fix it? | `causes.py` |
+| Which fault explains the others? | `causes.py` |
+| What would fix it? | `remedies.py` |
 | What does the command line take? | `command.py` |
 """
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hessinit_lib.diagnosis.causes import REDRAWN, causes, fitting_scheme, working_scheme
+from hessinit_lib.diagnosis.causes import causes
 from hessinit_lib.diagnosis.curvature import layer_curvatures, model_curvature
 from hessinit_lib.diagnosis.layer import LayerDiagnosis
 from hessinit_lib.diagnosis.noise import biased_noise
-from hessinit_lib.diagnosis.report import Diagnosis, Fault
+from hessinit_lib.diagnosis.remedies import advised
+from hessinit_lib.diagnosis.report import Diagnosis
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
 from hessinit_lib.errors import first_line
@@ -105,27 +106,19 @@ def diagnose(
         findings = judge_all(found)
         curved = _Curvature.of(case, found, tolerance, generator, curvature)
         noise = {} if math.isnan(found.loss) else biased_noise(case.model, inputs)
-        scheme = fitting_scheme(found)
-        wrong = causes(found, findings, noise, scheme)
-        if any(cause.kind in REDRAWN for cause in wrong):
-            scheme = working_scheme(case, scheme)
-            wrong = causes(found, findings, noise, scheme)
+        faults, scheme = advised(case, found, causes(found, findings, noise))
     notes = [*curved.notes, *_mode_notes(case.model)]
-    unused = [s.name for s in found.signals if s.trainable and math.isnan(s.gradient.norm)]
-    unused = [name for name in unused if not any(cause.where == name for cause in wrong)]
-    if unused:
-        notes.append(f"no gradient gets to {', '.join(unused)}: no part of this loss")
     if not (math.isfinite(found.loss) and math.isfinite(found.outputs.rms)):
         notes.insert(0, f"no curvature: {what_is_not_finite(case)}")
     return Diagnosis(
         layers=tuple(_layer(s, findings[s.name], curved) for s in found.signals),
-        faults=tuple(Fault(*cause) for cause in wrong),
+        faults=tuple(faults),
         loss=found.loss,
         samples=case.samples,
         largest_eigenvalue=curved.eigenvalue,
         largest_stable_rate=2 / curved.eigenvalue if curved.eigenvalue else math.inf,
         suggested_rate=curved.suggested_rate,
-        scheme=scheme if any(cause.kind in REDRAWN for cause in wrong) else "",
+        scheme=scheme,
         notes=tuple(notes),
     )
 

@@ -40,8 +40,9 @@ class Fault:
     """Something that is wrong with a network, and not only a consequence.
 
     Attributes:
-        kind: "scale" (a weight far too large or small), "dead" (ReLUs), "saturated" (tanh,
-            sigmoid), "recurrent" (over time), "detached" (no gradient), "noise" (dropout that
+        kind: "scale" (a weight far too large or small), "symmetric" (equal units), "dead"
+            (ReLUs), "saturated" (tanh, sigmoid), "recurrent" (over time), "detached" (no
+            gradient), "unused" (no part of the loss), "noise" (dropout that
             changes the mean), "inputs", "targets", "softmax" (taken twice), "outputs" (a loss
             far above that of zero outputs), "residual" (branches that add up), "depth" (no
             layer by itself, but all in a row), "nonfinite".
@@ -49,6 +50,7 @@ class Fault:
         verdict: what it makes of signals or gradients.
         reason: in words.
         remedy: what would fix it.
+        tried: whether that was tried on a copy: nothing was wrong then.
     """
 
     kind: CauseKind
@@ -56,9 +58,12 @@ class Fault:
     verdict: Verdict
     reason: str
     remedy: str
+    tried: bool = False
 
     def __str__(self) -> str:
-        return f"{self.where or 'the network'}: {self.verdict}: {self.reason}. Mend: {self.remedy}."
+        tried = "" if self.tried else " (not tried)"
+        where = self.where or "the network"
+        return f"{where}: {self.verdict}: {self.reason}. Mend: {self.remedy}{tried}."
 
 
 @dataclass(frozen=True)

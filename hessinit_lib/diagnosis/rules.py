@@ -9,12 +9,12 @@ size. How far from that is too far is a convention; the constants below are it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Literal
 
-from hessinit_lib.diagnosis.signals import Pass, Signal
+from hessinit_lib.diagnosis.signals import Pass, Signal, Span
 
 LARGEST_GAIN, SMALLEST_GAIN = 10.0, 0.01
 """A gain beyond these is a fault wherever it stands. Small ones are more common: narrow
@@ -23,8 +23,8 @@ outputs of wide layers, 1/n for output layers, branches that are scaled down."""
 LAST = 3.0
 """What the last layer may have more: drawn by its fan_out, of few classes, it does."""
 
-SMALLEST_TABLE = 1e-3
-"""The same for a table of embeddings, whose entries are its outputs: 0.02 and 0.01 are usual."""
+SMALLEST_TABLE, LARGEST_TABLE = 1e-3, 5.0
+"""The same for a table of embeddings, whose entries are its outputs: 0.01 to 1 is usual."""
 
 ODD = 30.0
 """The factor between a layer's gain and the median of the network's that is a fault: the
@@ -34,7 +34,7 @@ ACCUMULATED = 100.0
 """The factor on signals or gradients over the whole depth that is a fault. Hessian norms go
 with its square."""
 
-FADED = 400.0
+FADED = 1000.0
 """The same where they get smaller: small heads, and sums over positions, take some of it."""
 
 DEAD = 0.75
@@ -60,14 +60,23 @@ class Finding:
     """Something about a layer that is out of bounds.
 
     Attributes:
-        kind: "scale", "recurrent", "detached", "dead", "saturated", "forward", "backward" or
-            "nonfinite".
+        kind: "symmetric", "scale", "recurrent", "detached", "unused", "dead", "saturated",
+            "forward", "backward" or "nonfinite".
         verdict: "vanishing" or "exploding".
         reason: in words.
     """
 
     kind: Literal[
-        "scale", "recurrent", "detached", "dead", "saturated", "forward", "backward", "nonfinite"
+        "symmetric",
+        "scale",
+        "recurrent",
+        "detached",
+        "unused",
+        "dead",
+        "saturated",
+        "forward",
+        "backward",
+        "nonfinite",
     ]
     verdict: Verdict
     reason: str
@@ -81,19 +90,19 @@ class Sizes:
         gain: the median gain; NaN of two layers or one, where it would not tell the odd one.
         signal: root mean square of what the first layer gets; 1 if it looks up a table, whose
             size says little: embeddings of 0.02 are usual, and normalized next.
-        gradient: norm of the gradient at the output of the last layer.
-        waiting: whether some weight is zero throughout, so that gradients of zero below it
-            only wait for it to move.
+        gradients: norm of the gradient that each layer's is compared with, by weight.
+        waiting: when weights run that are zero throughout: signals after them are small, and
+            gradients before them, only until they move.
         last: name of the last layer's weight.
         below: the largest gradient at the outputs of the layers called before, by weight.
     """
 
     gain: float
     signal: float
-    gradient: float
-    waiting: bool = False
-    below: Mapping[str, float] = field(default_factory=dict)
+    gradients: Mapping[str, float] = field(default_factory=dict)
+    waiting: Sequence[Span] = ()
     last: str = ""
+    below: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, found: Pass) -> Sizes:
@@ -104,8 +113,6 @@ class Sizes:
         source = math.nan
         if first is not None:
             source = 1.0 if math.isnan(first.inputs.rms) else first.inputs.rms
-        # Gradients grow by a factor at each batch normalization, and training bears it.
-        last = called[-1].output_gradients.norm if called and not found.batch_norm else math.nan
         middle = median_low(gains) if len(gains) >= _FEWEST else math.nan
         below: dict[str, float] = {}
         largest = 0.0
@@ -113,21 +120,46 @@ class Sizes:
             below[signal.name] = largest
             largest = max(largest, signal.output_gradients.norm)
         name = called[-1].name if called else ""
-        return cls(middle, source, last, bool(found.waiting), below, name)
+        return cls(
+            middle, source, _references(found, called), [*found.waiting.values()], name, below
+        )
 
-    def forward(self, rms: float) -> float:
-        """Give a signal's size, or NaN where it may be small: branches that start near zero."""
-        return math.nan if self.waiting and rms < self.signal else rms
+    def forward(self, rms: float, order: float | int = math.inf) -> float:
+        """Give the size of what a layer gets, or NaN where it may be small: near-zero branches.
+
+        Args:
+            rms: its size.
+            order: of the layer that gets it; infinite for the outputs.
+        """
+        small = rms < self.signal and any(span.start <= order for span in self.waiting)
+        return math.nan if small else rms
 
     def backward(self, signal: Signal) -> float:
-        """Give the size of the gradient that gets to a layer, or NaN where it only waits.
+        """Give the gradient that gets to a layer over what it is compared with, or NaN.
 
-        What gets to the layers below goes around this one: attention's queries and keys.
+        There is none where the layer only waits. What gets to the layers below goes around
+        this one: attention's queries and keys.
         """
+        reference = self.gradients.get(signal.name, math.nan)
         norm = signal.output_gradients.norm
-        if not norm < self.gradient:
-            return norm
-        return math.nan if self.waiting else max(norm, self.below.get(signal.name, 0.0))
+        if norm < reference:
+            order = math.inf if signal.order is None else signal.order
+            if any(span.end > order for span in self.waiting):
+                return math.nan
+            norm = max(norm, self.below.get(signal.name, 0.0))
+        return norm / reference if reference > 0 else math.nan
+
+
+def _references(found: Pass, called: list[Signal]) -> dict[str, float]:
+    """Compare gradients with the last layer's, and before batch normalization with those there.
+
+    Gradients change by a factor at each batch normalization, and training bears it: so the
+    layers after the last one are compared, and those before the first one.
+    """
+    starts = [span.start for span in found.normalized] or [0]
+    first = [s for s in called if s.order is not None and s.order < min(starts)]
+    last = [s for s in called if s.order is not None and s.order >= max(starts)]
+    return {s.name: part[-1].output_gradients.norm for part in (first, last) for s in part}
 
 
 def in_order(found: Pass) -> list[Signal]:
@@ -147,22 +179,24 @@ def judge(signal: Signal, sizes: Sizes) -> list[Finding]:
 
     Example:
         >>> signal = Signal("0.weight", (9, 9), True, False, gain=140.0)
-        >>> judge(signal, Sizes(gain=1.4, signal=1.0, gradient=1.0))[0].verdict
+        >>> judge(signal, Sizes(gain=1.4, signal=1.0))[0].verdict
         'exploding'
     """
     if not math.isfinite(signal.gain) or not _finite(signal):
         return [Finding("nonfinite", "exploding", "not all numbers are finite")]
     found = [
+        _symmetric(signal),
         _scale(signal, sizes),
         _recurrent(signal),
         _detached(signal),
         _dead(signal),
         _saturated(signal),
     ]
-    forward = sizes.forward(signal.inputs.rms)
-    found.append(_ratio("forward", "its inputs are", "the network's", forward, sizes.signal))
+    if signal.order is not None and sizes.signal > 0:
+        forward = sizes.forward(signal.inputs.rms, signal.order) / sizes.signal
+        found.append(_ratio("forward", "its inputs are", "the network's", forward))
     back, what = sizes.backward(signal), "the gradient at its outputs is"
-    found.append(_ratio("backward", what, "the last layer's", back, sizes.gradient))
+    found.append(_ratio("backward", what, "the last layer's", back))
     return [finding for finding in found if finding is not None]
 
 
@@ -176,9 +210,9 @@ def _scale(signal: Signal, sizes: Sizes) -> Finding | None:
     if gain == 0 or signal.free:  # on purpose: the ends of branches, output layers
         return None
     if signal.table:
-        if SMALLEST_TABLE <= gain <= LARGEST_GAIN:
+        if SMALLEST_TABLE <= gain <= LARGEST_TABLE:
             return None
-        verdict = "exploding" if gain > LARGEST_GAIN else "vanishing"
+        verdict = "exploding" if gain > LARGEST_TABLE else "vanishing"
         return Finding("scale", verdict, f"its entries are of size {gain:.2g}, 0.01 to 1 is usual")
     largest = LARGEST_GAIN * (LAST if signal.name == sizes.last else 1.0)
     if gain > largest or gain > ODD * sizes.gain:
@@ -219,9 +253,18 @@ def _dead(signal: Signal) -> Finding | None:
 
 
 def _detached(signal: Signal) -> Finding | None:
-    if not (signal.trainable and signal.called and math.isnan(signal.gradient.norm)):
+    if not signal.trainable or not math.isnan(signal.gradient.norm):
         return None
+    if not signal.called:
+        return Finding("unused", "vanishing", "it is trainable, but no part of this loss")
     return Finding("detached", "vanishing", "it is trainable and used, but gets no gradient")
+
+
+def _symmetric(signal: Signal) -> Finding | None:
+    if not signal.same:
+        return None
+    reason = f"its {signal.shape[0]} units have the same weights and gradients: they stay the same"
+    return Finding("symmetric", "vanishing", reason)
 
 
 def _saturated(signal: Signal) -> Finding | None:
@@ -233,12 +276,9 @@ def _saturated(signal: Signal) -> Finding | None:
 
 
 def _ratio(
-    kind: Literal["forward", "backward"], what: str, whose: str, size: float, reference: float
+    kind: Literal["forward", "backward"], what: str, whose: str, ratio: float
 ) -> Finding | None:
-    if math.isnan(size) or math.isnan(reference) or reference == 0:
-        return None
-    ratio = size / reference
-    if 1 / FADED <= ratio <= ACCUMULATED:
+    if math.isnan(ratio) or 1 / FADED <= ratio <= ACCUMULATED:
         return None
     verdict = "exploding" if ratio > ACCUMULATED else "vanishing"
     return Finding(kind, verdict, f"{what} {ratio:.1e} times {whose}")

@@ -6,8 +6,11 @@ For a layer $a = W z + b$ these are the moments of z, of $\nabla_a L$ and of $\n
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,54 +18,29 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.utils.hooks import RemovableHandle
 
+from hessinit_lib.diagnosis.batch import Batch, is_constant
 from hessinit_lib.diagnosis.events import Activation, Events
+from hessinit_lib.diagnosis.moments import Moments
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.derivatives import check_leaves
 from hessinit_lib.hessians.functional import PureModel, one_tensor
-from hessinit_lib.hessians.inputs import tensors_of
 from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED
-from hessinit_lib.hessians.loss_value import differentiable, evaluate, name_of
+from hessinit_lib.hessians.loss_value import differentiable
 
 _SMALL_SCALE = 0.01  # of branches, at most: layer scale starts at 1e-6 to 0.1
+
+_ROUNDING = 1e-5  # of the largest gradient
+
+_RECOMPUTED = ("weight_g", "weight_v", "weight_orig")  # by torch's older functions
 
 _MAPS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, *CONVOLUTIONS, *TRANSPOSED)
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Of the entries of a tensor: NaN where there is none.
+class Span(NamedTuple):
+    """When a module runs: calls of layers before it starts, and before it has ended."""
 
-    Attributes:
-        mean: their mean.
-        std: their standard deviation.
-        rms: root of their mean square.
-        norm: root of the sum of their squares.
-        zeros: share that is zero.
-    """
-
-    mean: float = math.nan
-    std: float = math.nan
-    rms: float = math.nan
-    norm: float = math.nan
-    zeros: float = math.nan
-
-    @classmethod
-    def of(cls, values: Tensor | None) -> Moments:
-        """Compute them, in double precision: squares of float32 numbers can overflow.
-
-        Example:
-            >>> Moments.of(torch.tensor([3.0, -4.0, 0.0, 0.0])).norm
-            5.0
-        """
-        if values is None or values.numel() == 0:
-            return cls()
-        values = values.detach().double()
-        mean = values.mean().item()
-        square = values.square().mean().item()
-        spread = math.sqrt(max(0.0, square - mean**2)) if math.isfinite(square) else math.nan
-        zeros = (values == 0).double().mean().item()
-        rms = math.sqrt(square) if square >= 0 else math.nan
-        return cls(mean, spread, rms, rms * math.sqrt(values.numel()), zeros)
+    start: int = 0
+    end: int = sys.maxsize
 
 
 @dataclass
@@ -77,7 +55,9 @@ class Signal:
         gain: $s \sqrt{n_\mathrm{in}}$ with s the root mean square of the weights: the factor
             on the size of independent inputs (statement 6); of a table s itself.
         free: whether its size says nothing by itself: a scale of a branch, a weight that is
-            normalized before its use.
+            normalized before its use (where its layer has the normalized one, see `gain`).
+        recomputed: whether its layer computes from it the weight that it uses.
+        same: whether all its units have the same weights and the same gradients.
         called: whether its layer was called, also where autograd does not follow.
         steps: of a recurrent layer, over time.
         order: place in the forward pass; None if the layer was not called.
@@ -94,6 +74,8 @@ class Signal:
     table: bool
     gain: float
     free: bool = False
+    recomputed: bool = False
+    same: bool = False
     called: bool = False
     steps: int = 1
     order: int | None = None
@@ -114,14 +96,11 @@ class Pass:
         outputs: moments of the model's outputs.
         output_axes: their number of axes, the batch included.
         sums: see `Events`.
-        waiting: names of weights and scales, of any shape, that are zero throughout.
+        waiting: weights and scales, of any shape, that are zero throughout or nearly so, and
+            when their modules run.
         gradients: of the trainable weights, by name.
-        zero_loss: the loss of outputs that are all zero; NaN if it takes no such ones.
-        softmax: whether the outputs are probabilities, and the loss wants logits.
-        targets: moments of floating-point targets that have the outputs' shape.
-        alike: whether all samples are the same.
-        constant: whether the outputs are, though the samples are not.
-        batch_norm: whether batch normalization is in training mode.
+        normalized: when batch normalization that uses the batch's statistics runs.
+        batch: what inputs, targets, outputs and the loss show.
     """
 
     signals: list[Signal]
@@ -129,14 +108,10 @@ class Pass:
     outputs: Moments
     output_axes: int
     sums: list[tuple[float, float]]
-    waiting: list[str]
+    waiting: dict[str, Span]
     gradients: dict[str, Tensor]
-    zero_loss: float = math.nan
-    softmax: bool = False
-    targets: Moments = field(default_factory=Moments)
-    alike: bool = False
-    constant: bool = False
-    batch_norm: bool = False
+    normalized: list[Span]
+    batch: Batch = field(default_factory=Batch)
 
 
 def observe(case: Case) -> Pass:
@@ -159,6 +134,7 @@ def observe(case: Case) -> Pass:
     pure = PureModel(model, numbers)
     signals, owners = _weights(model)
     calls: list[tuple[nn.Module, Tensor]] = []
+    spans: dict[nn.Module, Span] = {}
     last_axis = -1
 
     def hook(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
@@ -166,6 +142,7 @@ def observe(case: Case) -> Pass:
         found = _first_tensor(output)
         for signal in owners[module]:
             signal.called = True
+            _use(signal, module)
         if found is None or not found.requires_grad:
             return
         last_axis = 1 if isinstance(module, CONVOLUTIONS + TRANSPOSED) else -1
@@ -183,6 +160,7 @@ def observe(case: Case) -> Pass:
     handles: list[RemovableHandle] = [
         module.register_forward_hook(hook, with_kwargs=True) for module in owners
     ]
+    handles += _timed(model, spans, calls)
     events = Events(lambda: (len(calls) - 1, last_axis))
     try:
         with pure.running(), torch.enable_grad():
@@ -203,55 +181,85 @@ def observe(case: Case) -> Pass:
         if signal.order is not None:
             signal.output_gradients = Moments.of(gradients[len(signals) + signal.order])
             signal.activation = events.activations.get(signal.order)
+    _compare_units(pure, signals, gradients)
     return Pass(
         signals,
         loss.item(),
         Moments.of(outputs),
         outputs.ndim,
         events.sums,
-        [n for n in numbers if _waits(n, pure.state[n].detach())],
+        _waiting(model, pure, spans),
         {
             signal.name: torch.zeros_like(weight) if gradient is None else gradient
             for signal, weight, gradient in zip(signals, weights, gradients, strict=False)
             if signal.trainable
         },
-        _zero_loss(case, outputs.detach()),
-        _is_softmax(outputs.detach()) and "crossentropy" in _plain_name(case),
-        Moments.of(case.targets if case.targets.shape == outputs.shape else None)
-        if case.targets.is_floating_point()
-        else Moments(),
-        alike := case.samples > 1 and all(map(_is_constant, tensors_of(case.inputs))),
-        case.samples > 1 and not alike and _is_constant(outputs.detach()),
-        any(isinstance(module, _BatchNorm) and module.training for module in model.modules()),
+        [spans[module] for module in model.modules() if module in spans and _normalizes(module)],
+        Batch.of(case, outputs.detach()),
     )
 
 
-def _is_constant(values: Tensor) -> bool:
-    """Tell whether all samples are the same, up to rounding."""
-    if values.is_nested:
-        return False
-    first = values[:1].expand_as(values)
-    if not values.is_floating_point():
-        return torch.equal(values, first)
-    return torch.allclose(values, first, rtol=1e-6, atol=0.0)
+def _compare_units(
+    pure: PureModel, signals: list[Signal], gradients: Sequence[Tensor | None]
+) -> None:
+    """Note where all units of a layer have the same weights, and gradients up to rounding."""
+    norms = [0.0 if g is None else g.norm().item() for g in gradients[: len(signals)]]
+    weights = [pure.state[signal.name].detach() for signal in signals]
+    # Of weights that are zero, some move first, and the others after them.
+    moves = any(norm > 0 and not w.any() for norm, w in zip(norms, weights, strict=True))
+    for signal, weight, gradient, norm in zip(signals, weights, gradients, norms, strict=False):
+        if gradient is None or signal.table or min(weight.shape[:2]) < 2 or not is_constant(weight):
+            continue
+        if norm == 0 and not weight.any():
+            signal.same = not moves
+        else:
+            signal.same = norm < _ROUNDING * max(norms) or is_constant(gradient, rtol=1e-4)
 
 
-def _zero_loss(case: Case, outputs: Tensor) -> float:
-    try:
-        return evaluate(case.loss_fn, torch.zeros_like(outputs), case.targets).item()
-    except ValueError:
-        return math.nan
+def _timed(
+    model: nn.Module, spans: dict[nn.Module, Span], calls: Sequence[object]
+) -> list[RemovableHandle]:
+    """Note when modules with parameters of their own, and batch normalization, run."""
+
+    def before(module: nn.Module, _: object) -> None:
+        spans.setdefault(module, Span(len(calls)))
+
+    def after(module: nn.Module, _: object, __: object) -> None:
+        spans[module] = Span(spans[module].start, len(calls))
+
+    return [
+        handle
+        for module in model.modules()
+        if module._parameters or isinstance(module, _BatchNorm)
+        for handle in (
+            module.register_forward_pre_hook(before),
+            module.register_forward_hook(after),
+        )
+    ]
 
 
-def _is_softmax(outputs: Tensor) -> bool:
-    if outputs.ndim < 2 or outputs.shape[1] < 2 or not torch.isfinite(outputs).all():
-        return False
-    sums = outputs.double().sum(1)
-    return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+def _use(signal: Signal, module: nn.Module) -> None:
+    """Judge a weight that is computed from parameters by what it is when it is used."""
+    used = getattr(module, "weight", None)
+    if not signal.recomputed or not isinstance(used, Tensor):
+        return
+    if used.numel() == math.prod(signal.shape):
+        signal.gain, signal.table = _gain(module, used)
+        signal.free = False
 
 
-def _plain_name(case: Case) -> str:
-    return name_of(case.loss_fn).lower().replace("_", "")
+def _normalizes(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+
+
+def _waiting(model: nn.Module, pure: PureModel, spans: dict[nn.Module, Span]) -> dict[str, Span]:
+    found = {}
+    for path, module in model.named_modules():
+        for name in module._parameters:
+            full = f"{path}.{name}" if path else name
+            if full in pure.state and _waits(full, pure.state[full].detach()):
+                found[full] = spans.get(module, Span())
+    return found
 
 
 def _weights(model: nn.Module) -> tuple[list[Signal], dict[nn.Module, list[Signal]]]:
@@ -279,10 +287,11 @@ def _weights(model: nn.Module) -> tuple[list[Signal], dict[nn.Module, list[Signa
             if name not in signals:
                 gain, table = _gain(module, weight)
                 shape = tuple(weight.shape)
-                recomputed = isinstance(part, ParametrizationList)
-                recomputed |= name.endswith(("weight_g", "weight_v"))
+                recomputed = isinstance(part, ParametrizationList) or name.endswith(_RECOMPUTED)
                 free = recomputed or (table and weight.numel() == max(shape))
-                signals[name] = Signal(name, shape, weight.requires_grad, table, gain, free)
+                signals[name] = Signal(
+                    name, shape, weight.requires_grad, table, gain, free, recomputed
+                )
             leaf = isinstance(module, nn.MultiheadAttention) or part is not module
             leaf = leaf or not any(module.children())
             if leaf:

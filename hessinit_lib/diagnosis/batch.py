@@ -1,0 +1,144 @@
+"""What inputs, targets, outputs and the loss show of themselves, whatever the layers do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hessinit_lib.diagnosis.moments import Moments
+from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.inputs import tensors_of
+from hessinit_lib.hessians.loss_value import evaluate
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch and its outputs.
+
+    Attributes:
+        targets: moments of floating-point targets that have the outputs' shape.
+        alike: whether all samples of the inputs are the same.
+        constant: whether the outputs are, though the samples are not.
+        feature: of inputs of shape (B, features), the index of the largest feature.
+        feature_rms: its root mean square; NaN for other inputs.
+        usual_rms: the median of the features' root mean squares.
+        zero_loss: the loss of outputs that are all zero; NaN if it takes no such ones.
+        quadratic: whether the loss grows with the square of the outputs, and not like them.
+        applied: what the outputs went through that the loss applies, or undoes, once more:
+            "softmax", "sigmoid" or "".
+    """
+
+    targets: Moments = field(default_factory=Moments)
+    alike: bool = False
+    constant: bool = False
+    feature: int = 0
+    feature_rms: float = math.nan
+    usual_rms: float = math.nan
+    zero_loss: float = math.nan
+    quadratic: bool = False
+    applied: str = ""
+
+    @classmethod
+    def of(cls, case: Case, outputs: Tensor) -> Batch:
+        """Look at a batch and the outputs of a model on it.
+
+        Example:
+            >>> x, y = torch.eye(2), torch.tensor([0, 1])
+            >>> case = Case(torch.nn.Softmax(-1), torch.nn.CrossEntropyLoss(), x, y)
+            >>> Batch.of(case, case.model(x)).applied
+            'softmax'
+        """
+        targets, several = case.targets, case.samples > 1
+        same_shape = targets.is_floating_point() and targets.shape == outputs.shape
+        alike = several and all(map(is_constant, tensors_of(case.inputs)))
+        feature, largest, usual = _features(case)
+        loss, doubled = _loss(case, outputs), _loss(case, 2 * outputs)
+        return cls(
+            Moments.of(targets if same_shape else None),
+            alike,
+            several and not alike and is_constant(outputs),
+            feature,
+            largest,
+            usual,
+            _loss(case, torch.zeros_like(outputs)),
+            doubled > 3 * loss,
+            _applied(case, outputs, loss),
+        )
+
+
+def is_constant(values: Tensor, rtol: float = 1e-6) -> bool:
+    """Tell whether all rows are the same, up to rounding.
+
+    Example:
+        >>> is_constant(torch.ones(3, 2)), is_constant(torch.eye(2))
+        (True, False)
+    """
+    if values.is_nested:
+        return False
+    first = values[:1].expand_as(values)
+    if not values.is_floating_point():
+        return torch.equal(values, first)
+    largest = values.abs().max().item() if values.numel() else 0.0
+    return bool(torch.isfinite(values).all()) and torch.allclose(
+        values, first, rtol=0.0, atol=rtol * largest
+    )
+
+
+def _features(case: Case) -> tuple[int, float, float]:
+    tensors = tensors_of(case.inputs)
+    if len(tensors) != 1 or tensors[0].is_nested:
+        return 0, math.nan, math.nan
+    x = tensors[0].detach()
+    if x.ndim != 2 or not x.is_floating_point() or x.shape[1] < 2:
+        return 0, math.nan, math.nan
+    sizes = x.double().square().mean(0).sqrt()
+    largest = int(sizes.argmax())
+    return largest, sizes[largest].item(), sizes.median().item()
+
+
+def _loss(case: Case, outputs: Tensor) -> float:
+    try:
+        return evaluate(case.loss_fn, outputs, case.targets).item()
+    except (ValueError, NotImplementedError):
+        return math.nan
+
+
+def _applied(case: Case, outputs: Tensor, loss: float) -> str:
+    """Compare the loss with what it is for changed outputs: what leaves it the same is undone."""
+    if not torch.isfinite(outputs).all() or outputs.min() < 0 or outputs.max() > 1:
+        return ""
+    if outputs.ndim > 1 and outputs.shape[1] > 1:
+        sums = outputs.double().sum(1)
+        if torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+            # A softmax takes no notice of what is added to all logits of a sample; a
+            # likelihood that falls along a line takes probabilities for their logarithms.
+            shifted, none = _loss(case, outputs + 1), _loss(case, torch.zeros_like(outputs))
+            linear = math.isclose(_loss(case, 2 * outputs) - loss, loss - none, rel_tol=1e-3)
+            log_likelihood = linear and loss < none and _are_classes(case.targets, outputs)
+            if math.isclose(shifted, loss, rel_tol=1e-4) or log_likelihood:
+                return "softmax"
+    targets = case.targets
+    if not targets.is_floating_point() or targets.shape != outputs.shape:
+        return ""
+    if not (targets >= 0).all() or not (targets <= 1).all():
+        return ""
+    elsewhere = 3 * outputs - 1  # not probabilities, where most other losses are not the same
+    same = [
+        math.isclose(
+            _loss(case, z), F.binary_cross_entropy_with_logits(z, targets).item(), rel_tol=1e-4
+        )
+        for z in (outputs, elsewhere)
+    ]
+    return "sigmoid" if all(same) else ""
+
+
+def _are_classes(targets: Tensor, outputs: Tensor) -> bool:
+    if not targets.is_floating_point():
+        return True
+    if targets.shape != outputs.shape or (targets < 0).any():
+        return False
+    return bool(torch.allclose(sums := targets.sum(1), torch.ones_like(sums), atol=1e-4))

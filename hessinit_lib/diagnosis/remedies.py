@@ -1,0 +1,211 @@
+"""What would mend a network: each change is tried on a copy before it is advised."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from hessinit_lib.diagnosis.causes import REDRAWN, Cause, causes
+from hessinit_lib.diagnosis.report import Fault
+from hessinit_lib.diagnosis.rules import Sizes, judge_all
+from hessinit_lib.diagnosis.signals import Pass, observe
+from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.inputs import Inputs, mapped
+from hessinit_lib.init import apply, hessian_
+from hessinit_lib.init.tensors import orthogonal_
+
+Change = Callable[[nn.Module], object]
+
+_UNTRIED = {
+    "nonfinite": "look for what is not finite in inputs, weights and targets",
+    "targets": "normalize the targets",
+    "softmax": "give the logits to the loss",
+    "noise": "divide its output by the share that it keeps",
+    "detached": "use its output; look for detach(), no_grad(), numbers taken out of tensors",
+    "unused": "use its output, or leave it out (requires_grad_(False) says that it is meant)",
+    "inputs": "look at how the inputs are read",
+    "outputs": "look for what is constant or large on the way",
+    "recurrent": "draw it by torch.nn.init.orthogonal_",
+    "scale": "scale it to a gain of about 1, as torch.nn.init.xavier_uniform_ does",
+    "symmetric": "draw its weights at random",
+    "dead": "draw the weights and biases before it anew",
+    "saturated": "draw the weights and biases before it anew",
+    "depth": "no start that was tried mends it; put normalization or residual sums between",
+}
+
+
+def advised(case: Case, found: Pass, wrong: Sequence[Cause]) -> tuple[list[Fault], str]:
+    """Add to each cause what mends it, and name the scheme that mends those of the weights.
+
+    Args:
+        case: a model, which is left as it is, its loss and a batch.
+        found: what a pass through it showed.
+        wrong: the causes that were found in it.
+
+    Returns:
+        The faults, and a scheme of `hessinit_lib.init.apply`, `"hessian_"`, or "" where no
+        weight has to be drawn or neither works.
+
+    Example:
+        >>> layers = [layer for _ in range(60) for layer in (nn.Linear(8, 8), nn.GELU())]
+        >>> model = nn.Sequential(*layers, nn.Linear(8, 2))
+        >>> case = Case(model, nn.CrossEntropyLoss(), torch.randn(16, 8), torch.arange(16) % 2)
+        >>> found = observe(case)
+        >>> faults, scheme = advised(case, found, causes(found, judge_all(found), {}))
+        >>> scheme, faults[0].tried
+        ('hessian_', True)
+    """
+    trials = _Trials(case, {cause.kind for cause in wrong if cause.kind != "noise"})
+    scheme, words = _for_weights(trials, found, [c for c in wrong if c.kind in REDRAWN])
+    faults = []
+    for cause in wrong:
+        redrawn = cause.kind in REDRAWN
+        remedy = words.get(cause.where, "") if redrawn else _for(trials, cause, found)
+        if cause.kind == "residual":
+            ends = f"scale the ends of the branches by 1/sqrt({len(found.sums)})"
+            remedy = f"{remedy}, or {ends}" if remedy else ends
+        faults.append(Fault(*cause, remedy or _UNTRIED[cause.kind], bool(remedy)))
+    return faults, scheme
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """Changes that are tried on copies of a model.
+
+    Attributes:
+        case: a model, its loss and a batch.
+        wrong: kinds of causes that were found.
+    """
+
+    case: Case
+    wrong: set[str]
+
+    def mends(self, kinds: Sequence[str], change: Change, inputs: Inputs | None = None) -> bool:
+        """Tell whether a change leaves nothing of these kinds, and brings nothing new."""
+        try:
+            tried = _copy(self.case.model)
+            with torch.no_grad():
+                change(tried)
+            inputs = self.case.inputs if inputs is None else inputs
+            found = observe(self.case._replace(model=tried, inputs=inputs))
+        except (RuntimeError, ValueError, AttributeError, TypeError):
+            return False  # a network that cannot be copied, or not treated so
+        after = {cause.kind for cause in causes(found, judge_all(found), {})}
+        return not after - (self.wrong - {*kinds})
+
+
+def fitting_scheme(found: Pass) -> str:
+    """Name the scheme that fits the activations: He's for ReLU and the like, else LeCun's."""
+    kinds = [signal.activation.kind for signal in found.signals if signal.activation is not None]
+    bounded = sum(kind in ("tanh", "sigmoid") for kind in kinds)
+    return "he" if kinds and 2 * bounded < len(kinds) else "lecun"
+
+
+def _for_weights(
+    trials: _Trials, found: Pass, wrong: Sequence[Cause]
+) -> tuple[str, dict[str, str]]:
+    """Find the smallest change of weights that mends all that is wrong with them.
+
+    The layers at fault are drawn anew by the usual scheme, then only scaled, then all layers
+    are drawn; last comes `hessian_`: in deep networks of narrow layers or smooth activations,
+    only that may keep the signals.
+
+    Returns:
+        The scheme, and the remedy in words for each place of a cause; empty if none was found.
+    """
+    if not wrong:
+        return "", {}
+    usual = fitting_scheme(found)
+    places = [cause.where for cause in wrong]
+
+    def alone(model: nn.Module) -> None:
+        for where in places:
+            apply(model.get_submodule(where.rpartition(".")[0]), usual, generator=_seeded())
+
+    if all(places) and trials.mends(REDRAWN, alone):
+        # The scheme sets the bias to zero, too.
+        return usual, dict.fromkeys(places, f"draw it by {usual!r}")
+    if all(cause.kind == "scale" for cause in wrong):
+        middle = Sizes.of(found).gain
+        gain = min(max(middle, 0.5), 2.0) if middle > 0 else 1.0
+        factors = {_length(s.name): gain / s.gain for s in found.signals if s.name in places}
+        if trials.mends(REDRAWN, lambda model: _scaled(model, factors)):
+            words = {name: f"multiply {_length(name)} by " for name in places}
+            return "", {name: f"{text}{factors[_length(name)]:.2g}" for name, text in words.items()}
+    if trials.mends(REDRAWN, lambda model: apply(model, usual, generator=_seeded())):
+        return usual, dict.fromkeys(places, f"draw all weights by {usual!r}")
+    problem = trials.case[1:]
+    if trials.mends(REDRAWN, lambda model: hessian_(model, *problem, generator=_seeded())):
+        words = "initialize the network by hessinit_lib.init.hessian_"
+        return "hessian_", dict.fromkeys(places, words)
+    return "", {}
+
+
+def _for(trials: _Trials, cause: Cause, found: Pass) -> str:
+    """Give in words what mends a cause that no scheme does, if that can be tried."""
+    kind, where, mended = cause.kind, cause.where, (cause.kind,)
+    if kind == "inputs" and cause.verdict == "exploding":
+        inputs = mapped(trials.case.inputs, _normalized)
+        if trials.mends(mended, lambda _: None, inputs):
+            return "normalize the inputs to mean 0 and deviation 1"
+    elif kind == "recurrent":
+        if trials.mends(mended, lambda model: _orthogonal(model.get_parameter(where))):
+            return _UNTRIED[kind]
+    elif kind == "outputs" and where in found.waiting:
+        if trials.mends(mended, lambda model: model.get_parameter(where).fill_(1)):
+            return "start this scale at 1"
+    elif kind == "outputs" and where:
+        for words, change in _smaller(where):
+            if trials.mends(mended, change):
+                return words
+    return ""
+
+
+def _smaller(where: str) -> Iterator[tuple[str, Change]]:
+    bias = where.removesuffix("weight") + "bias"
+    yield "set its bias to zero", lambda model: model.get_parameter(bias).zero_()
+    for factor in (0.1, 0.01, 0.001):
+        factors = dict.fromkeys((_length(where), bias), factor)
+        yield f"multiply its weight and bias by {factor}", partial(_scaled, factors=factors)
+
+
+def _length(name: str) -> str:
+    """Name the parameter that scales a weight: another one if it is normalized before its use."""
+    return name.replace("original1", "original0").replace("weight_v", "weight_g")
+
+
+def _scaled(model: nn.Module, factors: dict[str, float]) -> None:
+    for name, value in model.named_parameters():
+        value.mul_(factors.get(name, 1.0))
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """Copy a model, also one that holds weights which autograd computed from others."""
+    computed = [
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    ]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
+
+
+def _orthogonal(weight: Tensor) -> None:
+    for block in weight.detach().view(-1, weight.shape[-1], weight.shape[-1]):
+        orthogonal_(block, generator=_seeded(weight.device))
+
+
+def _normalized(x: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        return x
+    axes = 0 if x.ndim == 2 and len(x) > 1 else tuple(range(x.ndim))
+    return (x - x.mean(axes)) / x.std(axes).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def _seeded(device: torch.device | str = "cpu") -> torch.Generator:
+    return torch.Generator(device).manual_seed(0)
