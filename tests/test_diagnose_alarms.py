@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations
 from hessinit_lib import diagnose
 
 LOSS = nn.CrossEntropyLoss()
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def batch(samples: int = 32, features: int = 8) -> tuple[Tensor, Tensor]:
@@ -52,6 +53,11 @@ class Encoder(nn.Module):
         return self.o(self.a(self.i(x[:, :, None])).mean(1))
 
 
+class Tokens(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :6].abs().long().clamp_max(8)
+
+
 SOUND: dict[str, Callable[[], nn.Module]] = {
     "zero head": zero_head,
     "layer scale 1e-6": lambda: net(*(Block(16, 1e-6, (1, 16)) for _ in range(4))),
@@ -60,6 +66,14 @@ SOUND: dict[str, Callable[[], nn.Module]] = {
     "weight norm": lambda: nn.Sequential(
         parametrizations.weight_norm(nn.Linear(8, 16)), nn.Tanh(), nn.Linear(16, 3)
     ),
+    "spectral norm": lambda: net(
+        parametrizations.spectral_norm(changed(nn.Linear(16, 16), "weight", 100.0)), nn.ReLU()
+    ),
+    "zero ends of branches and a zero head": lambda: changed(
+        net(*(changed(Block(16, 1.0, (16,)), "b.weight") for _ in range(2))), "3.weight"
+    ),
+    "small positions": lambda: nn.Sequential(Tokens(), Positions(0.02)),
+    "log-softmax": lambda: net(nn.ReLU()).append(nn.LogSoftmax(1)),
     **{
         f"{kind.__name__} in place": lambda kind=kind: net(kind(inplace=True))
         for kind in (nn.SiLU, nn.Hardswish, nn.ELU, nn.SELU, nn.Mish, nn.CELU, nn.ReLU6)
@@ -117,9 +131,82 @@ def broken(weight: float) -> nn.Module:
     return model
 
 
+def changed(model: nn.Module, name: str, factor: float = 0.0) -> nn.Module:
+    model.get_parameter(name).data.mul_(factor)
+    return model
+
+
+def zeros() -> nn.Module:
+    model = deep(3)
+    for weight in model.parameters():
+        nn.init.zeros_(weight)
+    return model
+
+
+def constants() -> nn.Module:
+    model = deep(3)
+    for weight in model.parameters():
+        nn.init.constant_(weight, 0.1 if weight.ndim > 1 else 0.0)
+    return model
+
+
+def deep(depth: int, normalized: int = -1) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for index in range(depth):
+        layers += [nn.Linear(16 if index else 8, 16), nn.ReLU()]
+        if index == normalized:
+            layers.insert(-1, nn.BatchNorm1d(16))
+    return nn.Sequential(*layers, nn.Linear(16, 3))
+
+
+class Unused(nn.Module):
+    def __init__(self, called: bool) -> None:
+        super().__init__()
+        self.body, self.pooler, self.called = net(nn.ReLU()), nn.Linear(3, 3), called
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.body(x)
+        if self.called:
+            self.pooler(z)
+        return z
+
+
+class Own(nn.Module):
+    """A linear layer written by hand: the weight is stored as (in, out)."""
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(fan_in, fan_out) / fan_in**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+def own() -> nn.Module:
+    model = nn.Sequential(Own(8, 40), nn.ReLU(), Own(40, 20), nn.ReLU(), Own(20, 3))
+    return changed(model, "2.weight", 20.0)  # entries of 3, which would be usual in a table
+
+
+class Positions(nn.Module):
+    def __init__(self, std: float, gain: float = 1.0) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(9, 16), nn.Embedding(6, 16)
+        self.attention, self.norm = nn.MultiheadAttention(16, 2, batch_first=True), nn.LayerNorm(16)
+        self.o = nn.Linear(16, 3)
+        nn.init.normal_(self.positions.weight, std=std)
+        self.attention.in_proj_weight.data[:32] *= gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.norm(self.tokens(x) + self.positions(torch.arange(6)))
+        return self.o(self.norm(self.attention(z, z, z)[0]).mean(1))
+
+
 X, Y = batch()
+TOKENS = torch.randint(9, (32, 6), generator=torch.Generator().manual_seed(0))
+ONE_HOT = F.one_hot(Y, 3).float()
+ODD = torch.where(torch.arange(8) == 3, 50 * X, X)
 LONG = torch.randn(16, 112, generator=torch.Generator().manual_seed(0))
-FAULTS: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor, nn.Module, str, str]] = {
+FAULTS: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor, Loss, str, str]] = {
     "detach": (lambda: Detached("detach"), X, Y, LOSS, "detached", "a.weight"),
     "no_grad": (lambda: Detached("no_grad"), X, Y, LOSS, "detached", "a.weight"),
     "pixels": (lambda: net(nn.ReLU()), 100 * X, Y, LOSS, "inputs", ""),
@@ -127,17 +214,57 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor, nn.Module, str,
     "targets": (lambda: net(nn.ReLU()), X, 1e5 * torch.rand(32, 3), nn.MSELoss(), "targets", ""),
     "softmax": (lambda: net(nn.ReLU()).append(nn.Softmax(1)), X, Y, LOSS, "softmax", ""),
     "last bias": (shifted, X, Y, LOSS, "outputs", "2.weight"),
+    "softmax, own loss": (
+        lambda: net(nn.ReLU()).append(nn.Softmax(1)), X, Y, lambda z, t: F.cross_entropy(z, t),
+        "softmax", "",
+    ),
+    "softmax, NLL": (
+        lambda: net(nn.ReLU()).append(nn.Softmax(1)), X, Y, nn.NLLLoss(), "softmax", "",
+    ),
+    "softmax, KL": (
+        lambda: net(nn.ReLU()).append(nn.Softmax(1)), X, 0.8 * ONE_HOT + 0.2 / 3, nn.KLDivLoss(reduction="batchmean"),
+        "softmax", "",
+    ),
+    "sigmoid": (
+        lambda: net(nn.ReLU()).append(nn.Sigmoid()), X, ONE_HOT, nn.BCEWithLogitsLoss(),
+        "softmax", "",
+    ),
+    "last bias, BCE": (shifted, X, ONE_HOT, nn.BCEWithLogitsLoss(), "outputs", "2.weight"),
+    "last bias, MSE": (shifted, X, ONE_HOT, nn.MSELoss(), "outputs", "2.weight"),
+    "a feature": (lambda: net(nn.ReLU()), ODD, Y, LOSS, "inputs", ""),
+    "all zero": (zeros, X, Y, LOSS, "symmetric", "0.weight"),
+    "all equal": (constants, X, Y, LOSS, "symmetric", "2.weight"),
+    "unused": (lambda: Unused(False), X, Y, LOSS, "unused", "pooler.weight"),
+    "pooler": (lambda: Unused(True), X, Y, LOSS, "detached", "pooler.weight"),
+    "before batch norm": (lambda: deep(20, 18), X, Y, LOSS, "depth", ""),
+    "after batch norm": (lambda: deep(20, 1), X, Y, LOSS, "depth", ""),
+    "positions": (lambda: Positions(10.0), TOKENS, Y, LOSS, "scale", "positions.weight"),
+    "attention": (
+        lambda: Positions(1.0, 9.0), TOKENS, Y, LOSS, "saturated", "attention.in_proj_weight",
+    ),
+    "layer norm zero": (
+        lambda: changed(Positions(1.0), "norm.weight"), TOKENS, Y, LOSS, "outputs", "norm.weight",
+    ),
+    "weight norm": (
+        lambda: nn.Sequential(
+            nn.Linear(8, 16),
+            parametrizations.weight_norm(changed(nn.Linear(16, 16), "weight", 100.0)),
+            nn.Linear(16, 3),
+        ),
+        X, Y, LOSS, "scale", "1.parametrizations.weight.original1",
+    ),
+    "own layer": (own, X, Y, LOSS, "scale", "2.weight"),
     "chaos": (lambda: Recurrent(3 / 8), LONG, Y[:16], LOSS, "recurrent", "r.weight_hh_l0"),
     "fading": (lambda: Recurrent(1 / 16), LONG, Y[:16], LOSS, "recurrent", "r.weight_hh_l0"),
     "NaN in a weight": (lambda: broken(torch.nan), X, Y, LOSS, "nonfinite", ""),
     "NaN in the inputs": (lambda: net(nn.ReLU()), X / 0, Y, LOSS, "nonfinite", ""),
     "no target": (lambda: net(nn.ReLU()), X, torch.full_like(Y, -100), LOSS, "nonfinite", ""),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "x", "y", "loss", "kind", "where"), FAULTS.values(), ids=FAULTS)
 def test_a_fault_is_named(
-    make: Callable[[], nn.Module], x: Tensor, y: Tensor, loss: nn.Module, kind: str, where: str
+    make: Callable[[], nn.Module], x: Tensor, y: Tensor, loss: Loss, kind: str, where: str
 ) -> None:
     torch.manual_seed(0)
     found = diagnose(make(), loss, x, y, curvature="none")
@@ -156,3 +283,18 @@ def test_what_is_advised_was_tried(name: str, remedy: str) -> None:
     fault = diagnose(model, LOSS, LONG[:, :8], Y[:16], curvature="none").faults[0]
     assert (fault.where, fault.remedy, fault.tried) == (name, remedy, True)
     assert "not tried" not in str(fault)
+
+
+LINEAR_LOSSES = {
+    "probabilities, squared": (nn.Softmax(1), nn.MSELoss()),
+    "probabilities, expected reward": (nn.Softmax(1), lambda z, t: -(z * (t - 0.5)).sum(1).mean()),
+    "sigmoids, absolute": (nn.Sigmoid(), nn.L1Loss()),
+    "sigmoids, likelihood": (nn.Sigmoid(), nn.BCELoss()),
+    "small outputs": (nn.Identity(), nn.MSELoss()),
+}
+
+
+@pytest.mark.parametrize(("last", "loss"), LINEAR_LOSSES.values(), ids=LINEAR_LOSSES)
+def test_outputs_that_the_loss_expects_are_no_fault(last: nn.Module, loss: Loss) -> None:
+    torch.manual_seed(0)
+    assert not diagnose(net(nn.ReLU()).append(last), loss, X, ONE_HOT, curvature="none").faults

@@ -1,4 +1,4 @@
-"""What happens between the layers of a forward pass: activations and sums of branches."""
+"""What happens between layers in a forward pass: activations, attention, sums of branches."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _RECTIFIERS = {torch.relu, torch.relu_, F.relu, Tensor.relu, Tensor.relu_, F.rel
 _TANHS = {torch.tanh, torch.tanh_, F.tanh, Tensor.tanh, Tensor.tanh_}
 _SIGMOIDS = {torch.sigmoid, torch.sigmoid_, F.sigmoid, Tensor.sigmoid, Tensor.sigmoid_}
 _SMOOTH = {F.gelu, F.silu, F.elu, F.selu, F.leaky_relu, F.softplus, F.mish, F.hardswish}
+_SOFTMAXES = {torch.softmax, F.softmax, Tensor.softmax}
 _SUMS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__}
 
 
@@ -45,6 +46,8 @@ class Events(TorchFunctionMode):
 
     Attributes:
         activations: by that index; of several after one layer, the first.
+        attention: share of the rows of softmax, of more than two axes, that look at one
+            position only; by that index.
         sums: root mean squares of (the larger part, the sum), for each addition of two
             tensors of the same shape that both depend on parameters.
 
@@ -59,6 +62,7 @@ class Events(TorchFunctionMode):
         super().__init__()
         self._where = where
         self.activations: dict[int, Activation] = {}
+        self.attention: dict[int, float] = {}
         self.sums: list[tuple[float, float]] = []
 
     def __torch_function__(
@@ -73,13 +77,52 @@ class Events(TorchFunctionMode):
         # Before the call, which may write into a part.
         largest = max(map(_rms, parts)) if func in _SUMS and _are_branches(parts) else None
         result = func(*args, **(kwargs or {}))
-        if largest is not None:
+        if func is F.multi_head_attention_forward:
+            shown = {**(kwargs or {}), "need_weights": True, "average_attn_weights": False}
+            with torch.no_grad():
+                self._attend(func(*args, **shown)[1], 1)  # this layer is counted when it ends
+        elif func is F.scaled_dot_product_attention:
+            self._attend(_attention(*args, **(kwargs or {})))
+        elif func in _SOFTMAXES and result.ndim > 2:
+            axis = kwargs["dim"] if kwargs and "dim" in kwargs else args[1]
+            self._attend(result.movedim(axis, -1))
+        elif largest is not None:
             self.sums.append((largest, _rms(result)))
         elif kind := _kind(func):
             index, axis = self._where()
             if index >= 0:
                 self.activations.setdefault(index, _look(kind, result.detach(), axis))
         return result
+
+    def _attend(self, rows: Tensor, later: int = 0) -> None:
+        index = self._where()[0] + later
+        if index >= 0 and rows.shape[-1] > 1:
+            spread = 1 - rows.detach().square().sum(-1)
+            self.attention.setdefault(index, _share(spread < FLAT))
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Compute the rows of softmax that `scaled_dot_product_attention` does not show."""
+    with torch.no_grad():
+        if enable_gqa:
+            key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+        logits = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+        if is_causal:
+            attn_mask = torch.ones_like(logits, dtype=torch.bool).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            logits = logits.masked_fill(~attn_mask, -torch.inf)
+        elif attn_mask is not None:
+            logits = logits + attn_mask
+        return logits.softmax(-1).nan_to_num()
 
 
 def _kind(func: Callable[..., Any]) -> str | None:

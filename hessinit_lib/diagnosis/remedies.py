@@ -130,13 +130,20 @@ def _for_weights(
     if all(places) and trials.mends(REDRAWN, alone):
         # The scheme sets the bias to zero, too.
         return usual, dict.fromkeys(places, f"draw it by {usual!r}")
-    if all(cause.kind == "scale" for cause in wrong):
+    zeros = [name for name in found.waiting if not name.endswith("bias")]
+    if zeros and trials.mends(REDRAWN, lambda model: _filled(model, zeros)):
+        which = zeros[0] if len(zeros) == 1 else f"all {len(zeros)} scales of zero"
+        return "", dict.fromkeys(places, f"start {which} at 1")
+    if all(cause.kind in ("scale", "saturated") for cause in wrong):
         middle = Sizes.of(found).gain
-        gain = min(max(middle, 0.5), 2.0) if middle > 0 else 1.0
-        factors = {_length(s.name): gain / s.gain for s in found.signals if s.name in places}
-        if trials.mends(REDRAWN, lambda model: _scaled(model, factors)):
-            words = {name: f"multiply {_length(name)} by " for name in places}
-            return "", {name: f"{text}{factors[_length(name)]:.2g}" for name, text in words.items()}
+        usual_gain = min(max(middle, 0.5), 1.5) if middle > 0 else 1.0
+        for gain in (usual_gain, usual_gain / 4):
+            factors = {_length(s.name): gain / s.gain for s in found.signals if s.name in places}
+            if trials.mends(REDRAWN, partial(_scaled, factors=factors)):
+                by = {name: (_length(name), factors[_length(name)]) for name in places}
+                return "", {
+                    name: f"multiply {n} by {factor:.2g}" for name, (n, factor) in by.items()
+                }
     if trials.mends(REDRAWN, lambda model: apply(model, usual, generator=_seeded())):
         return usual, dict.fromkeys(places, f"draw all weights by {usual!r}")
     problem = trials.case[1:]
@@ -157,8 +164,8 @@ def _for(trials: _Trials, cause: Cause, found: Pass) -> str:
         if trials.mends(mended, lambda model: _orthogonal(model.get_parameter(where))):
             return _UNTRIED[kind]
     elif kind == "outputs" and where in found.waiting:
-        if trials.mends(mended, lambda model: model.get_parameter(where).fill_(1)):
-            return "start this scale at 1"
+        if trials.mends(mended, lambda model: _filled(model, [where])):
+            return f"start {where} at 1"
     elif kind == "outputs" and where:
         for words, change in _smaller(where):
             if trials.mends(mended, change):
@@ -182,6 +189,12 @@ def _length(name: str) -> str:
 def _scaled(model: nn.Module, factors: dict[str, float]) -> None:
     for name, value in model.named_parameters():
         value.mul_(factors.get(name, 1.0))
+
+
+def _filled(model: nn.Module, scales: Sequence[str]) -> None:
+    for name, value in model.named_parameters():
+        if name in scales and value.numel() == max(value.shape, default=1):
+            value.fill_(1)
 
 
 def _copy(model: nn.Module) -> nn.Module:

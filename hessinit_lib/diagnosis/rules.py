@@ -42,7 +42,7 @@ DEAD = 0.75
 samples by chance, even if all samples look the same."""
 
 FLAT_SHARE = 0.5
-"""Share of values on the flat parts of tanh or sigmoid."""
+"""Share of values on the flat parts of tanh or sigmoid, or of rows of a softmax."""
 
 RESIDUAL_SUMS = 2
 """Sums of branches from which on a network counts as residual."""
@@ -269,6 +269,9 @@ def _symmetric(signal: Signal) -> Finding | None:
 
 def _saturated(signal: Signal) -> Finding | None:
     activation = signal.activation
+    if signal.attention > FLAT_SHARE:
+        rows = f"{signal.attention:.0%} of its rows of attention look at one position only"
+        return Finding("saturated", "exploding", rows)
     if activation is None or activation.flat <= FLAT_SHARE:
         return None
     reason = f"{activation.flat:.0%} of its {activation.kind} values are saturated"

@@ -66,6 +66,8 @@ class Signal:
         output_gradients: moments of the gradient of the loss there.
         gradient: moments of the gradient in the weight.
         activation: what followed it.
+        attention: share of the rows of attention that followed, or are in it, that look at
+            one position only.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Signal:
     output_gradients: Moments = field(default_factory=Moments)
     gradient: Moments = field(default_factory=Moments)
     activation: Activation | None = None
+    attention: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def observe(case: Case) -> Pass:
                 signal.outputs = Moments.of(found)
                 if given is not None and given.is_floating_point():
                     signal.inputs = Moments.of(given)
+                    _map(signal, given, found)
                 if isinstance(module, nn.RNN) and given is not None and given.ndim == 3:
                     signal.steps = given.shape[1 if module.batch_first else 0]
         calls.append((module, found))
@@ -181,6 +185,8 @@ def observe(case: Case) -> Pass:
         if signal.order is not None:
             signal.output_gradients = Moments.of(gradients[len(signals) + signal.order])
             signal.activation = events.activations.get(signal.order)
+            if not signal.name.endswith("out_proj.weight"):
+                signal.attention = events.attention.get(signal.order, 0.0)
     _compare_units(pure, signals, gradients)
     return Pass(
         signals,
@@ -236,6 +242,13 @@ def _timed(
             module.register_forward_hook(after),
         )
     ]
+
+
+def _map(signal: Signal, given: Tensor, output: Tensor) -> None:
+    """Take a matrix for a map if its shape is that of a module's inputs and outputs."""
+    features = given.shape[-1:] + output.shape[-1:]
+    if signal.table and features in (signal.shape, signal.shape[::-1]) and 1 not in features:
+        signal.gain, signal.table = signal.gain * math.sqrt(features[0]), False
 
 
 def _use(signal: Signal, module: nn.Module) -> None:
