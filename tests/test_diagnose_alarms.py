@@ -274,7 +274,7 @@ def test_a_fault_is_named(
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("r.weight_ih_l0", "multiply r.weight_ih_l0 by 0.068"), ("o.weight", "draw it by 'lecun'")],
+    [("r.weight_ih_l0", "multiply r.weight_ih_l0 by 0.068"), ("o.weight", "draw its weights by 'lecun'")],
 )
 def test_what_is_advised_was_tried(name: str, remedy: str) -> None:
     torch.manual_seed(0)

@@ -102,7 +102,7 @@ def _mended(planted: Planted, found: Diagnosis) -> tuple[str, Problem | None]:
     done = []
     for fault in found.faults:
         owner = fault.where.rpartition(".")[0]
-        if fault.remedy.startswith(("draw it by", "draw all")):
+        if fault.remedy.startswith(("draw its weights by", "draw all")):
             part = model if fault.remedy.startswith("draw all") else model.get_submodule(owner)
             init.apply(part, found.scheme, generator=generator)
         elif factor := re.fullmatch(r"multiply (\S+) by (\S+)", fault.remedy):

@@ -129,7 +129,7 @@ def _for_weights(
 
     if all(places) and trials.mends(REDRAWN, alone):
         # The scheme sets the bias to zero, too.
-        return usual, dict.fromkeys(places, f"draw it by {usual!r}")
+        return usual, dict.fromkeys(places, f"draw its weights by {usual!r}")
     zeros = [name for name in found.waiting if not name.endswith("bias")]
     if zeros and trials.mends(REDRAWN, lambda model: _filled(model, zeros)):
         which = zeros[0] if len(zeros) == 1 else f"all {len(zeros)} scales of zero"
