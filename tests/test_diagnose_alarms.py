@@ -222,8 +222,8 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor, Loss, str, str]
         lambda: net(nn.ReLU()).append(nn.Softmax(1)), X, Y, nn.NLLLoss(), "softmax", "",
     ),
     "softmax, KL": (
-        lambda: net(nn.ReLU()).append(nn.Softmax(1)), X, 0.8 * ONE_HOT + 0.2 / 3, nn.KLDivLoss(reduction="batchmean"),
-        "softmax", "",
+        lambda: net(nn.ReLU()).append(nn.Softmax(1)), X, 0.8 * ONE_HOT + 0.2 / 3,
+        nn.KLDivLoss(reduction="batchmean"), "softmax", "",
     ),
     "sigmoid": (
         lambda: net(nn.ReLU()).append(nn.Sigmoid()), X, ONE_HOT, nn.BCEWithLogitsLoss(),
@@ -274,7 +274,13 @@ def test_a_fault_is_named(
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("r.weight_ih_l0", "multiply r.weight_ih_l0 by 0.068"), ("o.weight", "draw its weights by 'lecun'")],
+    [
+        ("r.weight_ih_l0", "multiply r.weight_ih_l0 by 0.068"),
+        (
+            "o.weight",
+            "draw its weights by hessinit_lib.init.apply(model.get_submodule('o'), 'lecun')",
+        ),
+    ],
 )
 def test_what_is_advised_was_tried(name: str, remedy: str) -> None:
     torch.manual_seed(0)

@@ -102,9 +102,9 @@ def _mended(planted: Planted, found: Diagnosis) -> tuple[str, Problem | None]:
     done = []
     for fault in found.faults:
         owner = fault.where.rpartition(".")[0]
-        if fault.remedy.startswith(("draw its weights by", "draw all")):
-            part = model if fault.remedy.startswith("draw all") else model.get_submodule(owner)
-            init.apply(part, found.scheme, generator=generator)
+        if drawn := re.fullmatch(r"draw (its|all) weights by .*'(\w+)'\)?", fault.remedy):
+            part = model if drawn[1] == "all" else model.get_submodule(owner)
+            init.apply(part, drawn[2], generator=generator)
         elif factor := re.fullmatch(r"multiply (\S+) by (\S+)", fault.remedy):
             model.get_parameter(factor[1]).data.mul_(float(factor[2]))
         elif factor := re.fullmatch(r"multiply its weight and bias by (\S+)", fault.remedy):

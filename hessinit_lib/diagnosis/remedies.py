@@ -21,6 +21,9 @@ from hessinit_lib.init.tensors import orthogonal_
 
 Change = Callable[[nn.Module], object]
 
+# By a network that cannot be copied, or not treated so.
+_REFUSALS = (RuntimeError, ValueError, AttributeError, TypeError)
+
 _UNTRIED = {
     "nonfinite": "look for what is not finite in inputs, weights and targets",
     "targets": "normalize the targets",
@@ -87,16 +90,27 @@ class _Trials:
 
     def mends(self, kinds: Sequence[str], change: Change, inputs: Inputs | None = None) -> bool:
         """Tell whether a change leaves nothing of these kinds, and brings nothing new."""
+        inputs = self.case.inputs if inputs is None else inputs
         try:
-            tried = _copy(self.case.model)
-            with torch.no_grad():
-                change(tried)
-            inputs = self.case.inputs if inputs is None else inputs
-            found = observe(self.case._replace(model=tried, inputs=inputs))
-        except (RuntimeError, ValueError, AttributeError, TypeError):
-            return False  # a network that cannot be copied, or not treated so
+            found = observe(self.case._replace(model=self._changed(change), inputs=inputs))
+        except _REFUSALS:
+            return False
         after = {cause.kind for cause in causes(found, judge_all(found), {})}
         return not after - (self.wrong - {*kinds})
+
+    def bears(self, change: Change) -> bool:
+        """Tell whether a change can be made."""
+        try:
+            self._changed(change)
+        except _REFUSALS:
+            return False
+        return True
+
+    def _changed(self, change: Change) -> nn.Module:
+        model = _copy(self.case.model)
+        with torch.no_grad():
+            change(model)
+        return model
 
 
 def fitting_scheme(found: Pass) -> str:
@@ -129,7 +143,11 @@ def _for_weights(
 
     if all(places) and trials.mends(REDRAWN, alone):
         # The scheme sets the bias to zero, too.
-        return usual, dict.fromkeys(places, f"draw its weights by {usual!r}")
+        if trials.bears(lambda model: apply(model, usual, generator=_seeded())):
+            return usual, dict.fromkeys(places, f"draw its weights by {usual!r}")
+        owner = {where: where.rpartition(".")[0] for where in places}
+        call = "draw its weights by hessinit_lib.init.apply(model.get_submodule({!r}), {!r})"
+        return "", {where: call.format(owner[where], usual) for where in places}
     zeros = [name for name in found.waiting if not name.endswith("bias")]
     if zeros and trials.mends(REDRAWN, lambda model: _filled(model, zeros)):
         which = zeros[0] if len(zeros) == 1 else f"all {len(zeros)} scales of zero"
