@@ -9,6 +9,7 @@
 | Which activations and residual sums lie between the layers? | `events.py` |
 | Does dropout keep the mean? | `noise.py` |
 | What is the curvature along the gradient? | `curvature.py` |
+| Is a learning rate too high? | `rate.py` |
 | When is a layer vanishing or exploding? | `rules.py` |
 | Which fault explains the others? | `causes.py` |
 | What would fix it? | `remedies.py` |

@@ -38,6 +38,7 @@ CauseKind = Literal[
     "residual",
     "depth",
     "nonfinite",
+    "rate",
 ]
 
 REDRAWN = ("symmetric", "scale", "dead", "saturated", "residual", "depth")

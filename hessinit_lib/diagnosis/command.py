@@ -65,9 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="all",
         help="what to compute of second order (default: all, with learning rates)",
     )
+    command.add_argument("--lr", type=float, help="a learning rate: is it too high?")
+    command.add_argument(
+        "--optimizer",
+        metavar="NAME",
+        help="whose rate that is (default: sgd), or its own if there is no --lr: adam, adamw, ...",
+    )
     given = parser.parse_args(arguments)
     try:
-        return _diagnose(given.factory, given.json, given.curvature)
+        options = {name: vars(given)[name] for name in ("curvature", "lr", "optimizer")}
+        return _diagnose(given.factory, given.json, options)
     except UserError as error:
         _show(f"error: {error}", sys.stderr)
     except SystemExit as end:  # of their code: its status is not one of a diagnosis
@@ -84,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return MISUSED
 
 
-def _diagnose(spec: str, json: str | None, curvature: str) -> int:
+def _diagnose(spec: str, json: str | None, options: dict[str, Any]) -> int:
     json_file = None if json in (None, "-") else _writable(json)
     out = sys.stdout
     with _process_kept(spec), contextlib.ExitStack() as stack:
@@ -92,7 +99,7 @@ def _diagnose(spec: str, json: str | None, curvature: str) -> int:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         case = _call(find_factory(spec), spec)
         try:
-            found = diagnose(*case, curvature=curvature)
+            found = diagnose(*case, **options)
         except (ValueError, NotImplementedError) as error:
             raise UserError(" ".join(str(error).split())) from None
     _show(str(found), sys.stderr if json == "-" else out)

@@ -15,10 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.estimate.products import BlockProducts
+from hessinit_lib.hessians.estimate.hessians import block_products
+from hessinit_lib.hessians.estimate.products import Blocks
 from hessinit_lib.hessians.graph.capture import CapturedLayer, capture_logits
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
 from hessinit_lib.hessians.loss import OutputCurvature
+from hessinit_lib.hessians.options import Options
 
 # Outputs from which on products with the blocks cost less than a backward pass for each.
 _MANY = 100
@@ -26,12 +28,15 @@ _MANY = 100
 Gradients = Mapping[str, Tensor]
 
 
-def layer_curvatures(case: Case, gradients: Gradients) -> dict[str, float]:
+def layer_curvatures(
+    case: Case, gradients: Gradients, max_memory: int | None = None
+) -> dict[str, float]:
     r"""Compute $g_k^\top H_k g_k$ for every layer.
 
     Args:
         case: a model with one tensor of outputs, its loss and a batch.
         gradients: $g_k$ by parameter name, of the parameters' shapes.
+        max_memory: see `hessinit_lib.layer_hessians`.
 
     Raises:
         RuntimeError: torch has no second derivative of a function of the model.
@@ -45,20 +50,16 @@ def layer_curvatures(case: Case, gradients: Gradients) -> dict[str, float]:
     try:
         return _by_outputs(case, gradients)
     except NotImplementedError:
-        blocks = {name: [name] for name in gradients}
-        products = BlockProducts(case, blocks, parts=False)
-        flat = {name: gradient.reshape(1, -1) for name, gradient in gradients.items()}
-        with torch.no_grad():
-            hvps = products.apply(flat)
-        return {name: (flat[name] * hvps[name][0]).sum().item() for name in gradients}
+        return _by_products(case, {name: [name] for name in gradients}, gradients, max_memory)
 
 
-def model_curvature(case: Case, gradients: Gradients) -> float:
+def model_curvature(case: Case, gradients: Gradients, max_memory: int | None = None) -> float:
     r"""Compute $g^\top H g$ of all weights together, cross blocks included.
 
     Args:
         case: see `layer_curvatures`.
         gradients: by parameter name.
+        max_memory: see `hessinit_lib.layer_hessians`.
 
     Example:
         >>> model, x, y = torch.nn.Linear(2, 1, bias=False), torch.ones(3, 2), torch.zeros(3, 1)
@@ -66,12 +67,20 @@ def model_curvature(case: Case, gradients: Gradients) -> float:
         >>> model_curvature(case, g)
         18.0
     """
-    blocks = {"model": list(gradients)}
-    products = BlockProducts(case, blocks, parts=False)
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients.values()])
-    with torch.no_grad():
-        hvp = products.apply({"model": flat[None]})["model"][0, 0]
-    return (flat @ hvp).item()
+    return _by_products(case, {"model": list(gradients)}, gradients, max_memory)["model"]
+
+
+@torch.no_grad()
+def _by_products(
+    case: Case, blocks: Blocks, gradients: Gradients, max_memory: int | None
+) -> dict[str, float]:
+    products = block_products(case, blocks, Options(parts=False, max_memory=max_memory))
+    flat = {
+        block: torch.cat([gradients[name].reshape(-1) for name in names])
+        for block, names in blocks.items()
+    }
+    hvps = products.apply({block: vector[None] for block, vector in flat.items()})
+    return {block: (flat[block] @ hvps[block][0, 0]).item() for block in blocks}
 
 
 def _by_outputs(case: Case, gradients: Gradients) -> dict[str, float]:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from hessinit_lib.diagnosis.causes import causes
 from hessinit_lib.diagnosis.curvature import layer_curvatures, model_curvature
 from hessinit_lib.diagnosis.layer import LayerDiagnosis
 from hessinit_lib.diagnosis.noise import biased_noise
+from hessinit_lib.diagnosis.rate import STEPS, Trial, optimizer_maker, try_halves
 from hessinit_lib.diagnosis.remedies import advised
-from hessinit_lib.diagnosis.report import Diagnosis
+from hessinit_lib.diagnosis.report import Diagnosis, Fault
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
 from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians, model_hessian
-from hessinit_lib.hessians.functional import (
-    FROZEN,
-    entry,
-    without_noise,
-)
+from hessinit_lib.hessians.functional import FROZEN, entry, without_noise
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn
@@ -45,6 +44,9 @@ def diagnose(
     curvature: str = "all",
     tolerance: float = 0.1,
     generator: torch.Generator | None = None,
+    max_memory: int | None = None,
+    optimizer: Optimizer | Callable[..., Optimizer] | str | None = None,
+    lr: float | None = None,
 ) -> Diagnosis:
     r"""Look at a network before training: is it well initialized, and if not, what is wrong?
 
@@ -66,11 +68,18 @@ def diagnose(
         targets: shape (B, ...), what the loss takes.
         curvature: what to compute of second order: "layers" (their Hessian norms and
             predicted gains), "all" (also the largest eigenvalue of the Hessian of all
-            weights, for the learning rates: most of the time on convolutional networks), or
-            "none". Verdicts and faults do not depend on it.
+            weights, for the learning rates: most of the time on convolutional networks, and
+            20 training steps for each rate that is tried), or "none". Verdicts and faults do
+            not depend on it.
         tolerance: relative standard error allowed for norms that must be estimated, and
             error of the largest eigenvalue.
         generator: for the random numbers of estimates; the same at each call if None.
+        max_memory: bytes for what is of second order, see `hessinit_lib.layer_hessians`.
+        optimizer: one over the model's parameters, a class such as `torch.optim.Adam` (or a
+            `functools.partial` of it), or its name: is its rate too high? One of its kind
+            takes 20 steps on a copy, on this batch, without noise; as long as the loss grows,
+            again at half the rate, 12 times at most.
+        lr: is this rate too high? In place of the optimizer's; of plain SGD if there is none.
 
     Returns:
         Numbers of each layer, faults and learning rates: `print` it, show it in a notebook,
@@ -78,7 +87,8 @@ def diagnose(
 
     Raises:
         ValueError: no trainable weight, batches that do not fit, outputs that are not one
-            tensor, a loss that is not one number, an option that is not allowed.
+            tensor, a loss that is not one number, an option that is not allowed, an optimizer
+            that is over other parameters, or needs a closure.
 
     Source: arXiv 2004.09506 for the principle of controlling Hessian norms; the rules are
         this library's own.
@@ -90,6 +100,8 @@ def diagnose(
         >>> y = torch.randint(3, (32,), generator=generator)
         >>> diagnose(model, nn.CrossEntropyLoss(), x, y).verdict
         'balanced'
+        >>> diagnose(model, nn.CrossEntropyLoss(), x, y, optimizer="adam", lr=3.0).faults[0].kind
+        'rate'
         >>> with torch.no_grad():
         ...     _ = model[0].weight.mul_(100)
         >>> [fault.where for fault in diagnose(model, nn.CrossEntropyLoss(), x, y).faults]
@@ -97,16 +109,19 @@ def diagnose(
     """
     if curvature not in CURVATURES:
         raise ValueError(f"curvature={curvature!r}: expected one of {', '.join(CURVATURES)}")
-    Options(tolerance=tolerance)  # checked before work starts
-    if not isinstance(generator, torch.Generator | None):
-        raise ValueError(f"generator: got {generator!r}, expected a torch.Generator")
+    chosen = {"tolerance": tolerance, "generator": generator, "max_memory": max_memory}
+    options = Options(norms=("frobenius",), parts=False, **chosen)
     case = Case.checked(model, loss_fn, inputs, targets)
+    make = optimizer_maker(case, optimizer, lr)
+    asked = optimizer is not None or lr is not None
     with without_noise(case.model, inputs):
         found = observe(case)
+        tried = try_halves(case, make) if asked and math.isfinite(found.loss) else []
         findings = judge_all(found)
-        curved = _Curvature.of(case, found, tolerance, generator, curvature)
+        curved = _Curvature.of(case, found, options, curvature)
         noise = {} if math.isnan(found.loss) else biased_noise(case.model, inputs)
         faults, scheme = advised(case, found, causes(found, findings, noise))
+    faults += _rate_faults(tried)
     notes = [*curved.notes, *_mode_notes(case.model)]
     if not (math.isfinite(found.loss) and math.isfinite(found.outputs.rms)):
         notes.insert(0, f"no curvature: {what_is_not_finite(case)}")
@@ -120,6 +135,7 @@ def diagnose(
         suggested_rate=curved.suggested_rate,
         scheme=scheme,
         notes=tuple(notes),
+        trials=(*curved.trials, *tried),
     )
 
 
@@ -131,37 +147,26 @@ class _Curvature:
     along_gradients: dict[str, float]
     eigenvalue: float
     suggested_rate: float
+    trials: list[Trial]
     notes: list[str]
 
     @classmethod
-    def of(
-        cls,
-        case: Case,
-        found: Pass,
-        tolerance: float,
-        generator: torch.Generator | None,
-        curvature: str,
-    ) -> _Curvature:
+    def of(cls, case: Case, found: Pass, options: Options, curvature: str) -> _Curvature:
         """Compute it; a function without a second derivative is noted, and no error."""
-        none = cls(HessianReport([]), {}, math.nan, math.nan, [])
+        none = cls(HessianReport([]), {}, math.nan, math.nan, [], [])
         finite = math.isfinite(found.loss) and math.isfinite(found.outputs.rms)
         if curvature == "none" or not finite:
             return none
         gradients = found.gradients
         try:
-            norms = _norms(case, found, tolerance, generator)
-            along = layer_curvatures(case, gradients)
+            norms = _norms(case, found, options)
+            along = layer_curvatures(case, gradients, options.max_memory)
             eigenvalue = rate = math.nan
             if curvature == "all":
-                eigenvalue = model_hessian(
-                    *case,
-                    norms=("spectral",),
-                    parts=False,
-                    tolerance=tolerance,
-                    generator=generator,
-                ).spectral
+                spectral = {**vars(options), "norms": ("spectral",)}
+                eigenvalue = model_hessian(*case, **spectral).spectral
                 square = sum(g.double().square().sum().item() for g in gradients.values())
-                best = best_rate(square, model_curvature(case, gradients))
+                best = best_rate(square, model_curvature(case, gradients, options.max_memory))
                 rate = min(best, 1 / eigenvalue) if eigenvalue > 0 else best
         except RuntimeError as error:
             if not isinstance(error, NotImplementedError) and "derivative" not in str(error):
@@ -170,20 +175,19 @@ class _Curvature:
             return none
         why = norms.why_estimated
         notes = [f"Hessian norms are estimated: {why}"] if why else []
-        return cls(norms, along, eigenvalue, rate, notes)
+        trials: list[Trial] = []
+        if 0 < rate < math.inf:
+            trials = try_halves(case, optimizer_maker(case, None, rate))
+        rate = trials[-1].rate if trials and trials[-1].falls else math.nan
+        return cls(norms, along, eigenvalue, rate, trials, notes)
 
 
-def _norms(
-    case: Case, found: Pass, tolerance: float, generator: torch.Generator | None
-) -> HessianReport:
+def _norms(case: Case, found: Pass, options: Options) -> HessianReport:
     """Compute the norms of the layers' Hessians, exactly where there is a route to that."""
-    options = Options(norms=("frobenius",), parts=False, tolerance=tolerance, generator=generator)
     if found.output_axes != 2:  # tokens, pixels: no exact route takes these
         why = f"outputs of {found.output_axes} axes"
         return estimated_hessians(case, options, why)
-    return layer_hessians(
-        *case, norms=options.norms, parts=False, tolerance=tolerance, generator=generator
-    )
+    return layer_hessians(*case, **vars(options))
 
 
 def _layer(signal: Signal, findings: list[Finding], curved: _Curvature) -> LayerDiagnosis:
@@ -217,6 +221,18 @@ def _layer(signal: Signal, findings: list[Finding], curved: _Curvature) -> Layer
         verdict=findings[0].verdict if findings else "balanced",
         reasons=tuple(finding.reason for finding in findings),
     )
+
+
+def _rate_faults(trials: list[Trial]) -> list[Fault]:
+    """Name a rate as too high if the loss grows, with the half of it that does not as remedy."""
+    if not trials or not trials[0].grows:
+        return []
+    last = trials[-1]
+    remedy = f"look at weights and batch first: no rate down to {last.rate:.2g} lowers the loss"
+    if last.falls:
+        remedy = f"lower it to {last.rate:.3g}: loss {last.losses[0]:.4g} to {last.end:.4g}"
+    reason = f"the rate is too high: tried for {STEPS} steps on a copy, {trials[0]}"
+    return [Fault("rate", "", "exploding", reason, remedy, last.falls)]
 
 
 def _mode_notes(model: nn.Module) -> list[str]:

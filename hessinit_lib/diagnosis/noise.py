@@ -84,7 +84,7 @@ def biased_noise(model: nn.Module, inputs: Inputs) -> dict[str, float]:
     ]
     try:
         with pure.running(), torch.no_grad():
-            _seed(model)
+            seed_streams(model)
             pure(inputs)
     finally:
         for handle in handles:
@@ -92,7 +92,7 @@ def biased_noise(model: nn.Module, inputs: Inputs) -> dict[str, float]:
     return found
 
 
-def _seed(model: nn.Module) -> None:
+def seed_streams(model: nn.Module) -> None:
     """Seed the global streams: the same coefficient on every call, whatever their state.
 
     Only those that are put back: the processor's and those of the model's GPUs.

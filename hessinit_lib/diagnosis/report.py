@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from hessinit_lib.diagnosis.causes import CauseKind
 from hessinit_lib.diagnosis.layer import LayerDiagnosis
+from hessinit_lib.diagnosis.rate import STEPS, Trial
 from hessinit_lib.diagnosis.rules import Verdict
 from hessinit_lib.errors import UserError
 from hessinit_lib.tables import text_table
@@ -45,7 +46,7 @@ class Fault:
             gradient), "unused" (no part of the loss), "noise" (dropout that
             changes the mean), "inputs", "targets", "softmax" (taken twice), "outputs" (a loss
             far above that of zero outputs), "residual" (branches that add up), "depth" (no
-            layer by itself, but all in a row), "nonfinite".
+            layer by itself, but all in a row), "nonfinite", "rate" (too high, where asked).
         where: the weight's or module's name; "" for the whole network.
         verdict: what it makes of signals or gradients.
         reason: in words.
@@ -76,14 +77,17 @@ class Diagnosis:
         loss: of the batch.
         samples: in the batch.
         largest_eigenvalue: the spectral norm $\lambda$ of the Hessian of all trainable weights.
-        largest_stable_rate: $2 / \lambda$: gradient descent on the quadratic model diverges
-            with a larger one.
-        suggested_rate: the smaller of $1 / \lambda$ and the rate of the best step along the
-            gradient, $\|g\|^2 / g^\top H g$, for plain gradient descent on this batch.
+        largest_stable_rate: $2 / \lambda$: plain gradient descent on the quadratic model
+            diverges with a larger one.
+        suggested_rate: of plain gradient descent on this batch: the smaller of $1 / \lambda$
+            and the rate of the best step along the gradient, $\|g\|^2 / g^\top H g$, halved
+            until 20 steps on a copy lower the loss; NaN where none does.
         scheme: name of the scheme that would fix it, see `hessinit_lib.init.apply`, or
             `"hessian_"` for `hessinit_lib.init.hessian_`; "" where nothing is wrong, or
             neither works. Of faults that belong to no single layer, each is tried on a copy.
         notes: what to know about how the numbers were found.
+        trials: the rates that were tried: the suggested one, that which was asked about, and
+            halves of them.
 
     Example:
         >>> empty = Diagnosis(
@@ -103,6 +107,7 @@ class Diagnosis:
     suggested_rate: float
     scheme: str
     notes: tuple[str, ...]
+    trials: tuple[Trial, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -130,10 +135,14 @@ class Diagnosis:
             lines.append(f"Scheme that fits: {self.scheme!r}")
         lines.append(f"Loss: {self.loss:.4g} on {self.samples} samples")
         if not math.isnan(self.largest_eigenvalue):
-            lines.append(
-                f"Largest stable learning rate (2/λ): {self.largest_stable_rate:.2g}; "
-                f"suggested: {self.suggested_rate:.2g}"
-            )
+            suggested = f"{self.suggested_rate:.2g}, for plain SGD"
+            if math.isnan(self.suggested_rate):
+                suggested = "none, as none that was tried lowers the loss"
+            stable = f"Largest stable learning rate (2/λ): {self.largest_stable_rate:.2g}"
+            lines.append(f"{stable}; suggested: {suggested}")
+        for before, trial in zip((None, *self.trials), self.trials, strict=False):
+            if not (before and before.grows and trial.grows):  # of halves, the last alone
+                lines.append(f"Tried, {STEPS} steps on a copy: {trial}")
         return lines + [f"Note: {note}" for note in self.notes]
 
     def rows(self) -> list[tuple[str, ...]]:

@@ -256,14 +256,18 @@ class PureModel:
         return (last.logits, last.axis) if last.result is outputs else (outputs, None)
 
     @contextmanager
-    def running(self, *, twice: bool = True) -> Iterator[None]:
-        """Prepare for calls and for derivatives of what they give: of any order, if `twice`."""
+    def running(self, *, twice: bool = True, training: bool = False) -> Iterator[None]:
+        """Prepare for calls and for derivatives of what they give: of any order, if `twice`.
+
+        For `training`, statistics of batch normalization and sparse gradients are as found there.
+        """
         batch_norms = [
             module
             for module in self.module.modules()
             if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
         ]
-        if batch_norms and not self._statistics:
+        freeze = _normalize if training else self._freeze
+        if not training and batch_norms and not self._statistics:
             warnings.warn(FROZEN, UserWarning, stacklevel=4)
         with PROCESS, ExitStack() as stack:
             stack.enter_context(random_state_kept(self.state.values()))
@@ -276,14 +280,15 @@ class PureModel:
             if self._compiled() or "torch._dynamo" in sys.modules:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             for module in batch_norms:
-                handle = module.register_forward_hook(self._freeze, prepend=True)
+                handle = module.register_forward_hook(freeze, prepend=True)
                 stack.callback(handle.remove)
                 if isinstance(module, nn.SyncBatchNorm):  # other processes need not take part
                     stack.enter_context(attribute(module, "training", False))
             for module in _iterating(self.module.modules()):
                 # Power iterations go on at each call: these are held.
                 stack.enter_context(attribute(module, "training", False))
-            stack.enter_context(dense_gradients(self.module.modules()))
+            if not training:
+                stack.enter_context(dense_gradients(self.module.modules()))
             yield
 
     def _compiled(self) -> bool:
@@ -305,6 +310,11 @@ class PureModel:
             self._statistics[module] = (mean, variance)
         mean, variance = self._statistics[module]
         return F.batch_norm(z, mean, variance, module.weight, module.bias, eps=module.eps)
+
+
+def _normalize(module: _BatchNorm, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Normalize once more, with the statistics of this process's samples."""
+    return F.batch_norm(args[0], None, None, module.weight, module.bias, True, eps=module.eps)
 
 
 def _iterating(modules: Iterable[nn.Module]) -> list[nn.Module]:

@@ -174,11 +174,7 @@ def _with_zeros(label: str, size: int, values: Float[np.ndarray, " k"]) -> Spect
 
 @torch.no_grad()
 def _by_products(
-    products: BlockProducts,
-    matrix: str,
-    probes: int,
-    steps: int,
-    generator: torch.Generator | None,
+    products: BlockProducts, matrix: str, probes: int, steps: int, generator: torch.Generator | None
 ) -> Spectrum:
     """Multiply the one block with unit vectors, if they are few, or with random ones."""
     ((label, size),) = products.sizes.items()

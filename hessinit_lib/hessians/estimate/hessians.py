@@ -49,16 +49,12 @@ def estimated_hessians(case: Case, options: Options, why: str = "") -> HessianRe
     """
     weights = case.weights
     why = "; ".join(filter(None, (why, check_derivatives(case, twice=True))))
-    products = _products(case, {name: [name] for name in weights}, options)
+    products = block_products(case, {name: [name] for name in weights}, options)
     found = block_norms(products, options)
     return HessianReport(
         [
             LayerHessian.from_parts(
-                name,
-                tuple(weight.shape),
-                *found[name],
-                exact=False,
-                products=products.count[name],
+                name, tuple(weight.shape), *found[name], exact=False, products=products.count[name]
             )
             for name, weight in weights.items()
         ],
@@ -95,20 +91,16 @@ def model_hessian(
     options = Options(**chosen)
     case = Case.checked(model, loss_fn, inputs, targets)
     check_derivatives(case, twice=True)
-    products = _products(case, {"model": list(case.weights)}, options)
+    products = block_products(case, {"model": list(case.weights)}, options)
     if not products.finite:
         raise ValueError(f"there is no Hessian: {what_is_not_finite(case)}")
     (norms,) = block_norms(products, options).values()
     return LayerHessian.from_parts(
-        "model",
-        (products.sizes["model"],),
-        *norms,
-        exact=False,
-        products=products.count["model"],
+        "model", (products.sizes["model"],), *norms, exact=False, products=products.count["model"]
     )
 
 
-def _products(case: Case, blocks: Blocks, options: Options) -> BlockProducts:
+def block_products(case: Case, blocks: Blocks, options: Options) -> BlockProducts:
     """Make the products, of as many samples at a time as the memory allows."""
     chunk = None
     if options.max_memory is not None:
@@ -145,10 +137,7 @@ def block_norms(
 
 
 def _grow(
-    products: BlockProducts,
-    group: dict[str, DeflatedNorms],
-    generator: torch.Generator,
-    start: int,
+    products: BlockProducts, group: dict[str, DeflatedNorms], generator: torch.Generator, start: int
 ) -> None:
     """Let the subspaces of a group of blocks grow until they are large enough."""
     sketch = products.range_sketch(start, list(group), generator)

@@ -210,12 +210,7 @@ def _vjp(
     if not first.requires_grad:
         return [torch.zeros_like(tensor) for tensor in inputs]
     return torch.autograd.grad(
-        outputs,
-        inputs,
-        directions,
-        retain_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
+        outputs, inputs, directions, retain_graph=True, allow_unused=True, materialize_grads=True
     )
 
 
