@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import random
 import sys
 import time
@@ -380,13 +381,15 @@ def _gradient(draw: Draw, weight: Tensor, twice: bool = False) -> Tensor:
     none = torch.zeros_like(weight)
     if not loss.requires_grad:
         return none
+    if not torch.isfinite(loss):
+        return none + torch.nan
     (grad,) = torch.autograd.grad(loss, weight, create_graph=twice, allow_unused=True)
     return none if grad is None else grad
 
 
 def _twice(draw: Draw, weight: Tensor) -> Tensor:
     grad = _gradient(draw, weight, twice=True).reshape(-1)
-    none = torch.zeros(weight.numel(), dtype=weight.dtype)
+    none = torch.zeros_like(grad) if torch.isfinite(grad).all() else grad.detach()
     rows = [none] * len(grad)
     if grad.requires_grad:
         for i, entry in enumerate(grad):
@@ -425,13 +428,6 @@ def _differences(draw: Draw, weight: Tensor) -> Tensor:
         flat[i] = old
         rows.append((ends[0] - ends[1]) / 2e-5)
     return torch.stack(rows)
-
-
-# An estimate within a hundredth of the norm (0.05 is asked for), but more than five of its
-# standard errors off.
-SHORT_ERRORS = "standard error too small"
-# A wrong second derivative of a function of one's own that counts little.
-UNNOTICED = "wrong second derivative unnoticed"
 
 
 def verdict(seed: int) -> tuple[str, str]:
@@ -483,16 +479,15 @@ def _verdict(draw: Draw, seed: int) -> tuple[str, str]:
     least = 1e-9 if draw.how in BY_DIFFERENCES else 1e-12
     for name, block in blocks.items():
         layer, norm = found[name], float(block.norm())
+        if not math.isfinite(norm) and math.isnan(layer.frobenius):
+            continue  # and the report says why
         spectral = float(torch.linalg.matrix_norm(block, 2))
-        allowed = bound * norm + least + (0 if layer.exact else 5 * layer.stderr)
-        if not (error := abs(layer.frobenius - norm)) <= allowed:
-            kind = "wrong"
-            if draw.how == "wrong second" and error <= 1e-3 * norm:
-                kind = UNNOTICED
-            elif layer.stderr > 1e-9 * norm and error <= 0.01 * norm:
-                kind = SHORT_ERRORS
+        # A reference that is not symmetric shows how much of it is rounding.
+        rough = 0.0 if draw.how in BY_DIFFERENCES else 10 * float((block - block.mT).norm())
+        allowed = bound * norm + least + rough + (0 if layer.exact else 5 * layer.stderr)
+        if not abs(layer.frobenius - norm) <= allowed:
             numbers = f"{layer.frobenius} +- {layer.stderr} for {norm}"
-            return "failed", f"{draw.kind}: {name} {kind}: frobenius {numbers}"
+            return "failed", f"{draw.kind}: {name} wrong: frobenius {numbers}"
         if not abs(layer.spectral - spectral) <= 0.1 * spectral + least:
             return "failed", f"{draw.kind}: {name} spectral {layer.spectral} for {spectral}"
     return "right", "exact" if all(v.exact for v in report.values()) else "estimated"

@@ -195,7 +195,8 @@ def test_intervals_cover_at_their_rate(activation: str, layer: int) -> None:
             assert not found.exact
     assert hits
     for key, count in hits.items():
-        assert 0.90 <= count / draws <= 0.99, f"{key}: {count} of {draws}"
+        # More than 0.95: few draws of a skewed remainder are to hold at five errors, too.
+        assert 0.90 <= count / draws < 1, f"{key}: {count} of {draws}"
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])

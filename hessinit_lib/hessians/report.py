@@ -23,8 +23,8 @@ class BlockNorms:
         spectral: $\|M\|_2 = \max_i |\lambda_i(M)|$.
         trace: $\operatorname{tr} M = \sum_i \lambda_i(M)$.
         stderr: standard error of the Frobenius norm, 0 where no sampling was used. For few
-            samples it is widened by Student's t, so that plus and minus 1.96 of it always
-            is a 95 % interval.
+            samples it is widened, so that plus and minus 1.96 of it always is a 95 %
+            interval at least, and five of it all but never miss.
         trace_stderr: the same of the trace.
     """
 

@@ -65,9 +65,14 @@ class Subspace:
         self.count = 0
 
     @property
+    def room(self) -> int:
+        """How many more rows there is room for."""
+        return len(self._rows) - self.count
+
+    @property
     def full(self) -> bool:
         """Whether there is no room for another row."""
-        return self.count == len(self._rows)
+        return not self.room
 
     @property
     def whole(self) -> bool:
@@ -105,10 +110,9 @@ class Subspace:
             are dropped.
         """
         found = vectors.new_empty(0, vectors.shape[1])
-        room = len(self._rows) - self.count
         for vector in vectors:
             length = vector.norm()
-            if len(found) == room or not length > 0:
+            if len(found) == self.room or not length > 0:
                 continue
             rest = self.project_out(vector[None] / length)
             for _ in range(2):
