@@ -9,6 +9,7 @@ size. How far from that is too far is a convention; the constants below are it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median_low
@@ -20,8 +21,11 @@ LARGEST_GAIN, SMALLEST_GAIN = 10.0, 0.01
 """A gain beyond these is a fault wherever it stands. Small ones are more common: narrow
 outputs of wide layers, 1/n for output layers, branches that are scaled down."""
 
-LAST = 3.0
-"""What the last layer may have more: drawn by its fan_out, of few classes, it does."""
+HEAD = 3.0
+"""What a layer may have more that gives outputs: drawn by its fan_out, of few classes, it does."""
+
+SMALLEST_HEAD = 1e-3
+"""The same for the least: heads often start small, or at zero, and grow at once."""
 
 SMALLEST_TABLE, LARGEST_TABLE = 1e-3, 5.0
 """The same for a table of embeddings, whose entries are its outputs: 0.01 to 1 is usual."""
@@ -93,7 +97,6 @@ class Sizes:
         gradients: norm of the gradient that each layer's is compared with, by weight.
         waiting: when weights run that are zero throughout: signals after them are small, and
             gradients before them, only until they move.
-        last: name of the last layer's weight.
         below: the largest gradient at the outputs of the layers called before, by weight.
     """
 
@@ -101,7 +104,6 @@ class Sizes:
     signal: float
     gradients: Mapping[str, float] = field(default_factory=dict)
     waiting: Sequence[Span] = ()
-    last: str = ""
     below: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -119,10 +121,8 @@ class Sizes:
         for signal in called:
             below[signal.name] = largest
             largest = max(largest, signal.output_gradients.norm)
-        name = called[-1].name if called else ""
-        return cls(
-            middle, source, _references(found, called), [*found.waiting.values()], name, below
-        )
+        waiting = [*found.waiting.values()]
+        return cls(middle, source, _references(found, called), waiting, below)
 
     def forward(self, rms: float, order: float | int = math.inf) -> float:
         """Give the size of what a layer gets, or NaN where it may be small: near-zero branches.
@@ -171,7 +171,17 @@ def in_order(found: Pass) -> list[Signal]:
 def judge_all(found: Pass) -> dict[str, list[Finding]]:
     """Find what is out of bounds in each layer of a network, by the name of its weight."""
     sizes = Sizes.of(found)
-    return {signal.name: judge(signal, sizes) for signal in found.signals}
+    findings = {signal.name: judge(signal, sizes) for signal in found.signals}
+    # Of experts, a batch may leave some out.
+    used = {_place(signal) for signal in found.signals if signal.called}
+    for signal in found.signals:
+        if not signal.called and _place(signal) in used:
+            findings[signal.name] = [f for f in findings[signal.name] if f.kind != "unused"]
+    return findings
+
+
+def _place(signal: Signal) -> tuple[str, tuple[int, ...]]:
+    return re.sub(r"\d+", "*", signal.name), signal.shape
 
 
 def judge(signal: Signal, sizes: Sizes) -> list[Finding]:
@@ -214,10 +224,12 @@ def _scale(signal: Signal, sizes: Sizes) -> Finding | None:
             return None
         verdict = "exploding" if gain > LARGEST_TABLE else "vanishing"
         return Finding("scale", verdict, f"its entries are of size {gain:.2g}, 0.01 to 1 is usual")
-    largest = LARGEST_GAIN * (LAST if signal.name == sizes.last else 1.0)
+    largest = LARGEST_GAIN * (HEAD if signal.head else 1.0)
     if gain > largest or gain > ODD * sizes.gain:
         verdict = "exploding"
-    elif gain < SMALLEST_GAIN or gain < sizes.gain / ODD:
+    elif gain < SMALLEST_HEAD or (
+        not signal.head and (gain < SMALLEST_GAIN or gain < sizes.gain / ODD)
+    ):
         verdict = "vanishing"
     else:
         return None

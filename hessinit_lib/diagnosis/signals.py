@@ -65,6 +65,7 @@ class Signal:
         outputs: moments of its outputs, before the activation.
         output_gradients: moments of the gradient of the loss there.
         gradient: moments of the gradient in the weight.
+        head: whether what it gives reaches the outputs through no other layer.
         activation: what followed it.
         attention: share of the rows of attention that followed, or are in it, that look at
             one position only.
@@ -85,6 +86,7 @@ class Signal:
     outputs: Moments = field(default_factory=Moments)
     output_gradients: Moments = field(default_factory=Moments)
     gradient: Moments = field(default_factory=Moments)
+    head: bool = False
     activation: Activation | None = None
     attention: float = 0.0
 
@@ -171,6 +173,7 @@ def observe(case: Case) -> Pass:
             with events:
                 outputs = pure(case.inputs)
             outputs = one_tensor(outputs)
+            heads = _heads(outputs, [output for _, output in calls])
             check_leaves(outputs, case.parameters)
             loss = differentiable(case.loss_fn, outputs, case.targets, case.parameters)
     finally:
@@ -184,6 +187,7 @@ def observe(case: Case) -> Pass:
             signal.gradient = Moments.of(gradient)
         if signal.order is not None:
             signal.output_gradients = Moments.of(gradients[len(signals) + signal.order])
+            signal.head = signal.order in heads
             signal.activation = events.activations.get(signal.order)
             if not signal.name.endswith("out_proj.weight"):
                 signal.attention = events.attention.get(signal.order, 0.0)
@@ -203,6 +207,21 @@ def observe(case: Case) -> Pass:
         [spans[module] for module in model.modules() if module in spans and _normalizes(module)],
         Batch.of(case, outputs.detach()),
     )
+
+
+def _heads(outputs: Tensor, calls: Sequence[Tensor]) -> set[int]:
+    """Find the layers, by order, whose outputs reach those of the model through no other."""
+    orders = {call.grad_fn: order for order, call in enumerate(calls)}
+    found: set[int] = set()
+    seen, waiting = {None}, [outputs.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node in orders:
+            found.add(orders[node])
+        elif node not in seen and node is not None:
+            waiting += [parent for parent, _ in node.next_functions]
+        seen.add(node)
+    return found
 
 
 def _compare_units(
