@@ -207,6 +207,7 @@ class PureModel:
             `trainable` require a gradient.
         noisy: whether a call has drawn random numbers, such as the mask of a dropout that
             is no module: it is fixed in the graph of that call, and another in the next.
+        hooked: whether a call has put a hook on a tensor.
 
     Raises:
         NotImplementedError: active dropout; the message names it.
@@ -228,7 +229,7 @@ class PureModel:
         self.state = state_of(self.module, self._dtype)
         for name in trainable:
             self.state[name].requires_grad_()  # a detached tensor: the parameter keeps its flag
-        self.noisy = False
+        self.noisy = self.hooked = False
         self._call = calling(model)
         self._last = _LogSoftmax()
         self._statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
@@ -242,6 +243,7 @@ class PureModel:
         before = torch.get_rng_state()
         with _LogSoftmax() as self._last, plain_errors(inputs):
             outputs = self._call(self.state, arguments, keywords)
+        self.hooked |= self._last.hooked
         self.noisy |= not torch.equal(torch.get_rng_state(), before)
         return outputs
 
@@ -333,10 +335,12 @@ class _LogSoftmax(TorchFunctionMode):
     axis: int | None = None
     logits: Tensor | None = None
     result: object = 0  # not None, which a model could give
+    hooked = False  # whether a hook was put on a tensor
 
     def __torch_function__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        self.hooked |= func is Tensor.register_hook
         result = func(*args, **(kwargs or {}))
         if func in _LOG_SOFTMAXES and args and result.dtype == args[0].dtype:
             axis = args[1] if len(args) > 1 else (kwargs or {}).get("dim")
