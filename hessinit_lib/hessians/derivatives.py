@@ -30,7 +30,7 @@ from hessinit_lib.hessians.graph.nodes import inputs_first, operation, parameter
 from hessinit_lib.hessians.inputs import Inputs, take, tensors_of
 
 _SHARE = 32  # one sample in so many is looked at, but two at least,
-_LEAST = 8  # or eight if the model is small: activations that are dead there hide what is below
+_LEAST = 8  # or eight if the model is small
 _SMALL = 1_000_000  # parameters and inputs of such samples
 
 
@@ -91,7 +91,11 @@ def check_derivatives(case: Case, *, twice: bool = False, claim: Claim | None = 
         Traceback (most recent call last):
         NotImplementedError: the gradient that autograd gives is not that of the model's outputs ...
     """
-    few = take(case.inputs, slice(_looked_at(case)))
+    size = sum(part.numel() for part in case.parameters.values())
+    size += sum(part[:1].numel() for part in tensors_of(case.inputs))
+    # Activations that are dead in all samples hide what is below.
+    looked_at = max(2, case.samples // _SHARE, min(_LEAST, _SMALL // size))
+    few = take(case.inputs, slice(looked_at))
     refused: Exception | None = None
     for dtype, inputs in ((torch.float64, few), (None, few), (None, case.inputs)):
         pure = PureModel(case.model, case.weights, dtype)
@@ -318,13 +322,6 @@ class _Probe:
         with random_state_kept(self.weights.values()), torch.no_grad():
             torch.manual_seed(1)
             return not torch.equal(one_tensor(self.pure.logits(self.inputs)[0]), outputs)
-
-
-def _looked_at(case: Case) -> int:
-    """Give how many samples are looked at."""
-    parts = [*case.parameters.values(), *(x[:1] for x in tensors_of(case.inputs))]
-    size = sum(part.numel() for part in parts)
-    return max(2, case.samples // _SHARE, min(_LEAST, _SMALL // size))
 
 
 def _off(difference: Tensor, whole: Tensor, allowed: float) -> bool:
