@@ -278,7 +278,7 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor, Loss, str, str]
         X, Y, LOSS, "scale", "1.parametrizations.weight.original1",
     ),
     "own layer": (own, X, Y, LOSS, "scale", "2.weight"),
-    "chaos": (lambda: Recurrent(3 / 8), LONG, Y[:16], LOSS, "recurrent", "r.weight_hh_l0"),
+    "chaos": (lambda: Recurrent(3 / 4), LONG, Y[:16], LOSS, "recurrent", "r.weight_hh_l0"),
     "fading": (lambda: Recurrent(1 / 16), LONG, Y[:16], LOSS, "recurrent", "r.weight_hh_l0"),
     "NaN in a weight": (lambda: broken(torch.nan), X, Y, LOSS, "nonfinite", ""),
     "NaN in the inputs": (lambda: net(nn.ReLU()), X / 0, Y, LOSS, "nonfinite", ""),

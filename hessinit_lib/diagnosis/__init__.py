@@ -7,6 +7,7 @@
 | How large are inputs, outputs and gradients of each layer? | `signals.py` |
 | What do inputs, targets and the loss show of themselves? | `batch.py`, `moments.py` |
 | Which activations and residual sums lie between the layers? | `events.py` |
+| What becomes of gradients over time in recurrent layers? | `recurrent.py` |
 | Does dropout keep the mean? | `noise.py` |
 | What is the curvature along the gradient? | `curvature.py` |
 | Is a learning rate too high? | `rate.py` |

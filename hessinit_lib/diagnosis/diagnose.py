@@ -16,7 +16,7 @@ from hessinit_lib.diagnosis.curvature import layer_curvatures, model_curvature
 from hessinit_lib.diagnosis.layer import LayerDiagnosis
 from hessinit_lib.diagnosis.noise import biased_noise
 from hessinit_lib.diagnosis.rate import STEPS, Trial, optimizer_maker, try_halves
-from hessinit_lib.diagnosis.remedies import advised
+from hessinit_lib.diagnosis.remedies import advised, forgetting
 from hessinit_lib.diagnosis.report import Diagnosis, Fault
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
@@ -121,8 +121,9 @@ def diagnose(
         curved = _Curvature.of(case, found, options, curvature)
         noise = {} if math.isnan(found.loss) else biased_noise(case.model, inputs)
         faults, scheme = advised(case, found, causes(found, findings, noise))
+        kept = forgetting(case, found)
     faults += _rate_faults(tried)
-    notes = [*curved.notes, *_mode_notes(case.model)]
+    notes = [*curved.notes, *_mode_notes(case.model), *kept]
     if not (math.isfinite(found.loss) and math.isfinite(found.outputs.rms)):
         notes.insert(0, f"no curvature: {what_is_not_finite(case)}")
     return Diagnosis(

@@ -137,14 +137,9 @@ def optimizer_maker(case: Case, optimizer: object, lr: float | None) -> MakeOpti
 
 
 def try_rate(case: Case, make: MakeOptimizer, factor: float = 1.0) -> Trial:
-    """Train a copy of the weights on the batch for `STEPS` steps, at that cost.
+    """Train a copy of the weights for `STEPS` steps, at that cost, with the rates times a factor.
 
     Noise is off, batch normalization stays in its mode, and nothing of the model changes.
-
-    Args:
-        case: a model, its loss and a batch.
-        make: makes the optimizer.
-        factor: on its rates.
 
     Raises:
         ValueError: the optimizer cannot be made, or takes no step.

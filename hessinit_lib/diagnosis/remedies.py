@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.diagnosis.causes import REDRAWN, Cause, causes
+from hessinit_lib.diagnosis.recurrent import open_gates
 from hessinit_lib.diagnosis.report import Fault
-from hessinit_lib.diagnosis.rules import Sizes, judge_all
+from hessinit_lib.diagnosis.rules import REMEMBERED, Sizes, judge_all
 from hessinit_lib.diagnosis.signals import Pass, observe
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.inputs import Inputs, mapped
@@ -33,7 +35,7 @@ _UNTRIED = {
     "unused": "use its output, or leave it out (requires_grad_(False) says that it is meant)",
     "inputs": "look at how the inputs are read",
     "outputs": "look for what is constant or large on the way",
-    "recurrent": "draw it by torch.nn.init.orthogonal_",
+    "recurrent": "read the outputs of more steps, take fewer steps, or use an LSTM or a GRU",
     "scale": "scale it to a gain of about 1, as torch.nn.init.xavier_uniform_ does",
     "symmetric": "draw its weights at random",
     "dead": "draw the weights and biases before it anew",
@@ -180,7 +182,7 @@ def _for(trials: _Trials, cause: Cause, found: Pass) -> str:
             return "normalize the inputs to mean 0 and deviation 1"
     elif kind == "recurrent":
         if trials.mends(mended, lambda model: _orthogonal(model.get_parameter(where))):
-            return _UNTRIED[kind]
+            return "draw it by torch.nn.init.orthogonal_"
     elif kind == "outputs" and where in found.waiting:
         if trials.mends(mended, lambda model: _filled(model, [where])):
             return f"start {where} at 1"
@@ -189,6 +191,26 @@ def _for(trials: _Trials, cause: Cause, found: Pass) -> str:
             if trials.mends(mended, change):
                 return words
     return ""
+
+
+def forgetting(case: Case, found: Pass) -> list[str]:
+    """Say which layers with gates get next to no gradient at their first steps: no fault.
+
+    They learn what is to be remembered for a shorter time, and more where the gates start open.
+    """
+    notes = []
+    for signal in [s for s in found.signals if s.gated and s.over_time < REMEMBERED]:
+        name, first = signal.name, f"the gradient at the first of {signal.steps} steps is"
+        said = f"{name}: {first} {signal.over_time:.0e} times the last's, too little to learn from"
+        with contextlib.suppress(*_REFUSALS):
+            tried = _copy(case.model)
+            open_gates(tried.get_submodule(name.rpartition(".")[0]))
+            (after,) = (s for s in observe(case._replace(model=tried)).signals if s.name == name)
+            words = "with open gates (a bias of 1) and orthogonal recurrent weights"
+            if after.over_time > 10 * signal.over_time:
+                said += f"; {words} {after.over_time:.0e} (tried)"
+        notes.append(said)
+    return notes
 
 
 def _smaller(where: str) -> Iterator[tuple[str, Change]]:

@@ -51,8 +51,11 @@ FLAT_SHARE = 0.5
 RESIDUAL_SUMS = 2
 """Sums of branches from which on a network counts as residual."""
 
-LONGEST_GROWTH = 8.0
-"""Powers of ten by which a recurrent layer may change gradients over all steps."""
+GROWN, FORGOTTEN, REMEMBERED = 1e4, 1e-12, 1e-8
+"""The factors of gradients over the time of a recurrent layer that are faults; with gates only the
+first is one, below the last there is a note. In the trials of `tests/test_diagnose_recurrent.py`
+next to nothing is learned from 6e3 on. torch's own LSTM and GRU have 1e-6 over 28 steps and 1e-20
+over 100, and recall well what was 5 steps ago; what was 28 steps ago at 5e-3, and not at 1e-6."""
 
 _FEWEST = 3  # layers from which on a median tells which of them is odd
 
@@ -240,19 +243,13 @@ def _scale(signal: Signal, sizes: Sizes) -> Finding | None:
 
 
 def _recurrent(signal: Signal) -> Finding | None:
-    """Judge a plain recurrent layer: over time it multiplies by its gain again and again."""
-    if "weight_hh" not in signal.name or signal.steps < 2 or signal.gain == 0:
+    """Judge a recurrent layer by what it makes of gradients over time."""
+    ratio = signal.over_time
+    if ratio <= GROWN and (signal.gated or ratio >= FORGOTTEN):
         return None
-    growth = signal.steps * math.log10(signal.gain)
-    if abs(growth) <= LONGEST_GROWTH:
-        return None
-    verdict = "exploding" if growth > 0 else "vanishing"
-    return Finding(
-        "recurrent",
-        verdict,
-        f"over {signal.steps} steps its gain of {signal.gain:.2g} multiplies gradients by about "
-        f"1e{growth:.0f}",
-    )
+    verdict = "exploding" if ratio > 1 else "vanishing"
+    reason = f"the gradient at the first of {signal.steps} steps is {ratio:.1g} times the last's"
+    return Finding("recurrent", verdict, reason)
 
 
 def _dead(signal: Signal) -> Finding | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from hessinit_lib.diagnosis.batch import Batch, is_constant
 from hessinit_lib.diagnosis.events import Activation, Events
 from hessinit_lib.diagnosis.moments import Moments
+from hessinit_lib.diagnosis.recurrent import GATED, over_time, watch_inputs
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.derivatives import check_leaves
 from hessinit_lib.hessians.functional import PureModel, one_tensor
@@ -59,7 +60,9 @@ class Signal:
         recomputed: whether its layer computes from it the weight that it uses.
         same: whether all its units have the same weights and the same gradients.
         called: whether its layer was called, also where autograd does not follow.
-        steps: of a recurrent layer, over time.
+        steps: of a recurrent layer that get a gradient; see `over_time`.
+        over_time: the gradient at the first of them over that at the last.
+        gated: whether the layer has gates.
         order: place in the forward pass; None if the layer was not called.
         inputs: moments of its inputs, if those were floating-point numbers.
         outputs: moments of its outputs, before the activation.
@@ -81,6 +84,8 @@ class Signal:
     same: bool = False
     called: bool = False
     steps: int = 1
+    over_time: float = 1.0
+    gated: bool = False
     order: int | None = None
     inputs: Moments = field(default_factory=Moments)
     outputs: Moments = field(default_factory=Moments)
@@ -140,6 +145,7 @@ def observe(case: Case) -> Pass:
     signals, owners = _weights(model)
     calls: list[tuple[nn.Module, Tensor]] = []
     spans: dict[nn.Module, Span] = {}
+    inputs: dict[nn.Module, Tensor] = {}
     last_axis = -1
 
     def hook(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
@@ -159,14 +165,12 @@ def observe(case: Case) -> Pass:
                 if given is not None and given.is_floating_point():
                     signal.inputs = Moments.of(given)
                     _map(signal, given, found)
-                if isinstance(module, nn.RNN) and given is not None and given.ndim == 3:
-                    signal.steps = given.shape[1 if module.batch_first else 0]
         calls.append((module, found))
 
     handles: list[RemovableHandle] = [
         module.register_forward_hook(hook, with_kwargs=True) for module in owners
     ]
-    handles += _timed(model, spans, calls)
+    handles += _timed(model, spans, calls) + watch_inputs(model, inputs)
     events = Events(lambda: (len(calls) - 1, last_axis))
     try:
         with pure.running(), torch.enable_grad():
@@ -181,7 +185,7 @@ def observe(case: Case) -> Pass:
             handle.remove()
     weights = [pure.state[signal.name] for signal in signals]
     find = partial(torch.autograd.grad, loss, allow_unused=True)
-    gradients = find([*weights, *(output for _, output in calls)])
+    gradients = find([*weights, *(output for _, output in calls), *inputs.values()])
     for signal, gradient in zip(signals, gradients, strict=False):
         if signal.trainable:
             signal.gradient = Moments.of(gradient)
@@ -192,6 +196,11 @@ def observe(case: Case) -> Pass:
             if not signal.name.endswith("out_proj.weight"):
                 signal.attention = events.attention.get(signal.order, 0.0)
     _compare_units(pure, signals, gradients)
+    called = [module for module, _ in calls]
+    ends = len(weights), len(weights) + len(calls)
+    _time_cells(owners, [*zip(called, gradients[ends[0] : ends[1]], strict=True)])
+    for module, gradient in zip(inputs, gradients[ends[1] :], strict=True):
+        _time(owners, module, [gradient])
     return Pass(
         signals,
         loss.item(),
@@ -222,6 +231,27 @@ def _heads(outputs: Tensor, calls: Sequence[Tensor]) -> set[int]:
             waiting += [parent for parent, _ in node.next_functions]
         seen.add(node)
     return found
+
+
+Owners = Mapping[nn.Module, Sequence[Signal]]
+
+
+def _time_cells(owners: Owners, calls: Sequence[tuple[nn.Module, Tensor | None]]) -> None:
+    """Judge cells over time by their outputs; they conduct as well as the best step does."""
+    for cell in {module: None for module, _ in calls if isinstance(module, nn.RNNCellBase)}:
+        by_step = [gradient for module, gradient in calls if module is cell]
+        _time(owners, cell, by_step)
+        found = [Moments.of(gradient) for gradient in by_step if gradient is not None]
+        for signal in owners[cell]:
+            signal.output_gradients = max(
+                found, key=lambda moments: moments.norm, default=Moments()
+            )
+
+
+def _time(owners: Owners, module: nn.Module, gradients: Sequence[Tensor | None]) -> None:
+    for signal in [s for s in owners.get(module, ()) if "weight_hh" in s.name][:1]:
+        signal.steps, signal.over_time = over_time(module, gradients)
+        signal.gated = isinstance(module, GATED)
 
 
 def _compare_units(
