@@ -8,17 +8,49 @@ from torch import nn
 
 from hessinit_book.zoo import advice, run
 from hessinit_book.zoo.faults import FAULTS, Problem
-from hessinit_book.zoo.networks import CLASSIC, NETWORKS, TORCHVISION, held_out, seeded
+from hessinit_book.zoo.held_out import FAULTS_HELD_OUT, NETWORKS_HELD_OUT
+from hessinit_book.zoo.networks import CLASSIC, NETWORKS, TORCHVISION, batch_for, seeded
 
 
-def test_there_is_enough_and_a_third_is_held_out():
+def test_there_is_enough():
     assert len(NETWORKS) >= 44
     assert len(FAULTS) >= 42
-    for names in (NETWORKS, FAULTS):
-        assert held_out(names) == held_out([*names][::-1])
-        assert 0.3 < len(held_out(names)) / len(names) < 0.37
-    assert all(len(set(network.settings)) == 4 for network in NETWORKS.values())
+    assert len(NETWORKS_HELD_OUT) >= 24
+    assert len(FAULTS_HELD_OUT) >= 20
+    for network in run.ALL_NETWORKS.values():
+        assert len(set(network.settings)) == 4
     assert not set(CLASSIC) & set(TORCHVISION)
+
+
+def test_what_is_held_out_stands_nowhere_else():
+    assert not set(NETWORKS) & set(NETWORKS_HELD_OUT)
+    assert not set(FAULTS) & set(FAULTS_HELD_OUT)
+    assert {run.part_of(name) for name in (*NETWORKS, *FAULTS)} == {"dev"}
+    assert {run.part_of(name) for name in (*NETWORKS_HELD_OUT, *FAULTS_HELD_OUT)} == {"held-out"}
+    for part, networks in (("dev", NETWORKS), ("held-out", NETWORKS_HELD_OUT)):
+        jobs = run._jobs("", part, False)
+        assert {job.split(" ", 1)[0] for job in jobs} == {"fault", "sound"}
+        assert sum(job.startswith("sound ") for job in jobs) == 4 * len(networks)
+
+
+@pytest.mark.parametrize("name", ["u-net", "tanh densenet", "ernie", "vit after resnet"])
+def test_a_held_out_network_gives_every_weight_a_gradient(name):
+    for library in {"ernie": ["transformers"], "vit after resnet": ["timm"]}.get(name, []):
+        pytest.importorskip(library)
+    network = NETWORKS_HELD_OUT[name]
+    size, batch = network.settings[0]
+    model = seeded(lambda: network.make(size))
+    inputs, targets = batch_for(network, size, batch)
+    loss = nn.functional.cross_entropy(model(inputs), targets)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(weight.grad is not None for weight in model.parameters())
+
+
+def test_no_sentence_names_every_held_out_fault():
+    said = ["the network looks sound", "scale other.weight: it is larger than it should be"]
+    accepted = [n for n, f in FAULTS_HELD_OUT.items() if any(f.is_named(text) for text in said)]
+    assert len(accepted) <= 2  # of a whole deep network "scale" is a fair name
 
 
 def test_a_sound_setting_and_the_same_weights_at_each_call():
@@ -58,14 +90,14 @@ def test_a_training_that_diverges_is_infinite():
 
 
 def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
-    run.run("lstm", "", False, tmp_path)
+    run.run("lstm", "dev", False, tmp_path)
     first = capsys.readouterr().out
 
     def fail(*_: object) -> None:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(run, "_diagnose", fail)
-    run.run("lstm", "", False, tmp_path)
+    run.run("lstm", "dev", False, tmp_path)
     assert capsys.readouterr().out == first
 
 
