@@ -25,8 +25,9 @@ STEPS, JUDGED, HALVINGS = 20, 5, 12
 """Steps of a trial; its last losses whose median is judged; how often a high rate is halved."""
 
 GROWTH, PEAK = 1e-3, 100.0
-"""Growth of the loss over its start that makes a rate too high, at the end and on the way. Of 111
-trials of sound networks, the 34 named so have after 250 steps 1.2 times a better rate's loss."""
+"""Growth of the loss over its start that makes a rate too high, at the end and on the way. In 120
+trials of sound networks it names 40 of the 48 rates that learn nothing in 250 steps, and 4 others,
+whose loss is then 1.28 times that of a better rate or more."""
 
 MakeOptimizer = Callable[[Mapping[str, Tensor]], Any]  # of copies of the parameters, by name
 
