@@ -160,6 +160,11 @@ def changed(model: nn.Module, name: str, factor: float = 0.0) -> nn.Module:
     return model
 
 
+def filled(model: nn.Module, name: str, value: float) -> nn.Module:
+    nn.init.constant_(model.get_parameter(name), value)
+    return model
+
+
 def zeros() -> nn.Module:
     model = deep(3)
     for weight in model.parameters():
@@ -256,6 +261,19 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor, Loss, str, str]
     "last bias, BCE": (shifted, X, ONE_HOT, nn.BCEWithLogitsLoss(), "outputs", "2.weight"),
     "last bias, MSE": (shifted, X, ONE_HOT, nn.MSELoss(), "outputs", "2.weight"),
     "a feature": (lambda: net(nn.ReLU()), ODD, Y, LOSS, "inputs", ""),
+    "small inputs": (lambda: net(nn.ReLU()), 1e-4 * X, Y, LOSS, "inputs", ""),
+    "one class": (lambda: net(nn.ReLU()), X, torch.ones_like(Y), LOSS, "targets", ""),
+    "sigmoid, softmax": (
+        lambda: net(nn.ReLU()).append(nn.Sigmoid()), X, Y, LOSS, "softmax", "",
+    ),
+    "a bias inside": (lambda: filled(deep(2), "2.bias", 50.0), X, Y, LOSS, "scale", "2.bias"),
+    "a scale of a norm": (
+        lambda: filled(net(nn.LayerNorm(16), nn.ReLU()), "1.weight", 99.0), X, Y, LOSS,
+        "scale", "1.weight",
+    ),
+    "first layer zero": (
+        lambda: changed(net(nn.ReLU()), "0.weight"), X, Y, LOSS, "outputs", "0.weight",
+    ),
     "all zero": (zeros, X, Y, LOSS, "symmetric", "0.weight"),
     "all equal": (constants, X, Y, LOSS, "symmetric", "2.weight"),
     "unused": (lambda: Unused(False), X, Y, LOSS, "unused", "pooler.weight"),

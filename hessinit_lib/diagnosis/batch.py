@@ -14,6 +14,8 @@ from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.inputs import tensors_of
 from hessinit_lib.hessians.loss_value import evaluate
 
+_FEWEST = 8  # samples of one class that are no chance
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -21,6 +23,8 @@ class Batch:
 
     Attributes:
         targets: moments of floating-point targets that have the outputs' shape.
+        largest_input: the largest absolute value; NaN where there are no floating-point inputs.
+        one_class: whether all targets are the same class.
         alike: whether all samples of the inputs are the same.
         constant: whether the outputs are, though the samples are not.
         feature: of inputs of shape (B, features), the index of the largest feature.
@@ -30,9 +34,12 @@ class Batch:
         quadratic: whether the loss grows with the square of the outputs, and not like them.
         applied: what the outputs went through that the loss applies, or undoes, once more:
             "softmax", "sigmoid" or "".
+        bounded: whether the outputs are from 0 to 1, and the loss takes the softmax of them.
     """
 
     targets: Moments = field(default_factory=Moments)
+    largest_input: float = math.nan
+    one_class: bool = False
     alike: bool = False
     constant: bool = False
     feature: int = 0
@@ -41,6 +48,7 @@ class Batch:
     zero_loss: float = math.nan
     quadratic: bool = False
     applied: str = ""
+    bounded: bool = False
 
     @classmethod
     def of(cls, case: Case, outputs: Tensor) -> Batch:
@@ -54,11 +62,16 @@ class Batch:
         """
         targets, several = case.targets, case.samples > 1
         same_shape = targets.is_floating_point() and targets.shape == outputs.shape
-        alike = several and all(map(is_constant, tensors_of(case.inputs)))
+        tensors = tensors_of(case.inputs)
+        numbers = [x.detach() for x in tensors if x.is_floating_point() and x.numel()]
+        alike = several and all(map(is_constant, tensors))
         feature, largest, usual = _features(case)
         loss, doubled = _loss(case, outputs), _loss(case, 2 * outputs)
+        classes = not targets.is_floating_point() and case.samples >= _FEWEST
         return cls(
             Moments.of(targets if same_shape else None),
+            max((x.abs().max().item() for x in numbers), default=math.nan),
+            classes and outputs.ndim > 1 and outputs.shape[1] > 1 and is_constant(targets),
             alike,
             several and not alike and is_constant(outputs),
             feature,
@@ -67,6 +80,7 @@ class Batch:
             _loss(case, torch.zeros_like(outputs)),
             doubled > 3 * loss,
             _applied(case, outputs, loss),
+            _in_unit_interval(outputs) and _is_shift_invariant(case, outputs, loss),
         )
 
 
@@ -109,17 +123,17 @@ def _loss(case: Case, outputs: Tensor) -> float:
 
 def _applied(case: Case, outputs: Tensor, loss: float) -> str:
     """Compare the loss with what it is for changed outputs: what leaves it the same is undone."""
-    if not torch.isfinite(outputs).all() or outputs.min() < 0 or outputs.max() > 1:
+    if not _in_unit_interval(outputs):
         return ""
     if outputs.ndim > 1 and outputs.shape[1] > 1:
         sums = outputs.double().sum(1)
         if torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
             # A softmax takes no notice of what is added to all logits of a sample; a
             # likelihood that falls along a line takes probabilities for their logarithms.
-            shifted, none = _loss(case, outputs + 1), _loss(case, torch.zeros_like(outputs))
+            none = _loss(case, torch.zeros_like(outputs))
             linear = math.isclose(_loss(case, 2 * outputs) - loss, loss - none, rel_tol=1e-3)
             log_likelihood = linear and loss < none and _are_classes(case.targets, outputs)
-            if math.isclose(shifted, loss, rel_tol=1e-4) or log_likelihood:
+            if log_likelihood or _is_shift_invariant(case, outputs, loss):
                 return "softmax"
     targets = case.targets
     if not targets.is_floating_point() or targets.shape != outputs.shape:
@@ -134,6 +148,18 @@ def _applied(case: Case, outputs: Tensor, loss: float) -> str:
         for z in (outputs, elsewhere)
     ]
     return "sigmoid" if all(same) else ""
+
+
+def _in_unit_interval(outputs: Tensor) -> bool:
+    if not outputs.numel() or not torch.isfinite(outputs).all():
+        return False
+    return bool(outputs.min() >= 0) and bool(outputs.max() <= 1)
+
+
+def _is_shift_invariant(case: Case, outputs: Tensor, loss: float) -> bool:
+    if outputs.ndim < 2 or outputs.shape[1] < 2:
+        return False
+    return math.isclose(_loss(case, outputs + 1), loss, rel_tol=1e-4)
 
 
 def _are_classes(targets: Tensor, outputs: Tensor) -> bool:

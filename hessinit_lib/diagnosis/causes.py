@@ -48,6 +48,9 @@ _LARGE_INPUTS, _LARGE_TARGETS, _LARGE_LOSS, _LARGE_SQUARE = 20.0, 100.0, 5.0, 10
 """Root mean squares, and the loss over that of zero outputs: from here on faults. A loss that
 grows with the square of the outputs is the larger one where they are ten times too large."""
 
+_SMALL_INPUTS = 0.01
+"""The largest value from which down on all inputs are small."""
+
 _ODD_FEATURE = 30.0
 """The same for one feature over the median of all."""
 
@@ -100,6 +103,17 @@ def causes(
             for kind in kinds
             if finding.kind == kind
         ]
+        if kinds == _BY_PRECEDENCE[0]:
+            dead = [
+                f"{name.rpartition('.')[0]}.bias"
+                for name, listed in findings.items()
+                if any(finding.kind == "dead" for finding in listed)
+            ]
+            here += [
+                Cause("scale", name, "exploding", f"its entries are of size {size:.3g}")
+                for name, size in found.vectors.items()
+                if name not in dead
+            ]
         if here:
             return named + here
     return (named + _through_depth(found)) or _of_the_outputs(found)
@@ -112,10 +126,13 @@ def _of_the_batch(found: Pass) -> list[Cause]:
     if not math.isfinite(found.loss):
         reason = f"the loss is {found.loss:g}"
         named.append(Cause("nonfinite", "", "exploding", reason))
-    if called and called[0].inputs.rms > _LARGE_INPUTS:
+    if batch.largest_input < _SMALL_INPUTS:
+        reason = f"the largest of the inputs is {batch.largest_input:.2g}"
+        named.append(Cause("inputs", "", "vanishing", reason))
+    if called and _LARGE_INPUTS < called[0].inputs.rms < math.inf:
         reason = f"the inputs have a root mean square of {called[0].inputs.rms:.2g}"
         named.append(Cause("inputs", "", "exploding", reason))
-    elif batch.feature_rms > max(_LARGE_INPUTS, _ODD_FEATURE * batch.usual_rms):
+    elif math.inf > batch.feature_rms > max(_LARGE_INPUTS, _ODD_FEATURE * batch.usual_rms):
         reason = f"feature {batch.feature} of the inputs has a root mean square of "
         reason += f"{batch.feature_rms:.2g}, their median is {batch.usual_rms:.2g}"
         named.append(Cause("inputs", "", "exploding", reason))
@@ -125,6 +142,12 @@ def _of_the_batch(found: Pass) -> list[Cause]:
     if batch.targets.rms > _LARGE_TARGETS:
         reason = f"the targets have a root mean square of {batch.targets.rms:.2g}"
         named.append(Cause("targets", "", "exploding", reason))
+    if batch.one_class:
+        named.append(Cause("targets", "", "vanishing", "all targets are the same class"))
+    sigmoids = (s.head and s.activation and s.activation.kind == "sigmoid" for s in found.signals)
+    if not batch.applied and batch.bounded and any(sigmoids):
+        reason = "the outputs went through a sigmoid, and the loss takes a softmax of them"
+        named.append(Cause("softmax", "", "vanishing", reason))
     if batch.applied:
         reason = f"the outputs went through a {batch.applied}, and the loss expects them without"
         named.append(Cause("softmax", "", "vanishing", reason))
@@ -152,7 +175,7 @@ def _of_the_outputs(found: Pass) -> list[Cause]:
     if batch.constant and called and called[-1].gain > 0:
         where = next(iter(found.waiting), "")
         reason = "the outputs are the same for all samples"
-        reason += ", and this scale is zero" if where else ""
+        reason += ", and it is zero" if where else ""
         return [Cause("outputs", where, "vanishing", reason)]
     largest = _LARGE_SQUARE if batch.quadratic else _LARGE_LOSS
     if not found.loss > largest * batch.zero_loss > 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,6 +40,7 @@ _UNTRIED = {
     "symmetric": "draw its weights at random",
     "dead": "draw the weights and biases before it anew",
     "saturated": "draw the weights and biases before it anew",
+    "residual": "scale the ends of the branches down",
     "depth": "no start that was tried mends it; put normalization or residual sums between",
 }
 
@@ -71,10 +72,13 @@ def advised(case: Case, found: Pass, wrong: Sequence[Cause]) -> tuple[list[Fault
     for cause in wrong:
         redrawn = cause.kind in REDRAWN
         remedy = words.get(cause.where, "") if redrawn else _for(trials, cause, found)
+        said = remedy or _UNTRIED[cause.kind]
         if cause.kind == "residual":
             ends = f"scale the ends of the branches by 1/sqrt({len(found.sums)})"
-            remedy = f"{remedy}, or {ends}" if remedy else ends
-        faults.append(Fault(*cause, remedy or _UNTRIED[cause.kind], bool(remedy)))
+            said = f"{remedy}, or {ends}" if remedy else ends
+        elif (cause.kind, cause.verdict) == ("targets", "vanishing"):
+            said = "look at how batches are drawn"
+        faults.append(Fault(*cause, said, bool(remedy)))
     return faults, scheme
 
 
@@ -136,6 +140,13 @@ def _for_weights(
     """
     if not wrong:
         return "", {}
+    words = {
+        cause.where: "set it to zero" if cause.where.endswith("bias") else "start it at 1"
+        for cause in wrong
+        if cause.where in found.vectors
+    }
+    if len(words) == len(wrong) and trials.mends(REDRAWN, partial(_reset, names=words)):
+        return "", words
     usual = fitting_scheme(found)
     places = [cause.where for cause in wrong]
 
@@ -176,7 +187,7 @@ def _for_weights(
 def _for(trials: _Trials, cause: Cause, found: Pass) -> str:
     """Give in words what mends a cause that no scheme does, if that can be tried."""
     kind, where, mended = cause.kind, cause.where, (cause.kind,)
-    if kind == "inputs" and cause.verdict == "exploding":
+    if kind == "inputs" and not found.batch.alike:
         inputs = mapped(trials.case.inputs, _normalized)
         if trials.mends(mended, lambda _: None, inputs):
             return "normalize the inputs to mean 0 and deviation 1"
@@ -186,6 +197,12 @@ def _for(trials: _Trials, cause: Cause, found: Pass) -> str:
     elif kind == "outputs" and where in found.waiting:
         if trials.mends(mended, lambda model: _filled(model, [where])):
             return f"start {where} at 1"
+        usual = fitting_scheme(found)
+        owner = where.rpartition(".")[0]
+        if trials.mends(
+            mended, lambda m: apply(m.get_submodule(owner), usual, generator=_seeded())
+        ):
+            return f"draw its weights by {usual!r}"
     elif kind == "outputs" and where:
         for words, change in _smaller(where):
             if trials.mends(mended, change):
@@ -229,6 +246,11 @@ def _length(name: str) -> str:
 def _scaled(model: nn.Module, factors: dict[str, float]) -> None:
     for name, value in model.named_parameters():
         value.mul_(factors.get(name, 1.0))
+
+
+def _reset(model: nn.Module, names: Iterable[str]) -> None:
+    for name in names:
+        model.get_parameter(name).fill_(0.0 if name.endswith("bias") else 1.0)
 
 
 def _filled(model: nn.Module, scales: Sequence[str]) -> None:

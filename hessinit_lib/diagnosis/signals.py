@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.utils.hooks import RemovableHandle
 
@@ -29,6 +29,11 @@ from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED
 from hessinit_lib.hessians.loss_value import differentiable
 
 _SMALL_SCALE = 0.01  # of branches, at most: layer scale starts at 1e-6 to 0.1
+
+_LARGE_VECTOR = 10.0  # entries of biases and of the scales of normalizations
+_RULING = 1.01  # largest size of an output over that of a bias that leaves nothing to the weights
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
 _ROUNDING = 1e-5  # of the largest gradient
 
@@ -109,6 +114,8 @@ class Pass:
         waiting: weights and scales, of any shape, that are zero throughout or nearly so, and
             when their modules run.
         gradients: of the trainable weights, by name.
+        vectors: sizes of biases that exceed what they are added to, and of the scales of
+            normalizations, where they are large.
         normalized: when batch normalization that uses the batch's statistics runs.
         batch: what inputs, targets, outputs and the loss show.
     """
@@ -120,6 +127,7 @@ class Pass:
     sums: list[tuple[float, float]]
     waiting: dict[str, Span]
     gradients: dict[str, Tensor]
+    vectors: dict[str, float]
     normalized: list[Span]
     batch: Batch = field(default_factory=Batch)
 
@@ -213,6 +221,7 @@ def observe(case: Case) -> Pass:
             for signal, weight, gradient in zip(signals, weights, gradients, strict=False)
             if signal.trainable
         },
+        _large_vectors(model, pure, owners),
         [spans[module] for module in model.modules() if module in spans and _normalizes(module)],
         Batch.of(case, outputs.detach()),
     )
@@ -298,6 +307,25 @@ def _map(signal: Signal, given: Tensor, output: Tensor) -> None:
     features = given.shape[-1:] + output.shape[-1:]
     if signal.table and features in (signal.shape, signal.shape[::-1]) and 1 not in features:
         signal.gain, signal.table = signal.gain * math.sqrt(features[0]), False
+
+
+def _large_vectors(
+    model: nn.Module, pure: PureModel, owners: dict[nn.Module, list[Signal]]
+) -> dict[str, float]:
+    found = {}
+    for path, module in model.named_modules():
+        norm = isinstance(module, _NORMS) or type(module).__name__.endswith("Norm")
+        name = f"{path}.".lstrip(".") + ("weight" if norm else "bias")
+        if name not in pure.state or pure.state[name].ndim != 1:
+            continue
+        size = Moments.of(pure.state[name]).rms
+        # Of the layers that give outputs, the loss will tell.
+        layer = next(
+            (s for s in owners.get(module, []) if s.order is not None and not s.head), None
+        )
+        if size > _LARGE_VECTOR and (norm or (layer and layer.outputs.rms < _RULING * size)):
+            found[name] = size
+    return found
 
 
 def _use(signal: Signal, module: nn.Module) -> None:
