@@ -314,3 +314,55 @@ def test_sound_networks_are_not_refused(name: str, method: str) -> None:
     torch.manual_seed(0)
     x, y = _batch()
     layer_hessians(SOUND[name](), LOSS, x.float(), y, method=method, tolerance=0.3)
+
+
+class _RMSNorm(nn.Module):
+    """Normalizes in float32, as language models do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = x.to(torch.float32)
+        return (z * torch.rsqrt(z.square().mean(-1, keepdim=True) + 1e-5)).to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_parts_in_float32_are_not_refused(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(4, 5), _RMSNorm(), nn.SiLU(), nn.Linear(5, 3)).to(dtype)
+    x, y = _batch()
+    report = layer_hessians(model, LOSS, x.to(dtype), y, tolerance=0.1)
+    assert report["0.weight"].frobenius > 0
+
+
+class _SlightlyWrong(torch.autograd.Function):
+    """Its second derivative is off by 1e-4."""
+
+    @staticmethod
+    def forward(ctx, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
+        return z.sin()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors
+        return grad * (z.cos() * (1 + 1e-4) - 1e-4 * z.detach().cos())
+
+
+def test_second_derivatives_that_are_slightly_wrong_are_refused() -> None:
+    model = _Function(lambda m, x: _SlightlyWrong.apply(m.a(x)))
+    with pytest.raises(NotImplementedError, match="second derivative"):
+        layer_hessians(model, LOSS, *_batch())
+
+
+def test_wrong_second_derivatives_of_small_weights_are_refused() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.small, self.last = nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(3, 3)
+            with torch.no_grad():
+                self.small.weight.mul_(1e-4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(_Forgets.apply(self.small(self.first(x).tanh())))
+
+    with pytest.raises(NotImplementedError, match="second derivative"):
+        layer_hessians(Twice().double(), LOSS, *_batch())

@@ -304,3 +304,19 @@ for entry in ("layer_hessians", "model_hessian", "spectrum", "diagnose", "Hessia
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert len(done.stdout.split()) == 5
+
+
+def test_a_loss_that_calls_the_model_leaves_its_buffers() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    x, y = torch.randn(5, 4), torch.randn(5, 3)
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            teacher = model(x)
+        return (outputs - teacher).square().mean()
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.warns(UserWarning, match="batch normalization"):
+        layer_hessians(model, loss, x, y)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.case import Case
@@ -50,6 +52,7 @@ _PRECISIONS = {
 
 # Of second derivatives, in float64. (Measured: of sound networks 1e-8 to 1e-6.)
 _SECOND = _Precision((1e-8, 1e-9, 1e-7), 30.0, 1e-5)
+_ALIKE = 1e-8  # the error allowed where it is the same for two steps
 
 _PLAIN = """torch::autograd::AccumulateGrad AdaptiveAvgPool2D Add Addcmul Addmm Alias Amax AvgPool2D
     Bmm Cat ClampMin Clone ConstantPadNd Convolution Div Elu Embedding Exp Expand Gelu Hardswish
@@ -147,7 +150,8 @@ class _Probe:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        with warnings.catch_warnings(), self.pure.running():
+        double = self.pure.dtype == torch.float64
+        with warnings.catch_warnings(), self.pure.running(), _Double() if double else nullcontext():
             warnings.filterwarnings("ignore", message=FROZEN[:40], category=UserWarning)
             yield
 
@@ -263,7 +267,7 @@ class _Probe:
             # A sum over entries with random factors is about as large as their norm.
             if not error > precision.error * size + floor:
                 return
-            off = error / max(size, 1e-300)
+            off = error / max(size, abs(slope))
         raise NotImplementedError(
             "the gradient that autograd gives is not that of the model's outputs (off by "
             f"{off:.1g} of it): a detach(), no_grad(), backward hook or custom autograd.Function "
@@ -271,38 +275,47 @@ class _Probe:
         )
 
     def _check_second(self, u: Tensor, gradients: list[Tensor]) -> None:
-        wrong = ""
+        wrong, sure = "", False
         for ahead, back, v in self._directions(_SECOND, gradients):
             products = self._products(gradients, v)
             if u.dtype != torch.float64:
                 return  # differences of gradients are too rough to tell
-            behind = self._gradients_at(back, v, u) if back else gradients
-            changes = [
-                (a - b.detach()).div_(ahead - back)
-                for a, b in zip(self._gradients_at(ahead, v, u), behind, strict=True)
-            ]
+            changes = self._changes(ahead, back, v, u, gradients)
+            finer = changes if wrong else self._changes(ahead / 10, back / 10, v, u, gradients)
             whole = math.sqrt(sum(c.square().sum().item() for c in changes))
-            wrong = ""
-            for name, product, change, gradient in zip(
-                self.weights, products, changes, gradients, strict=True
+            first, wrong = not wrong, ""
+            for name, product, change, fine, gradient in zip(
+                self.weights, products, changes, finer, gradients, strict=True
             ):
                 size = max(product.norm().item(), change.norm().item(), 1e-3 * whole)
                 floor = 100 * torch.finfo(u.dtype).eps * gradient.norm().item() / ahead
-                allowed = _SECOND.error * size + floor
-                if (product - change).norm().item() > allowed:
-                    wrong = wrong or name
-            if not wrong:
-                return
-        raise NotImplementedError(
-            f"the second derivative that autograd gives in {wrong} is not that of the model's "
-            "outputs: expected no custom autograd.Function or function of torch whose backward "
-            "pass cannot be differentiated"
-        )
+                error = (product - change).norm().item()
+                # Rounding and kinks change with the step; what is wrong stays, however small.
+                alike = first and (fine - change).norm().item() < 0.2 * error
+                if error > (_ALIKE if alike else _SECOND.error) * size + floor:
+                    wrong, sure = wrong or name, sure or alike
+            if sure or not wrong:
+                break
+        if wrong:
+            raise NotImplementedError(
+                f"the second derivative that autograd gives in {wrong} is not that of the model's "
+                "outputs: expected no custom autograd.Function or function of torch whose backward "
+                "pass cannot be differentiated"
+            )
 
-    def _gradients_at(self, h: float, v: Direction, u: Tensor) -> Sequence[Tensor]:
-        with torch.enable_grad():
-            outputs, moved = self.run_at(h, v)
-        return torch.autograd.grad(outputs, moved, u, materialize_grads=True)
+    def _changes(
+        self, ahead: float, back: float, v: Direction, u: Tensor, gradients: list[Tensor]
+    ) -> list[Tensor]:
+        """Give the differences of the gradients along v."""
+        ends = []
+        for h in (ahead, back):
+            with torch.enable_grad():
+                outputs, moved = self.run_at(h, v)
+            ends.append(torch.autograd.grad(outputs, moved, u, materialize_grads=True))
+            if not back:
+                ends.append([gradient.detach() for gradient in gradients])
+                break
+        return [(a - b).div_(ahead - back) for a, b in zip(*ends, strict=True)]
 
     def _products(self, gradients: list[Tensor], v: Direction) -> list[Tensor]:
         weights = list(self.weights.values())
@@ -322,6 +335,16 @@ class _Probe:
         with random_state_kept(self.weights.values()), torch.no_grad():
             torch.manual_seed(1)
             return not torch.equal(one_tensor(self.pure.logits(self.inputs)[0]), outputs)
+
+
+class _Double(TorchFunctionMode):
+    """Keep float64 where a model asks for float32, as some normalizations and softmaxes do."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args = [torch.float64 if a is torch.float32 else a for a in args]
+        if kwargs and kwargs.get("dtype") is torch.float32:
+            kwargs = {**kwargs, "dtype": torch.float64}
+        return (Tensor.double if func is Tensor.float else func)(*args, **(kwargs or {}))
 
 
 def _off(difference: Tensor, whole: Tensor, allowed: float) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from hessinit_lib.errors import first_line
@@ -203,8 +204,9 @@ class PureModel:
         dtype: type to compute in, `compute_dtype` if None.
 
     Attributes:
-        state: parameters and buffers by name, detached, in `compute_dtype`; those of
-            `trainable` require a gradient.
+        dtype: type to compute in.
+        state: parameters and buffers by name, detached, in that type; those of `trainable`
+            require a gradient.
         noisy: whether a call has drawn random numbers, such as the mask of a dropout that
             is no module: it is fixed in the graph of that call, and another in the next.
         hooked: whether a call has put a hook on a tensor.
@@ -225,8 +227,8 @@ class PureModel:
     ) -> None:
         self.module = model
         refuse_active_noise(self.module)
-        self._dtype = dtype or compute_dtype(self.module)
-        self.state = state_of(self.module, self._dtype)
+        self.dtype = dtype or compute_dtype(self.module)
+        self.state = state_of(self.module, self.dtype)
         for name in trainable:
             self.state[name].requires_grad_()  # a detached tensor: the parameter keeps its flag
         self.noisy = self.hooked = False
@@ -239,7 +241,7 @@ class PureModel:
 
         It gets a copy of the inputs, so that it may write into them.
         """
-        arguments, keywords = fresh(inputs, self._dtype)
+        arguments, keywords = fresh(inputs, self.dtype)
         before = torch.get_rng_state()
         with _LogSoftmax() as self._last, plain_errors(inputs):
             outputs = self._call(self.state, arguments, keywords)
@@ -419,12 +421,19 @@ def entry(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         model = args[0] if args else kwargs.get("model")
         with without_callers_modes():
-            put_back = _put_back(model if isinstance(model, nn.Module) else nn.Module())
+            model = model if isinstance(model, nn.Module) else nn.Module()
+            put_back = _put_back(model)
+            kept = [b for b in model.buffers() if not (b.is_meta or b.is_inference() or is_lazy(b))]
+            before = [buffer.clone() for buffer in kept]
             try:
                 return function(*args, **kwargs)
             except BaseException:
                 put_back()
                 raise
+            finally:  # a loss may call the model by itself
+                for buffer, value in zip(kept, before, strict=True):
+                    if not torch.equal(buffer, value):
+                        buffer.copy_(value)
 
     return call
 

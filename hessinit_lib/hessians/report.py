@@ -23,8 +23,7 @@ class BlockNorms:
         spectral: $\|M\|_2 = \max_i |\lambda_i(M)|$.
         trace: $\operatorname{tr} M = \sum_i \lambda_i(M)$.
         stderr: standard error of the Frobenius norm, 0 where no sampling was used. For few
-            samples it is widened, so that plus and minus 1.96 of it always is a 95 %
-            interval at least, and five of it all but never miss.
+            samples it is widened: plus and minus 1.96 of it is a 95 % interval at least.
         trace_stderr: the same of the trace.
     """
 

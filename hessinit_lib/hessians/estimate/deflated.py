@@ -39,18 +39,12 @@ WHOLE = ((1.0,),)
 
 _PROBES = 8  # drawn at a time
 
-# Dimensions of a complement that is not sampled: its products cost little more.
-_LEFT = 2 * _PROBES
-
 # Rounds of a check, at most: where the spectrum has no gap below its end, nothing is sure.
 _ROUNDS = 12
 
 # Effective number of eigenvectors below which the rest is deflated.
 _FEW = 10.0
-
-# Of the effective number that is seen, what is sure: of one large eigenvector and many small
-# ones, draws may show the small ones alone. (Measured: 5 errors then miss in 1 of 10,000.)
-_KNOWN = 0.7
+_KNOWN = 0.7  # of that number: draws may show the small ones alone beside a large one
 
 
 class DeflatedNorms:
@@ -172,14 +166,9 @@ class DeflatedNorms:
         return close and ritz.rival <= abs(ritz.value) + 0.5 * allowed
 
     @property
-    def whole(self) -> bool:
-        """Whether there is nothing to estimate."""
-        return self._space.whole
-
-    @property
     def done(self) -> bool:
         """Whether the Frobenius norms are known well enough."""
-        if not self._options.frobenius or self.whole:
+        if not self._options.frobenius or self._space.whole:
             return True
         if not self._probed:
             return False
@@ -199,12 +188,12 @@ class DeflatedNorms:
     def deflation(self) -> Float[Tensor, "k _"]:
         """Give rows to go on with where few eigenvectors carry what is still unknown.
 
-        All there are, where sampling would cost about as much.
+        All there are, where sampling costs about as much: twice the least is little.
         """
         space = self._space
         excess = self._excess() if self._probed else [0.0]
         drawn = _PROBES * len(self._probed) * max(excess) ** 2
-        if (left := space.rows.shape[1] - space.count) <= min(max(_LEFT, drawn), space.room):
+        if (left := space.rows.shape[1] - space.count) <= min(max(2 * _PROBES, drawn), space.room):
             every = torch.randn(left, space.rows.shape[1], generator=self._random)
             return space.new_directions(every.to(space.rows))
         if not self._probed or space.full:

@@ -160,7 +160,7 @@ def _sample(
         rows = {name: new for name, new in rows.items() if len(new)}
         for name, images in products.apply(rows).items():
             group[name].add_rows(rows[name], images)
-        unknown = [name for name in unknown if not group[name].whole]
+        unknown = [name for name in unknown if not group[name].done]
         probes = {name: group[name].probes(generator) for name in unknown}
         for name, images in products.apply(probes).items():
             group[name].add_probes(probes[name], images)

@@ -80,8 +80,8 @@ def error_of_low_draws(mean: float, degrees: float) -> float:
         mean: of the draws.
         degrees: $\nu$, of all draws together.
 
-    Source: the larger of Wilson and Hilferty's quantile (1931) and that of the density's first
-        term at 0, both of which are too low.
+    Source: the larger of two quantiles that are too low, Wilson and Hilferty's (1931) and that
+        of the density's first term at 0.
 
     Example:
         >>> round(error_of_low_draws(1.0, 8.0), 1), round(error_of_low_draws(1.0, 1e4), 4)
