@@ -43,6 +43,7 @@ from tests.any_parts import (
     STEPS,
     Block,
     Mean,
+    RMSNorm,
     Structured,
     first_layers,
     targets,
@@ -357,11 +358,14 @@ def _wrong(draw: Draw, got: LayerHessian | Spectrum, block: Tensor) -> str:
     if not math.isfinite(norm):  # the report says why
         return "" if not got.frobenius < math.inf else f"frobenius {got.frobenius} for {norm}"
     by_differences = draw.how in BY_DIFFERENCES
-    rough = draw.wrap in ("float32", "bfloat16") or draw.how == "in float32"
+    in_float32 = draw.how == "in float32" or any(type(m) is RMSNorm for m in draw.model.modules())
+    rough = draw.wrap in ("float32", "bfloat16") or in_float32
     bound = 1e-3 if rough else 1e-5 if by_differences else 1e-6
-    # A reference that is not symmetric shows how much of it is rounding.
+    # A reference that is not symmetric shows how much of it is rounding, as do saturated classes:
+    # of features of size 1e4, squared, the 16th digit.
+    least = 1e-9 if by_differences or draw.wrap == "large" else 1e-12
     asymmetry = 0.0 if by_differences else 10 * float((block - block.mT).norm())
-    allowed = bound * norm + asymmetry + (1e-9 if by_differences else 1e-12)
+    allowed = bound * norm + asymmetry + least
     errors = got if isinstance(got, LayerHessian) else SimpleNamespace(stderr=0, trace_stderr=0)
     spectral, trace = float(torch.linalg.matrix_norm(block, 2)), float(block.trace())
     for kind, value, true, error in (
@@ -383,7 +387,8 @@ def main(count: int, first: int = 0) -> None:
         if what == "failed":
             print(seed, why, flush=True)
         elif what == "refused":
-            reason = re.sub(r"\(\d+,[^)]*\)|[\w.]*\d\.[\w.]+", "_", why.split(": ", 1)[1])
+            # Names, shapes and numbers aside.
+            reason = re.sub(r"\([\d, ]+\)|[\w.]*\d[\w.+-]*|<lambda>", "_", why.split(": ", 1)[1])
             reasons[reason[:90]] += 1
     print(f"{count} draws in {time.time() - start:.0f} s: {dict(verdicts)}")
     for reason, times in reasons.most_common(60):

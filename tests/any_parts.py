@@ -353,6 +353,10 @@ def _focal(out: Tensor, y: Tensor) -> Tensor:
     return ((1 - torch.exp(-entropy)) ** 2 * entropy).mean()
 
 
+def _dice(out: Tensor, y: Tensor) -> Tensor:
+    return 1 - (out.sigmoid() * y).sum() / (1 + out.sigmoid().sum())
+
+
 Loss = Callable[[float, nn.Module, Any], Callable]
 _CLASSES: dict[str, Loss] = {
     "ce": lambda w, m, x: nn.CrossEntropyLoss(),
@@ -381,7 +385,7 @@ _NUMBERS: dict[str, Loss] = {
 }  # fmt: skip
 _PROBABILITIES: dict[str, Loss] = {
     "bce logits": lambda w, m, x: nn.BCEWithLogitsLoss(pos_weight=torch.tensor(w).double()),
-    "bce": lambda w, m, x: nn.BCELoss(), "dice": lambda w, m, x: lambda o, y: 1 - (o.sigmoid() * y).sum() / (1 + o.sigmoid().sum()),
+    "bce": lambda w, m, x: nn.BCELoss(), "dice": lambda w, m, x: _dice,
     "kl": lambda w, m, x: nn.KLDivLoss(reduction="batchmean"),
     "soft ce": lambda w, m, x: nn.CrossEntropyLoss(),
 }  # fmt: skip
