@@ -73,6 +73,17 @@ class Experts(nn.Module):
         return self.experts[0](x) + self.experts[2](x)
 
 
+class Gated(nn.Module):
+    """A branch of products, whose last layer is given next to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.b(1e-5 * self.a(x) * x)
+
+
 class Tokens(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :6].abs().long().clamp_max(8)
@@ -94,6 +105,7 @@ SOUND: dict[str, Callable[[], nn.Module]] = {
     ),
     "a small head beside another": Heads,
     "an expert without samples": Experts,
+    "gates in a branch": lambda: net(*(Gated() for _ in range(2))),
     "small positions": lambda: nn.Sequential(Tokens(), Positions(0.02)),
     "log-softmax": lambda: net(nn.ReLU()).append(nn.LogSoftmax(1)),
     **{
@@ -200,6 +212,22 @@ class Unused(nn.Module):
         return z
 
 
+class Wired(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.a, self.c = how, nn.Linear(8, 16), nn.Linear(16, 3)
+        hidden = [nn.Linear(16, 16)]
+        self.hidden = hidden if how == "list" else nn.ModuleList(hidden)
+        self.r = nn.LSTM(4, 16, batch_first=how != "crossed")
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.relu(self.hidden[0](self.a(x)))
+        z = z + self.r(x.view(-1, 2, 4))[0][:, -1]
+        if self.how == "root":
+            z = z + (x - x).square().sum(1, keepdim=True).add(0 * z[:, :1]).sqrt()
+        return self.c(z)
+
+
 class Own(nn.Module):
     """A linear layer written by hand: the weight is stored as (in, out)."""
 
@@ -261,6 +289,14 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor, Loss, str, str]
     "last bias, BCE": (shifted, X, ONE_HOT, nn.BCEWithLogitsLoss(), "outputs", "2.weight"),
     "last bias, MSE": (shifted, X, ONE_HOT, nn.MSELoss(), "outputs", "2.weight"),
     "a feature": (lambda: net(nn.ReLU()), ODD, Y, LOSS, "inputs", ""),
+    "a list of modules": (lambda: Wired("list"), X, Y, LOSS, "unregistered", ""),
+    "time for samples": (lambda: Wired("crossed"), X, Y, LOSS, "inputs", ""),
+    "root of zero": (lambda: Wired("root"), X, Y, LOSS, "nonfinite", "a.weight"),
+    "heavy dropout": (lambda: net(nn.ReLU(), nn.Dropout(0.97)), X, Y, LOSS, "noise", "2"),
+    "ReLU at the end": (lambda: net(nn.ReLU()).append(nn.ReLU()), X, Y, LOSS, "softmax", ""),
+    "a gate": (
+        lambda: filled(Wired(""), "r.bias_ih_l0", -30.0), X, Y, LOSS, "scale", "r.bias_ih_l0",
+    ),
     "small inputs": (lambda: net(nn.ReLU()), 1e-4 * X, Y, LOSS, "inputs", ""),
     "one class": (lambda: net(nn.ReLU()), X, torch.ones_like(Y), LOSS, "targets", ""),
     "sigmoid, softmax": (

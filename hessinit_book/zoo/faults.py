@@ -128,7 +128,8 @@ class Branch(nn.Module):
         self.f = nn.Sequential(
             nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
         )
-        for layer in (self.f[1], self.f[3]):
+        for layer in self.f[1::2]:
+            assert isinstance(layer, nn.Linear)
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, z: Tensor) -> Tensor:

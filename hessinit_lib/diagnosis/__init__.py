@@ -13,6 +13,7 @@
 | Is a learning rate too high? | `rate.py` |
 | When is a layer vanishing or exploding? | `rules.py` |
 | Which fault explains the others? | `causes.py` |
+| How is it put together? | `wiring.py` |
 | What would fix it? | `remedies.py` |
 | What does the command line take? | `command.py` |
 """

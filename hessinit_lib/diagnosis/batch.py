@@ -15,6 +15,7 @@ from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.inputs import tensors_of
 from hessinit_lib.hessians.loss_value import evaluate
 
+_ZEROS = 0.2  # share of outputs from which on a ReLU gave them
 _FEWEST = 8  # samples of one class that are no chance
 
 
@@ -35,6 +36,8 @@ class Batch:
         quadratic: whether the loss grows with the square of the outputs, and not like them.
         applied: what the outputs went through that the loss applies, or undoes, once more:
             "softmax", "sigmoid" or "".
+        rectified: share of outputs that are zero, of such as a ReLU gives to a loss that takes
+            the softmax of them; else 0.
         bounded: whether the outputs are from 0 to 1, and the loss takes the softmax of them.
     """
 
@@ -49,6 +52,7 @@ class Batch:
     zero_loss: float = math.nan
     quadratic: bool = False
     applied: str = ""
+    rectified: float = 0.0
     bounded: bool = False
 
     @classmethod
@@ -68,6 +72,7 @@ class Batch:
         alike = several and all(map(is_constant, tensors))
         feature, largest, usual = _features(case)
         loss, doubled = _loss(case, outputs), _loss(case, 2 * outputs)
+        zeros, invariant = Moments.of(outputs).zeros, _is_shift_invariant(case, outputs, loss)
         classes = not targets.is_floating_point() and case.samples >= _FEWEST
         return cls(
             Moments.of(targets if same_shape else None),
@@ -81,7 +86,8 @@ class Batch:
             _loss(case, torch.zeros_like(outputs)),
             doubled > 3 * loss,
             _applied(case, outputs, loss),
-            _in_unit_interval(outputs) and _is_shift_invariant(case, outputs, loss),
+            zeros if outputs.min() >= 0 and _ZEROS < zeros < 1 and invariant else 0.0,
+            _in_unit_interval(outputs) and invariant,
         )
 
 

@@ -27,6 +27,7 @@ CauseKind = Literal[
     "scale",
     "recurrent",
     "detached",
+    "unregistered",
     "unused",
     "dead",
     "saturated",
@@ -142,11 +143,25 @@ def _of_the_batch(found: Pass) -> list[Cause]:
     if batch.targets.rms > _LARGE_TARGETS:
         reason = f"the targets have a root mean square of {batch.targets.rms:.2g}"
         named.append(Cause("targets", "", "exploding", reason))
+    for name in found.crossed:
+        reason = f"{name} belongs to a layer without batch_first, which mixes the samples: it "
+        named.append(Cause("inputs", "", "vanishing", reason + "takes their axis for time"))
+    if found.unregistered:
+        shapes = ", ".join(map(str, found.unregistered))
+        reason = (
+            f"tensors of shapes {shapes} require gradients, but are not parameters of the model"
+        )
+        named.append(Cause("unregistered", "", "vanishing", reason))
+    for name, p in found.dropped.items():
+        named.append(Cause("noise", name, "vanishing", f"dropout of {p:.0%} of its inputs"))
     if batch.one_class:
         named.append(Cause("targets", "", "vanishing", "all targets are the same class"))
     sigmoids = (s.head and s.activation and s.activation.kind == "sigmoid" for s in found.signals)
     if not batch.applied and batch.bounded and any(sigmoids):
         reason = "the outputs went through a sigmoid, and the loss takes a softmax of them"
+        named.append(Cause("softmax", "", "vanishing", reason))
+    if batch.rectified:
+        reason = f"the outputs went through a ReLU: {batch.rectified:.0%} of them are zero"
         named.append(Cause("softmax", "", "vanishing", reason))
     if batch.applied:
         reason = f"the outputs went through a {batch.applied}, and the loss expects them without"
@@ -195,7 +210,7 @@ def _through_depth(found: Pass) -> list[Cause]:
     sizes = Sizes.of(found)
     worst: list[tuple[float, str, str]] = []
     if sizes.signal > 0 and math.isfinite(found.outputs.rms):
-        sizes_of = [(s.name, sizes.forward(s.inputs.rms, s.order)) for s in in_order(found)]
+        sizes_of = [(s.name, sizes.forward(s.inputs.rms, s.order or 0)) for s in in_order(found)]
         sizes_of.append(("the outputs", sizes.forward(found.outputs.rms)))
         worst += [(rms / sizes.signal, "signals", name) for name, rms in sizes_of]
     if len(found.sums) >= RESIDUAL_SUMS and found.sums[0][0] > 0:

@@ -27,11 +27,13 @@ Change = Callable[[nn.Module], object]
 _REFUSALS = (RuntimeError, ValueError, AttributeError, TypeError)
 
 _UNTRIED = {
-    "nonfinite": "look for what is not finite in inputs, weights and targets",
+    "nonfinite": "look for what is not finite in inputs, weights and targets, and for roots, "
+    "logarithms and quotients of zero",
     "targets": "normalize the targets",
     "softmax": "give the logits to the loss",
     "noise": "divide its output by the share that it keeps",
     "detached": "use its output; look for detach(), no_grad(), numbers taken out of tensors",
+    "unregistered": "put modules into nn.ModuleList, tensors into nn.Parameter",
     "unused": "use its output, or leave it out (requires_grad_(False) says that it is meant)",
     "inputs": "look at how the inputs are read",
     "outputs": "look for what is constant or large on the way",
@@ -76,6 +78,10 @@ def advised(case: Case, found: Pass, wrong: Sequence[Cause]) -> tuple[list[Fault
         if cause.kind == "residual":
             ends = f"scale the ends of the branches by 1/sqrt({len(found.sums)})"
             said = f"{remedy}, or {ends}" if remedy else ends
+        elif cause.where in found.dropped:
+            said = "drop less"
+        elif cause.kind == "inputs" and found.crossed:
+            said = "give it batch_first=True, or inputs of shape (time, samples, features)"
         elif (cause.kind, cause.verdict) == ("targets", "vanishing"):
             said = "look at how batches are drawn"
         faults.append(Fault(*cause, said, bool(remedy)))
@@ -141,7 +147,7 @@ def _for_weights(
     if not wrong:
         return "", {}
     words = {
-        cause.where: "set it to zero" if cause.where.endswith("bias") else "start it at 1"
+        cause.where: "set it to zero" if "bias" in cause.where else "start it at 1"
         for cause in wrong
         if cause.where in found.vectors
     }
@@ -250,7 +256,7 @@ def _scaled(model: nn.Module, factors: dict[str, float]) -> None:
 
 def _reset(model: nn.Module, names: Iterable[str]) -> None:
     for name in names:
-        model.get_parameter(name).fill_(0.0 if name.endswith("bias") else 1.0)
+        model.get_parameter(name).fill_(0.0 if "bias" in name else 1.0)
 
 
 def _filled(model: nn.Module, scales: Sequence[str]) -> None:

@@ -43,10 +43,11 @@ class Fault:
     Attributes:
         kind: "scale" (a weight far too large or small), "symmetric" (equal units), "dead"
             (ReLUs), "saturated" (tanh, sigmoid), "recurrent" (over time), "detached" (no
-            gradient), "unused" (no part of the loss), "noise" (dropout that
-            changes the mean), "inputs", "targets", "softmax" (taken twice), "outputs" (a loss
-            far above that of zero outputs), "residual" (branches that add up), "depth" (no
-            layer by itself, but all in a row), "nonfinite", "rate" (too high, where asked).
+            gradient), "unused" (no part of the loss), "unregistered" (used, but no parameter),
+            "noise" (dropout that changes the mean), "inputs", "targets", "softmax" (taken
+            twice), "outputs" (a loss far above that of zero outputs), "residual" (branches
+            that add up), "depth" (no layer by itself, but all in a row), "nonfinite", "rate"
+            (too high, where asked).
         where: the weight's or module's name; "" for the whole network.
         verdict: what it makes of signals or gradients.
         reason: in words.

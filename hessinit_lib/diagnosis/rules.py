@@ -101,6 +101,7 @@ class Sizes:
         waiting: when weights run that are zero throughout: signals after them are small, and
             gradients before them, only until they move.
         below: the largest gradient at the outputs of the layers called before, by weight.
+        above: the largest signal at the layers called later, and at the outputs, by order.
     """
 
     gain: float
@@ -108,6 +109,7 @@ class Sizes:
     gradients: Mapping[str, float] = field(default_factory=dict)
     waiting: Sequence[Span] = ()
     below: Mapping[str, float] = field(default_factory=dict)
+    above: Mapping[int | float, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, found: Pass) -> Sizes:
@@ -124,18 +126,27 @@ class Sizes:
         for signal in called:
             below[signal.name] = largest
             largest = max(largest, signal.output_gradients.norm)
+        above: dict[int | float, float] = {}
+        largest = found.outputs.rms
+        for signal in reversed(called):
+            above[signal.order or 0] = largest
+            largest = max(largest, signal.inputs.rms)  # NaN, of tokens, is not larger
         waiting = [*found.waiting.values()]
-        return cls(middle, source, _references(found, called), waiting, below)
+        return cls(middle, source, _references(found, called), waiting, below, above)
 
     def forward(self, rms: float, order: float | int = math.inf) -> float:
         """Give the size of what a layer gets, or NaN where it may be small: near-zero branches.
+
+        What later layers get goes around this one, or is normalized again: gates, say.
 
         Args:
             rms: its size.
             order: of the layer that gets it; infinite for the outputs.
         """
-        small = rms < self.signal and any(span.start <= order for span in self.waiting)
-        return math.nan if small else rms
+        if not rms < self.signal:
+            return rms
+        waits = any(span.start <= order for span in self.waiting)
+        return math.nan if waits else max(rms, self.above.get(order, 0.0))
 
     def backward(self, signal: Signal) -> float:
         """Give the gradient that gets to a layer over what it is compared with, or NaN.
@@ -197,6 +208,8 @@ def judge(signal: Signal, sizes: Sizes) -> list[Finding]:
     """
     if not math.isfinite(signal.gain) or not _finite(signal):
         return [Finding("nonfinite", "exploding", "not all numbers are finite")]
+    if signal.reached and signal.trainable and not math.isfinite(signal.gradient.norm):
+        return [Finding("nonfinite", "exploding", "its gradient is not finite")]
     found = [
         _symmetric(signal),
         _scale(signal, sizes),
@@ -262,7 +275,7 @@ def _dead(signal: Signal) -> Finding | None:
 
 
 def _detached(signal: Signal) -> Finding | None:
-    if not signal.trainable or not math.isnan(signal.gradient.norm):
+    if not signal.trainable or signal.reached:
         return None
     if not signal.called:
         return Finding("unused", "vanishing", "it is trainable, but no part of this loss")

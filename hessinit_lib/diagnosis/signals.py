@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.utils.hooks import RemovableHandle
 
@@ -22,6 +22,13 @@ from hessinit_lib.diagnosis.batch import Batch, is_constant
 from hessinit_lib.diagnosis.events import Activation, Events
 from hessinit_lib.diagnosis.moments import Moments
 from hessinit_lib.diagnosis.recurrent import GATED, over_time, watch_inputs
+from hessinit_lib.diagnosis.wiring import (
+    heads_of,
+    heavy_dropout,
+    is_crossed,
+    large_vectors,
+    unregistered_leaves,
+)
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.derivatives import check_leaves
 from hessinit_lib.hessians.functional import PureModel, one_tensor
@@ -29,11 +36,6 @@ from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED
 from hessinit_lib.hessians.loss_value import differentiable
 
 _SMALL_SCALE = 0.01  # of branches, at most: layer scale starts at 1e-6 to 0.1
-
-_LARGE_VECTOR = 10.0  # entries of biases and of the scales of normalizations
-_RULING = 1.01  # largest size of an output over that of a bias that leaves nothing to the weights
-
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
 _ROUNDING = 1e-5  # of the largest gradient
 
@@ -64,6 +66,7 @@ class Signal:
             normalized before its use (where its layer has the normalized one, see `gain`).
         recomputed: whether its layer computes from it the weight that it uses.
         same: whether all its units have the same weights and the same gradients.
+        reached: whether the loss has a gradient in it.
         called: whether its layer was called, also where autograd does not follow.
         steps: of a recurrent layer that get a gradient; see `over_time`.
         over_time: the gradient at the first of them over that at the last.
@@ -87,6 +90,7 @@ class Signal:
     free: bool = False
     recomputed: bool = False
     same: bool = False
+    reached: bool = False
     called: bool = False
     steps: int = 1
     over_time: float = 1.0
@@ -117,6 +121,9 @@ class Pass:
         vectors: sizes of biases that exceed what they are added to, and of the scales of
             normalizations, where they are large.
         normalized: when batch normalization that uses the batch's statistics runs.
+        unregistered: shapes of tensors that would be trained, but are no parameters.
+        crossed: recurrent layers and attention that take the axis of the samples for time.
+        dropped: modules of dropout that leave next to nothing, and their probabilities.
         batch: what inputs, targets, outputs and the loss show.
     """
 
@@ -129,6 +136,9 @@ class Pass:
     gradients: dict[str, Tensor]
     vectors: dict[str, float]
     normalized: list[Span]
+    unregistered: list[tuple[int, ...]] = field(default_factory=list)
+    crossed: list[str] = field(default_factory=list)
+    dropped: dict[str, float] = field(default_factory=dict)
     batch: Batch = field(default_factory=Batch)
 
 
@@ -154,6 +164,7 @@ def observe(case: Case) -> Pass:
     calls: list[tuple[nn.Module, Tensor]] = []
     spans: dict[nn.Module, Span] = {}
     inputs: dict[nn.Module, Tensor] = {}
+    crossed: list[str] = []
     last_axis = -1
 
     def hook(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
@@ -166,6 +177,8 @@ def observe(case: Case) -> Pass:
             return
         last_axis = 1 if isinstance(module, CONVOLUTIONS + TRANSPOSED) else -1
         given = _first_tensor(args) if args else _first_tensor(tuple(kwargs.values()))
+        if is_crossed(module, given, case):
+            crossed.append(owners[module][0].name)
         for signal in owners[module]:
             if signal.order is None:  # of a layer that is called again, the first call
                 signal.order = len(calls)
@@ -185,7 +198,8 @@ def observe(case: Case) -> Pass:
             with events:
                 outputs = pure(case.inputs)
             outputs = one_tensor(outputs)
-            heads = _heads(outputs, [output for _, output in calls])
+            heads = heads_of(outputs, [output for _, output in calls])
+            unregistered = unregistered_leaves(outputs, pure.state, case.inputs)
             check_leaves(outputs, case.parameters)
             loss = differentiable(case.loss_fn, outputs, case.targets, case.parameters)
     finally:
@@ -195,6 +209,7 @@ def observe(case: Case) -> Pass:
     find = partial(torch.autograd.grad, loss, allow_unused=True)
     gradients = find([*weights, *(output for _, output in calls), *inputs.values()])
     for signal, gradient in zip(signals, gradients, strict=False):
+        signal.reached = gradient is not None
         if signal.trainable:
             signal.gradient = Moments.of(gradient)
         if signal.order is not None:
@@ -221,25 +236,13 @@ def observe(case: Case) -> Pass:
             for signal, weight, gradient in zip(signals, weights, gradients, strict=False)
             if signal.trainable
         },
-        _large_vectors(model, pure, owners),
+        large_vectors(model, pure.state, owners),
         [spans[module] for module in model.modules() if module in spans and _normalizes(module)],
+        unregistered,
+        crossed,
+        heavy_dropout(model),
         Batch.of(case, outputs.detach()),
     )
-
-
-def _heads(outputs: Tensor, calls: Sequence[Tensor]) -> set[int]:
-    """Find the layers, by order, whose outputs reach those of the model through no other."""
-    orders = {call.grad_fn: order for order, call in enumerate(calls)}
-    found: set[int] = set()
-    seen, waiting = {None}, [outputs.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node in orders:
-            found.add(orders[node])
-        elif node not in seen and node is not None:
-            waiting += [parent for parent, _ in node.next_functions]
-        seen.add(node)
-    return found
 
 
 Owners = Mapping[nn.Module, Sequence[Signal]]
@@ -309,25 +312,6 @@ def _map(signal: Signal, given: Tensor, output: Tensor) -> None:
         signal.gain, signal.table = signal.gain * math.sqrt(features[0]), False
 
 
-def _large_vectors(
-    model: nn.Module, pure: PureModel, owners: dict[nn.Module, list[Signal]]
-) -> dict[str, float]:
-    found = {}
-    for path, module in model.named_modules():
-        norm = isinstance(module, _NORMS) or type(module).__name__.endswith("Norm")
-        name = f"{path}.".lstrip(".") + ("weight" if norm else "bias")
-        if name not in pure.state or pure.state[name].ndim != 1:
-            continue
-        size = Moments.of(pure.state[name]).rms
-        # Of the layers that give outputs, the loss will tell.
-        layer = next(
-            (s for s in owners.get(module, []) if s.order is not None and not s.head), None
-        )
-        if size > _LARGE_VECTOR and (norm or (layer and layer.outputs.rms < _RULING * size)):
-            found[name] = size
-    return found
-
-
 def _use(signal: Signal, module: nn.Module) -> None:
     """Judge a weight that is computed from parameters by what it is when it is used."""
     used = getattr(module, "weight", None)
@@ -365,6 +349,7 @@ def _weights(model: nn.Module) -> tuple[list[Signal], dict[nn.Module, list[Signa
     readers: dict[nn.Module, nn.Module] = {}
     for module in model.modules():
         if is_parametrized(module):
+            assert isinstance(module.parametrizations, nn.ModuleDict)
             readers.update(dict.fromkeys(module.parametrizations.values(), module))
         if isinstance(module, nn.MultiheadAttention):
             readers[module.out_proj] = module

@@ -156,7 +156,7 @@ def check_loss(loss_fn: object) -> None:
         raise ValueError(f"loss_fn: got {_kind(loss_fn)}, expected a function")
 
 
-def check_model(model: object) -> None:
+def check_model(model: nn.Module) -> None:
     """Make sure that a model is a module whose parameters are real tensors with values.
 
     Raises:

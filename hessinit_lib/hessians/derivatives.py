@@ -248,8 +248,8 @@ class _Probe:
             for name, row in self.fixed.items():
                 if name in v:
                     v[name][row] = 0
-            one_sided = index == 0 or h is None  # at first, as it takes but one more call
-            yield (min(steps[:2]), 0.0, v) if one_sided else (h, -h, v)
+            one_sided = index == 0  # which takes but one more call
+            yield (min(steps[:2]), 0.0, v) if one_sided or h is None else (h, -h, v)
 
     def _check_first(self, u: Tensor, gradients: list[Tensor], outputs: Tensor) -> None:
         precision, off = _PRECISIONS[u.dtype], 0.0

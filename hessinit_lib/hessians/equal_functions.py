@@ -104,7 +104,7 @@ def _embedding_bag(
 
 
 _EQUAL: dict[Any, Any] = {
-    torch._weight_norm: _weight_norm,
+    torch._weight_norm: _weight_norm,  # pyright: ignore[reportPrivateImportUsage]
     F.hardsigmoid: _hardsigmoid,
     F.embedding_bag: _embedding_bag,
 }

@@ -77,7 +77,7 @@ def refuse_active_noise(model: nn.Module) -> None:
 
 def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
     """Find the modules that draw random numbers by themselves, in a run on a few samples."""
-    found = {module for module in model.modules() if isinstance(module, _NOISE)}
+    found: set[nn.Module] = {m for m in model.modules() if isinstance(m, _NOISE)}
     devices = _cards(model.parameters())
     running: list[nn.Module] = []
 
@@ -344,7 +344,7 @@ class _LogSoftmax(TorchFunctionMode):
     ) -> Any:
         self.hooked |= func is Tensor.register_hook
         result = func(*args, **(kwargs or {}))
-        if func in _LOG_SOFTMAXES and args and result.dtype == args[0].dtype:
+        if func in _LOG_SOFTMAXES and len(args) > 0 and result.dtype == args[0].dtype:
             axis = args[1] if len(args) > 1 else (kwargs or {}).get("dim")
             if isinstance(axis, int):  # torch still guesses one that is left out
                 self.axis, self.logits, self.result = axis % result.ndim, args[0], result
@@ -406,7 +406,8 @@ def one_tensor(outputs: object, *, graph: bool = True) -> Tensor:
     )
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def entry(function: Callable[P, R]) -> Callable[P, R]:

@@ -50,7 +50,7 @@ def evaluate(loss_fn: LossFn, outputs: Tensor, targets: Tensor) -> Tensor:
         pair = (outputs.clone(), tried)
         try:
             with _LossMode():
-                value = call(pair) if call is not loss_fn else call(*pair)
+                value = call(*pair) if call is loss_fn else call(pair, None)
             break
         except _PairedError as error:
             raise ValueError(

@@ -110,7 +110,5 @@ def _half_new(old: tuple[Inputs, Tensor], new: tuple[Inputs, Tensor]) -> tuple[I
         return torch.cat((a[: len(a) // 2], b[len(b) // 2 :]))
 
     targets = join(old[1], new[1])
-    if isinstance(old[0], tuple):
-        return tuple(join(a, b) for a, b in zip(old[0], new[0], strict=True)), targets
-    assert isinstance(new[0], Tensor)
-    return join(old[0], new[0]), targets
+    others = iter(tensors_of(new[0]))
+    return mapped(old[0], lambda a: join(a, next(others))), targets

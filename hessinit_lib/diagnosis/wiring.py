@@ -1,0 +1,101 @@
+"""How a model is put together: what the numbers of its layers do not show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from hessinit_lib.diagnosis.moments import Moments
+from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.graph.nodes import inputs_first
+from hessinit_lib.hessians.inputs import Inputs, tensors_of
+
+_LARGE = 10.0  # entries of biases and of the scales of normalizations
+_RULING = 1.01  # largest size of an output over that of a bias that leaves nothing to the weights
+_DROPPED = 0.9
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+_OVER_TIME = (nn.RNNBase, nn.MultiheadAttention)
+
+
+def heads_of(outputs: Tensor, calls: Sequence[Tensor]) -> set[int]:
+    """Find the layers, by order, whose outputs reach those of the model through no other."""
+    orders = {call.grad_fn: order for order, call in enumerate(calls)}
+    found: set[int] = set()
+    seen: set[Node | None] = {None}
+    waiting = [outputs.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node in orders:
+            found.add(orders[node])
+        elif node not in seen and node is not None:
+            waiting += [parent for parent, _ in node.next_functions]
+        seen.add(node)
+    return found
+
+
+def unregistered_leaves(
+    outputs: Tensor, state: Mapping[str, Tensor], inputs: Inputs
+) -> list[tuple[int, ...]]:
+    """Give shapes of tensors that require a gradient and are no parameters of the model.
+
+    Example:
+        >>> import torch
+        >>> hidden = torch.ones(2, 3, requires_grad=True)
+        >>> unregistered_leaves(hidden.sum(), {}, torch.ones(1))
+        [(2, 3)]
+    """
+    known = {id(tensor) for tensor in (*state.values(), *tensors_of(inputs))}
+    nodes = inputs_first(outputs.grad_fn) if outputs.grad_fn else ()
+    leaves: list[Any] = [getattr(node, "variable", None) for node in nodes]
+    return [tuple(leaf.shape) for leaf in leaves if leaf is not None and id(leaf) not in known]
+
+
+def heavy_dropout(model: nn.Module) -> dict[str, float]:
+    """Find modules of dropout that leave less than a tenth of what they get.
+
+    Example:
+        >>> heavy_dropout(nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.98)))
+        {'1': 0.98}
+    """
+    return {
+        name: module.p
+        for name, module in model.named_modules()
+        if isinstance(module, _DropoutNd) and module.p > _DROPPED
+    }
+
+
+def is_crossed(module: nn.Module, given: Tensor | None, case: Case) -> bool:
+    """Tell whether a layer takes the axis of the samples for time, and time for samples."""
+    if given is None or given.ndim != 3 or not isinstance(module, _OVER_TIME):
+        return False
+    first, second = given.shape[:2]
+    return not module.batch_first and first == case.samples == len(case.targets) != second
+
+
+def large_vectors(
+    model: nn.Module, state: Mapping[str, Tensor], owners: Mapping[nn.Module, Sequence[Any]]
+) -> dict[str, float]:
+    """Give sizes of biases that leave nothing to weights, and of large scales of normalizations."""
+    found = {}
+    for path, module in model.named_modules():
+        norm = isinstance(module, _NORMS) or type(module).__name__.endswith("Norm")
+        recurrent = isinstance(module, nn.RNNBase | nn.RNNCellBase)
+        for name in module._parameters:
+            full = f"{path}.{name}" if path else name
+            if full not in state or state[full].ndim != 1:
+                continue
+            if not (name == "weight" if norm else name.startswith("bias")):
+                continue
+            size = Moments.of(state[full]).rms
+            # Of the layers that give outputs, the loss will tell.
+            layers = [s for s in owners.get(module, []) if s.order is not None and not s.head]
+            rules = layers and layers[0].outputs.rms < _RULING * size
+            if size > _LARGE and (norm or recurrent or rules):
+                found[full] = size
+    return found
