@@ -25,7 +25,7 @@ from benchmarks.ours import seconds
 from benchmarks.recording import Recording
 from hessinit_book.data import load
 from hessinit_lib import layer_hessians
-from hessinit_lib.hessians.functional import without_noise
+from hessinit_lib.hessians.noise import without_noise
 
 THREADS, BATCH, LEVELS = 2, 8, 16
 

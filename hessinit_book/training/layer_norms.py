@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hessinit_book.statistics.rounding import all_rounded
 from hessinit_lib.hessians import layer_hessians
-from hessinit_lib.hessians.functional import without_noise
+from hessinit_lib.hessians.noise import without_noise
 
 
 def layer_norms(

@@ -148,6 +148,7 @@ class Conv(nn.Sequential):
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             else:
                 nn.init.normal_(conv.weight, 0, std)
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
             layers += [conv, nn.ReLU()]
         super().__init__(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, CLASSES))
@@ -205,7 +206,8 @@ class Chaotic(nn.Module):
         super().__init__()
         self.body = nn.RNN(FRAMES, width, batch_first=True)
         self.out = nn.Linear(width, CLASSES)
-        nn.init.normal_(self.body.weight_hh_l0, 0, gain / math.sqrt(width))
+        recurrent = self.body.get_parameter("weight_hh_l0")
+        nn.init.normal_(recurrent, 0, gain / math.sqrt(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Give logits, shape (B, classes)."""

@@ -115,7 +115,7 @@ def mlp(size: int, width: int = 128, depth: int = 3, act: type[nn.Module] = nn.R
 class Recurrent(nn.Module):
     """A recurrent network of torch whose last output is read."""
 
-    def __init__(self, kind: type[nn.RNNBase], width: int = 64, layers: int = 1) -> None:
+    def __init__(self, kind: Callable[..., nn.Module], width: int = 64, layers: int = 1) -> None:
         super().__init__()
         self.body = kind(FRAMES, width, layers, batch_first=True)
         self.out = nn.Linear(width, CLASSES)

@@ -15,7 +15,7 @@ from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.inputs import tensors_of
 from hessinit_lib.hessians.loss_value import evaluate
 
-_ZEROS = 0.2  # share of outputs from which on a ReLU gave them
+_ZEROS = 0.4  # share of outputs from which on a ReLU gave them
 _FEWEST = 8  # samples of one class that are no chance
 
 

@@ -214,7 +214,7 @@ def _through_depth(found: Pass) -> list[Cause]:
         sizes_of.append(("the outputs", sizes.forward(found.outputs.rms)))
         worst += [(rms / sizes.signal, "signals", name) for name, rms in sizes_of]
     if len(found.sums) >= RESIDUAL_SUMS and found.sums[0][0] > 0:
-        growth = found.sums[-1][1] / found.sums[0][0]
+        growth = found.sums[-1][1] / max(found.sums[0][0], sizes.signal)
         worst.append((growth, "signals", "the last residual sum"))
     worst += [(sizes.backward(s), "gradients", s.name) for s in in_order(found)]
     far = [entry for entry in worst if entry[0] > ACCUMULATED or entry[0] < 1 / FADED]

@@ -23,10 +23,12 @@ from hessinit_lib.diagnosis.signals import Pass, Signal, observe
 from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians, model_hessian
-from hessinit_lib.hessians.functional import FROZEN, entry, without_noise
+from hessinit_lib.hessians.functional import FROZEN
 from hessinit_lib.hessians.inputs import Inputs
+from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn
+from hessinit_lib.hessians.noise import without_noise
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 from hessinit_lib.theory.steps import best_rate

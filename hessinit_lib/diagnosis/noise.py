@@ -109,7 +109,7 @@ def _factor(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> flo
     with _in_training(module):
         for draw in range(_DRAWS):
             buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-            copied = mapped(args, torch.clone), dict(mapped(kwargs, torch.clone))
+            copied: Any = mapped(args, torch.clone), mapped(kwargs, torch.clone)
             noisy = torch.func.functional_call(module, buffers, *copied)
             if not isinstance(noisy, Tensor) or noisy.shape != output.shape:
                 return None

@@ -199,7 +199,7 @@ def observe(case: Case) -> Pass:
                 outputs = pure(case.inputs)
             outputs = one_tensor(outputs)
             heads = heads_of(outputs, [output for _, output in calls])
-            unregistered = unregistered_leaves(outputs, pure.state, case.inputs)
+            unregistered = unregistered_leaves(outputs, pure.state, case.samples)
             check_leaves(outputs, case.parameters)
             loss = differentiable(case.loss_fn, outputs, case.targets, case.parameters)
     finally:

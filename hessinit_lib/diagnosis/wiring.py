@@ -13,7 +13,6 @@ from torch.nn.modules.dropout import _DropoutNd
 from hessinit_lib.diagnosis.moments import Moments
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.graph.nodes import inputs_first
-from hessinit_lib.hessians.inputs import Inputs, tensors_of
 
 _LARGE = 10.0  # entries of biases and of the scales of normalizations
 _RULING = 1.01  # largest size of an output over that of a bias that leaves nothing to the weights
@@ -40,20 +39,28 @@ def heads_of(outputs: Tensor, calls: Sequence[Tensor]) -> set[int]:
 
 
 def unregistered_leaves(
-    outputs: Tensor, state: Mapping[str, Tensor], inputs: Inputs
+    outputs: Tensor, state: Mapping[str, Tensor], samples: int
 ) -> list[tuple[int, ...]]:
     """Give shapes of tensors that require a gradient and are no parameters of the model.
+
+    Those of the batch's size are left out: some models have gradients in their inputs.
 
     Example:
         >>> import torch
         >>> hidden = torch.ones(2, 3, requires_grad=True)
-        >>> unregistered_leaves(hidden.sum(), {}, torch.ones(1))
+        >>> unregistered_leaves(hidden.sum(), {}, samples=4)
         [(2, 3)]
     """
-    known = {id(tensor) for tensor in (*state.values(), *tensors_of(inputs))}
+    known = {id(tensor) for tensor in state.values()}
     nodes = inputs_first(outputs.grad_fn) if outputs.grad_fn else ()
     leaves: list[Any] = [getattr(node, "variable", None) for node in nodes]
-    return [tuple(leaf.shape) for leaf in leaves if leaf is not None and id(leaf) not in known]
+    return [
+        tuple(leaf.shape)
+        for leaf in leaves
+        if leaf is not None
+        and id(leaf) not in known
+        and (isinstance(leaf, nn.Parameter) or leaf.shape[:1] != (samples,))
+    ]
 
 
 def heavy_dropout(model: nn.Module) -> dict[str, float]:

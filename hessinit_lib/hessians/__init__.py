@@ -19,10 +19,11 @@ can be asked for, `report` what comes back.
 In the exact routes `sketched` estimates Frobenius norms where that costs less.
 
 What all routes use: `case` checks model, loss and batch, once. `functional` runs a model so
-that nothing of it changes. `loss` is the loss at the outputs: its gradient, products with its
-Hessian, factors of that (`cross_entropy`: of the usual one). `numerics/` is linear algebra
-(`lanczos`, `quadrature`), standard errors (`estimates`), which products may be rounded
-(`precision`), and memory (`workspace`).
+that nothing of it changes, `isolation` keeps what belongs to the caller, `noise` puts dropout and
+the like aside, `derivatives` checks what is differentiated. `loss` is the loss at the outputs:
+its gradient, products with its Hessian, factors of that (`cross_entropy`: of the usual one).
+`numerics/` is linear algebra (`lanczos`, `quadrature`), standard errors (`estimates`), which
+products may be rounded (`precision`), and memory (`workspace`).
 """
 
 from hessinit_lib.hessians.estimate.hessians import model_hessian

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import entry, unwrapped, without_noise
+from hessinit_lib.hessians.functional import unwrapped
 from hessinit_lib.hessians.inputs import Inputs
+from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn
+from hessinit_lib.hessians.noise import without_noise
 from hessinit_lib.hessians.report import HessianReport
 
 

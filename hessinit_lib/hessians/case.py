@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +156,7 @@ def check_loss(loss_fn: object) -> None:
         raise ValueError(f"loss_fn: got {_kind(loss_fn)}, expected a function")
 
 
-def check_model(model: nn.Module) -> None:
+def check_model(model: Any) -> None:
     """Make sure that a model is a module whose parameters are real tensors with values.
 
     Raises:

@@ -27,9 +27,10 @@ from torch.overrides import TorchFunctionMode
 
 from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.functional import FROZEN, PureModel, one_tensor, random_state_kept
+from hessinit_lib.hessians.functional import FROZEN, PureModel, one_tensor
 from hessinit_lib.hessians.graph.nodes import inputs_first, operation, parameters_below
 from hessinit_lib.hessians.inputs import Inputs, take, tensors_of
+from hessinit_lib.hessians.isolation import random_state_kept
 
 _SHARE = 32  # one sample in so many is looked at, but two at least,
 _LEAST = 8  # or eight if the model is small

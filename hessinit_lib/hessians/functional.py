@@ -7,14 +7,12 @@ state stay as they are.
 
 from __future__ import annotations
 
-import functools
 import itertools
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +20,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.equal_functions import equal_functions
-from hessinit_lib.hessians.inputs import Inputs, fresh, take, tensors_of
-from hessinit_lib.hessians.numerics.precision import PROCESS, without_callers_modes
+from hessinit_lib.hessians.inputs import Inputs, fresh, tensors_of
+from hessinit_lib.hessians.isolation import attribute, dense_gradients, random_state_kept
+from hessinit_lib.hessians.numerics.precision import PROCESS
 
-_NOISE = (_DropoutNd, nn.RReLU)
-_FEW = 4  # samples that show which modules draw random numbers
+NOISE = (_DropoutNd, nn.RReLU)
 
 FROZEN = (
     "batch normalization in training mode couples the samples: these are the norms of the "
@@ -68,59 +65,11 @@ def refuse_active_noise(model: nn.Module) -> None:
         NotImplementedError: there is one; the message names it.
     """
     for name, module in model.named_modules():
-        if module.training and isinstance(module, _NOISE) and getattr(module, "p", 1):
+        if module.training and isinstance(module, NOISE) and getattr(module, "p", 1):
             raise NotImplementedError(
                 f"{name or 'the model'} ({type(module).__name__}) is active: "
                 "its mask changes with every call; call model.eval() first"
             )
-
-
-def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
-    """Find the modules that draw random numbers by themselves, in a run on a few samples."""
-    found: set[nn.Module] = {m for m in model.modules() if isinstance(m, _NOISE)}
-    devices = _cards(model.parameters())
-    running: list[nn.Module] = []
-
-    def state() -> list[Tensor]:
-        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
-
-    last = []
-
-    def passes(module: nn.Module) -> None:
-        """Note, at the start and end of each module, who has drawn since the last such time."""
-        nonlocal last
-        now = state()
-        if not all(map(torch.equal, now, last)):
-            found.add(module)
-        last = now
-
-    def enter(module: nn.Module, *_: object) -> None:
-        passes(running[-1] if running else module)
-        running.append(module)
-
-    def leave(module: nn.Module, *_: object) -> None:
-        passes(module)
-        running.pop()
-
-    dtype, call = compute_dtype(model), calling(model)
-    with ExitStack() as stack:
-        stack.enter_context(random_state_kept(model.parameters()))
-        stack.enter_context(torch.no_grad())
-        for module in model.modules():
-            if isinstance(module, nn.SyncBatchNorm):  # other processes need not take part
-                stack.enter_context(attribute(module, "training", False))
-            stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
-            stack.callback(module.register_forward_hook(leave).remove)
-        for few in (take(inputs, slice(_FEW)), inputs):  # some models want the whole batch
-            running.clear()
-            last = state()
-            arguments, keywords = fresh(few, dtype)
-            try:
-                call(state_of(model, dtype), arguments, keywords)
-            except Exception:
-                continue
-            break
-    return found
 
 
 def calls_only_forward(module: nn.Module) -> bool:
@@ -404,133 +353,3 @@ def one_tensor(outputs: object, *, graph: bool = True) -> Tensor:
         f"the model gave a {type(outputs).__name__}, expected one tensor: wrap it in a module "
         "whose forward gives one of its parts, such as its .logits"
     )
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def entry(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function whose first argument is a model: modes of the caller do not matter.
-
-    See `without_callers_modes`. Should it not end, the model's modes, hooks and tensors, the
-    random state and the settings of the process are put back. What changes them does that by
-    itself, but an interrupt may come between two of its lines.
-    """
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        model = args[0] if args else kwargs.get("model")
-        with without_callers_modes():
-            model = model if isinstance(model, nn.Module) else nn.Module()
-            put_back = _put_back(model)
-            kept = [b for b in model.buffers() if not (b.is_meta or b.is_inference() or is_lazy(b))]
-            before = [buffer.clone() for buffer in kept]
-            try:
-                return function(*args, **kwargs)
-            except BaseException:
-                put_back()
-                raise
-            finally:  # a loss may call the model by itself
-                for buffer, value in zip(kept, before, strict=True):
-                    if not torch.equal(buffer, value):
-                        buffer.copy_(value)
-
-    return call
-
-
-def _put_back(model: nn.Module) -> Callable[[], None]:
-    """Give the function that makes all what it is now, but for the numbers in tensors."""
-    tables = ("_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks")
-    modules = [
-        (
-            module,
-            module.training,
-            [(vars(module)[table], [*vars(module)[table].items()]) for table in tables],
-        )
-        for module in model.modules()
-    ]
-    cuda, random = torch.backends.cuda, torch.get_rng_state()
-    switches = [
-        (cuda.enable_flash_sdp, cuda.flash_sdp_enabled()),
-        (cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled()),
-        (cuda.enable_math_sdp, cuda.math_sdp_enabled()),
-        (cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled()),
-    ]
-    recurrent = torch.backends.cudnn.enabled
-
-    def put_back() -> None:
-        for module, training, contents in modules:
-            module.training = training
-            for table, items in contents:
-                if [*map(id, table.values())] != [id(value) for _, value in items]:
-                    table.clear()
-                    table.update(items)
-        for switch, value in switches:
-            switch(value)
-        torch.backends.cudnn.enabled = recurrent
-        torch.set_rng_state(random)
-
-    return put_back
-
-
-@contextmanager
-def random_state_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Put the global random state back, on the processor and the devices of some tensors."""
-    with torch.random.fork_rng(devices=_cards(tensors)):
-        yield
-
-
-def _cards(tensors: Iterable[Tensor]) -> list[int]:
-    return sorted({tensor.device.index or 0 for tensor in tensors if tensor.is_cuda})
-
-
-@contextmanager
-def dense_gradients(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Let embeddings have dense gradients: sparse ones have no derivative."""
-    with ExitStack() as stack:
-        for module in modules:
-            if getattr(module, "sparse", False) is True:
-                stack.enter_context(attribute(module, "sparse", False))
-        yield
-
-
-@contextmanager
-def attribute(owner: object, name: str, value: object) -> Iterator[None]:
-    """Set an attribute, and put it back."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
-@contextmanager
-def without_noise(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Put the modules of a model that draw random numbers in evaluation mode, and back.
-
-    All others stay in their mode: at the start of training, running statistics say nothing
-    yet, so that batch normalization keeps its batch's, and what `layer_hessians` warns of is
-    known here; and detectors and auxiliary outputs are what they are in training.
-
-    Example:
-        >>> model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout())
-        >>> with without_noise(model, torch.ones(4, 3)):
-        ...     [module.training for module in model]
-        [True, False]
-        >>> model[1].training
-        True
-    """
-    model = unwrapped(model)
-    with PROCESS, warnings.catch_warnings():  # also for others that work on this model
-        modes = [(module, module.training) for module in model.modules()]
-        try:
-            if any(training for _, training in modes):
-                for module in _drawing(model, inputs):
-                    module.training = False
-            warnings.filterwarnings("ignore", message=re.escape(FROZEN), category=UserWarning)
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training

@@ -15,9 +15,9 @@ from hessinit_lib.hessians.chain.network import Chain
 from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.equal_functions import equal_functions
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians
-from hessinit_lib.hessians.functional import entry
 from hessinit_lib.hessians.graph.hessians import graph_hessians
 from hessinit_lib.hessians.inputs import Inputs
+from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.numerics.precision import PROCESS
 from hessinit_lib.hessians.options import NORMS, Options

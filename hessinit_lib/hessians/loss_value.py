@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -37,11 +36,14 @@ def evaluate(loss_fn: LossFn, outputs: Tensor, targets: Tensor) -> Tensor:
     name, dtype = name_of(loss_fn), outputs.dtype
     if not isinstance(targets, Tensor):
         raise ValueError(f"targets: got {type(targets).__name__}, expected a tensor")
-    call: Callable[..., Any] = loss_fn
+    call = loss_fn
     if isinstance(loss_fn, nn.Module):
         state = {key: _converted(p, dtype) for key, p in loss_fn.named_parameters()}
         state.update((key, _converted(b, dtype).clone()) for key, b in loss_fn.named_buffers())
-        call = functools.partial(torch.func.functional_call, loss_fn, state)
+
+        def call(*pair: Tensor) -> Any:
+            return torch.func.functional_call(loss_fn, state, pair)
+
     given = _converted(targets, dtype).clone()
     # Class targets in few bits, which torch takes for int64 alone.
     tries = [given] if given.dtype not in _SMALL_INTEGERS else [given, given.long()]
@@ -50,7 +52,7 @@ def evaluate(loss_fn: LossFn, outputs: Tensor, targets: Tensor) -> Tensor:
         pair = (outputs.clone(), tried)
         try:
             with _LossMode():
-                value = call(*pair) if call is loss_fn else call(pair, None)
+                value = call(*pair)
             break
         except _PairedError as error:
             raise ValueError(

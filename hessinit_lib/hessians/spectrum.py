@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.estimate.products import BlockProducts
-from hessinit_lib.hessians.functional import entry
 from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import capture_logits
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
 from hessinit_lib.hessians.inputs import Inputs
+from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.loss import LossFn, loss_curvature
 from hessinit_lib.hessians.numerics.quadrature import lanczos_quadrature
 from hessinit_lib.hessians.options import Options

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hessinit_lib.hessians.functional import PureModel, one_tensor, unwrapped, without_noise
+from hessinit_lib.hessians.functional import PureModel, one_tensor, unwrapped
 from hessinit_lib.hessians.graph.nodes import inputs_first
 from hessinit_lib.hessians.inputs import Inputs, sample_count
+from hessinit_lib.hessians.noise import without_noise
 from hessinit_lib.init.layers import Layer, weight_layers
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.functional import entry, without_noise
 from hessinit_lib.hessians.inputs import Inputs
+from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn, OutputCurvature, on_logits
+from hessinit_lib.hessians.noise import without_noise
 from hessinit_lib.hessians.options import NORMS
 from hessinit_lib.init.forward_graph import (
     ForwardGraph,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_book.statistics.rounding import all_rounded
-from hessinit_lib.hessians.functional import without_noise
+from hessinit_lib.hessians.noise import without_noise
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import all_rounded, rounded
 from hessinit_book.training.image_data import load_images
 from hessinit_lib.diagnosis import Diagnosis, diagnose
-from hessinit_lib.hessians.functional import without_noise
+from hessinit_lib.hessians.noise import without_noise
 from hessinit_lib.init import hessian_
 
 CLASSES = 10

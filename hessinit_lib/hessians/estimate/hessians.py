@@ -13,8 +13,8 @@ from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.estimate.deflated import DeflatedNorms
 from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_per_sample
-from hessinit_lib.hessians.functional import entry
 from hessinit_lib.hessians.inputs import Inputs
+from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, BlockNorms, HessianReport, LayerHessian

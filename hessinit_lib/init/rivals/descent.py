@@ -12,15 +12,14 @@ from hessinit_lib.hessians.case import check_loss, check_model
 from hessinit_lib.hessians.functional import (
     calling,
     compute_dtype,
-    dense_gradients,
     one_tensor,
     plain_errors,
-    random_state_kept,
     state_of,
-    without_noise,
 )
 from hessinit_lib.hessians.inputs import Inputs, fresh, sample_count
+from hessinit_lib.hessians.isolation import dense_gradients, random_state_kept
 from hessinit_lib.hessians.loss_value import LossFn, evaluate, refuse_reach
+from hessinit_lib.hessians.noise import without_noise
 
 Batches = Iterable[tuple[Inputs, Tensor]]
 """Pairs of inputs and targets; one step for each."""

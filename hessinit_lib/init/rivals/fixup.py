@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hessinit_lib.hessians.functional import entry, unwrapped
+from hessinit_lib.hessians.functional import unwrapped
 from hessinit_lib.hessians.inputs import Inputs
+from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.init.forward_graph import forward_graph, last_layers, residual_branches
 from hessinit_lib.init.layers import restored_on_failure
 from hessinit_lib.init.schemes import apply

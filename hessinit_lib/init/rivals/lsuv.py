@@ -7,14 +7,10 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.functional import (
-    entry,
-    plain_errors,
-    random_state_kept,
-    unwrapped,
-    without_noise,
-)
+from hessinit_lib.hessians.functional import plain_errors, unwrapped
 from hessinit_lib.hessians.inputs import Inputs, fresh, sample_count
+from hessinit_lib.hessians.isolation import entry, random_state_kept
+from hessinit_lib.hessians.noise import without_noise
 from hessinit_lib.init.forward_graph import refuse_batch_statistics
 from hessinit_lib.init.layers import Layer, restored_on_failure, weight_layers
 from hessinit_lib.init.schemes import apply

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.errors import first_line
-from hessinit_lib.hessians.functional import entry, unwrapped
+from hessinit_lib.hessians.functional import unwrapped
+from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.init.layers import restored_on_failure
 from hessinit_lib.init.rivals.descent import Batches, LossFn, ParameterLoss
 
