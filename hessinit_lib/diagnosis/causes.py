@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from hessinit_lib.diagnosis.rules import (
     ACCUMULATED,
+    DEAD,
     FADED,
     RESIDUAL_SUMS,
     Finding,
@@ -160,7 +161,8 @@ def _of_the_batch(found: Pass) -> list[Cause]:
     if not batch.applied and batch.bounded and any(sigmoids):
         reason = "the outputs went through a sigmoid, and the loss takes a softmax of them"
         named.append(Cause("softmax", "", "vanishing", reason))
-    if batch.rectified:
+    dead = any(s.head and s.activation and s.activation.dead > DEAD for s in found.signals)
+    if batch.rectified and not dead:
         reason = f"the outputs went through a ReLU: {batch.rectified:.0%} of them are zero"
         named.append(Cause("softmax", "", "vanishing", reason))
     if batch.applied:
