@@ -161,8 +161,13 @@ def _of_the_batch(found: Pass) -> list[Cause]:
     if not batch.applied and batch.bounded and any(sigmoids):
         reason = "the outputs went through a sigmoid, and the loss takes a softmax of them"
         named.append(Cause("softmax", "", "vanishing", reason))
-    dead = any(s.head and s.activation and s.activation.dead > DEAD for s in found.signals)
-    if batch.rectified and not dead:
+    # Of convolutions, an average comes next: so SqueezeNet ends.
+    rectified = (
+        len(s.shape) == 2 and s.activation.kind == "relu" and s.activation.dead <= DEAD
+        for s in found.signals
+        if s.head and s.activation
+    )
+    if batch.rectified and any(rectified):
         reason = f"the outputs went through a ReLU: {batch.rectified:.0%} of them are zero"
         named.append(Cause("softmax", "", "vanishing", reason))
     if batch.applied:
