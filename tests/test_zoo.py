@@ -9,35 +9,46 @@ from torch import nn
 from hessinit_book.zoo import advice, run
 from hessinit_book.zoo.faults import FAULTS, Problem
 from hessinit_book.zoo.held_out import FAULTS_HELD_OUT, NETWORKS_HELD_OUT
+from hessinit_book.zoo.more import MORE_FAULTS, MORE_NETWORKS
 from hessinit_book.zoo.networks import CLASSIC, NETWORKS, TORCHVISION, batch_for, seeded
 
 
 def test_there_is_enough():
-    assert len(NETWORKS) >= 44
-    assert len(FAULTS) >= 42
-    assert len(NETWORKS_HELD_OUT) >= 24
-    assert len(FAULTS_HELD_OUT) >= 20
+    assert len(NETWORKS) + len(MORE_NETWORKS) >= 68
+    assert len(FAULTS) + len(MORE_FAULTS) >= 62
+    assert len(NETWORKS_HELD_OUT) >= 16
+    assert len(FAULTS_HELD_OUT) >= 14
     for network in run.ALL_NETWORKS.values():
         assert len(set(network.settings)) == 4
     assert not set(CLASSIC) & set(TORCHVISION)
 
 
 def test_what_is_held_out_stands_nowhere_else():
-    assert not set(NETWORKS) & set(NETWORKS_HELD_OUT)
-    assert not set(FAULTS) & set(FAULTS_HELD_OUT)
-    assert {run.part_of(name) for name in (*NETWORKS, *FAULTS)} == {"dev"}
-    assert {run.part_of(name) for name in (*NETWORKS_HELD_OUT, *FAULTS_HELD_OUT)} == {"held-out"}
-    for part, networks in (("dev", NETWORKS), ("held-out", NETWORKS_HELD_OUT)):
+    known = (*NETWORKS, *MORE_NETWORKS, *FAULTS, *MORE_FAULTS)
+    held_out = (*NETWORKS_HELD_OUT, *FAULTS_HELD_OUT)
+    assert len(set(known) | set(held_out)) == len(known) + len(held_out)
+    assert {run.part_of(name) for name in known} == {"dev"}
+    assert {run.part_of(name) for name in held_out} == {"held-out"}
+    parts = (("dev", {**NETWORKS, **MORE_NETWORKS}), ("held-out", NETWORKS_HELD_OUT))
+    for part, networks in parts:
         jobs = run._jobs("", part, False)
         assert {job.split(" ", 1)[0] for job in jobs} == {"fault", "sound"}
         assert sum(job.startswith("sound ") for job in jobs) == 4 * len(networks)
 
 
-@pytest.mark.parametrize("name", ["u-net", "tanh densenet", "ernie", "vit after resnet"])
-def test_a_held_out_network_gives_every_weight_a_gradient(name):
-    for library in {"ernie": ["transformers"], "vit after resnet": ["timm"]}.get(name, []):
-        pytest.importorskip(library)
-    network = NETWORKS_HELD_OUT[name]
+NOT_CLASSIC = {
+    "ernie": "transformers", "sew": "transformers", "glm": "transformers",
+    "vit after resnet": "timm", "crossvit": "timm",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["u-net", "tanh densenet", "lenet-5", "text cnn", "regnet_y_3_2gf", *NOT_CLASSIC]
+)
+def test_a_network_gives_every_weight_a_gradient(name):
+    if name in NOT_CLASSIC:
+        pytest.importorskip(NOT_CLASSIC[name])
+    network = run.ALL_NETWORKS[name]
     size, batch = network.settings[0]
     model = seeded(lambda: network.make(size))
     inputs, targets = batch_for(network, size, batch)

@@ -1,8 +1,8 @@
 """Planted faults: a sound problem, what is broken in it, and what counts as naming that.
 
 Faults are broken into networks of the zoo or small classic ones. The list was written before
-the rules of `hessinit_lib.diagnose` were changed, and is known to whoever writes them; other
-faults are held out, in `held_out.py`.
+the rules of `hessinit_lib.diagnose` were changed, and is known to whoever writes them, as are
+those of `more.py`; other faults are held out, in `held_out.py`.
 """
 
 from __future__ import annotations
