@@ -59,12 +59,15 @@ class Planted:
 
 
 def problem(
-    model: Callable[[], nn.Module] | str, reads: str = "vectors", size: int = 16, batch: int = 32
+    model: Callable[[], nn.Module] | Network | str,
+    reads: str = "vectors",
+    size: int = 16,
+    batch: int = 32,
 ) -> Problem:
     """Give a sound problem: a network of the zoo, or a maker of one; `POOL` samples at least."""
     batch = max(batch, POOL.get())
-    if isinstance(model, str):
-        network = NETWORKS[model]
+    if isinstance(model, str | Network):
+        network = NETWORKS[model] if isinstance(model, str) else model
         made = networks.seeded(lambda: network.make(size))
     else:
         network = Network(lambda _: nn.Identity(), reads, (size, size))  # type: ignore[arg-type]

@@ -148,8 +148,7 @@ def _bounded(*last: nn.Module) -> Problem:
 
 
 def _zoo(name: str, size: int, batch: int = 16) -> Callable[[], Problem]:
-    network = NETWORKS_HELD_OUT[name]
-    return lambda: problem(lambda: network.make(size), network.reads, size, batch)
+    return lambda: problem(NETWORKS_HELD_OUT[name], size=size, batch=batch)
 
 
 def _lstm() -> Problem:

@@ -240,10 +240,7 @@ def _after(place: int, module: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _zoo(name: str, size: int, batch: int = 16) -> Callable[[], Problem]:
-    if name not in MORE_NETWORKS:
-        return lambda: problem(name, size=size, batch=batch)
-    network = MORE_NETWORKS[name]
-    return lambda: problem(lambda: network.make(size), network.reads, size, batch)
+    return lambda: problem(MORE_NETWORKS.get(name, name), size=size, batch=batch)
 
 
 def _of(make: Callable[[], nn.Module], reads: str, size: int) -> Callable[[], Problem]:

@@ -72,22 +72,35 @@ class Batch:
         alike = several and all(map(is_constant, tensors))
         feature, largest, usual = _features(case)
         loss, doubled = _loss(case, outputs), _loss(case, 2 * outputs)
-        zeros, invariant = Moments.of(outputs).zeros, _is_shift_invariant(case, outputs, loss)
+        zero_loss = _loss(case, torch.zeros_like(outputs))
+        # A softmax takes no notice of what is added to all logits of a sample.
+        several_logits = outputs.ndim > 1 and outputs.shape[1] > 1
+        shifted = _loss(case, outputs + 1) if several_logits else math.nan
+        invariant = math.isclose(shifted, loss, rel_tol=1e-4)
+        # A likelihood that falls along a line takes probabilities for their logarithms.
+        linear = math.isclose(doubled - loss, loss - zero_loss, rel_tol=1e-3) and loss < zero_loss
+        zeros, bounded = Moments.of(outputs).zeros, _in_unit_interval(outputs)
+        applied = ""
+        if bounded and several_logits and _sum_to_one(outputs):
+            likelihood = linear and _are_classes(targets, outputs)
+            applied = "softmax" if invariant or likelihood else ""
+        if bounded and not applied and same_shape and _is_sigmoid(case, outputs):
+            applied = "sigmoid"
         classes = not targets.is_floating_point() and case.samples >= _FEWEST
         return cls(
             Moments.of(targets if same_shape else None),
             max((x.abs().max().item() for x in numbers), default=math.nan),
-            classes and outputs.ndim > 1 and outputs.shape[1] > 1 and is_constant(targets),
+            classes and several_logits and is_constant(targets),
             alike,
             several and not alike and is_constant(outputs),
             feature,
             largest,
             usual,
-            _loss(case, torch.zeros_like(outputs)),
+            zero_loss,
             doubled > 3 * loss,
-            _applied(case, outputs, loss),
+            applied,
             zeros if outputs.min() >= 0 and _ZEROS < zeros < 1 and invariant else 0.0,
-            _in_unit_interval(outputs) and invariant,
+            bounded and invariant,
         )
 
 
@@ -130,33 +143,18 @@ def _loss(case: Case, outputs: Tensor) -> float:
         return math.nan
 
 
-def _applied(case: Case, outputs: Tensor, loss: float) -> str:
-    """Compare the loss with what it is for changed outputs: what leaves it the same is undone."""
-    if not _in_unit_interval(outputs):
-        return ""
-    if outputs.ndim > 1 and outputs.shape[1] > 1:
-        sums = outputs.double().sum(1)
-        if torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
-            # A softmax takes no notice of what is added to all logits of a sample; a
-            # likelihood that falls along a line takes probabilities for their logarithms.
-            none = _loss(case, torch.zeros_like(outputs))
-            linear = math.isclose(_loss(case, 2 * outputs) - loss, loss - none, rel_tol=1e-3)
-            log_likelihood = linear and loss < none and _are_classes(case.targets, outputs)
-            if log_likelihood or _is_shift_invariant(case, outputs, loss):
-                return "softmax"
+def _is_sigmoid(case: Case, outputs: Tensor) -> bool:
+    """Tell whether the loss is the binary cross-entropy of logits, at two places."""
     targets = case.targets
-    if not targets.is_floating_point() or targets.shape != outputs.shape:
-        return ""
     if not (targets >= 0).all() or not (targets <= 1).all():
-        return ""
+        return False
     elsewhere = 3 * outputs - 1  # not probabilities, where most other losses are not the same
-    same = [
+    return all(
         math.isclose(
             _loss(case, z), F.binary_cross_entropy_with_logits(z, targets).item(), rel_tol=1e-4
         )
         for z in (outputs, elsewhere)
-    ]
-    return "sigmoid" if all(same) else ""
+    )
 
 
 def _in_unit_interval(outputs: Tensor) -> bool:
@@ -165,10 +163,9 @@ def _in_unit_interval(outputs: Tensor) -> bool:
     return bool(outputs.min() >= 0) and bool(outputs.max() <= 1)
 
 
-def _is_shift_invariant(case: Case, outputs: Tensor, loss: float) -> bool:
-    if outputs.ndim < 2 or outputs.shape[1] < 2:
-        return False
-    return math.isclose(_loss(case, outputs + 1), loss, rel_tol=1e-4)
+def _sum_to_one(values: Tensor) -> bool:
+    sums = values.double().sum(1)
+    return torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
 
 
 def _are_classes(targets: Tensor, outputs: Tensor) -> bool:
@@ -176,4 +173,4 @@ def _are_classes(targets: Tensor, outputs: Tensor) -> bool:
         return True
     if targets.shape != outputs.shape or (targets < 0).any():
         return False
-    return bool(torch.allclose(sums := targets.sum(1), torch.ones_like(sums), atol=1e-4))
+    return _sum_to_one(targets)

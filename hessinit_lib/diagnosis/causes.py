@@ -97,6 +97,16 @@ def causes(
     named += _of_the_batch(found) + _unused(findings)
     if any(cause.kind == "nonfinite" for cause in named):
         return named
+    dead = [
+        f"{name.rpartition('.')[0]}.bias"
+        for name, listed in findings.items()
+        if any(finding.kind == "dead" for finding in listed)
+    ]
+    vectors = [
+        Cause("scale", name, "exploding", f"its entries are of size {size:.3g}")
+        for name, size in found.vectors.items()
+        if name not in dead
+    ]
     for kinds in _BY_PRECEDENCE:
         here = [
             Cause(kind, name, finding.verdict, finding.reason)
@@ -104,18 +114,7 @@ def causes(
             for finding in listed
             for kind in kinds
             if finding.kind == kind
-        ]
-        if kinds == _BY_PRECEDENCE[0]:
-            dead = [
-                f"{name.rpartition('.')[0]}.bias"
-                for name, listed in findings.items()
-                if any(finding.kind == "dead" for finding in listed)
-            ]
-            here += [
-                Cause("scale", name, "exploding", f"its entries are of size {size:.3g}")
-                for name, size in found.vectors.items()
-                if name not in dead
-            ]
+        ] + [cause for cause in vectors if cause.kind in kinds]
         if here:
             return named + here
     return (named + _through_depth(found)) or _of_the_outputs(found)

@@ -23,7 +23,7 @@ from hessinit_lib.diagnosis.signals import Pass, Signal, observe
 from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians, model_hessian
-from hessinit_lib.hessians.functional import FROZEN
+from hessinit_lib.hessians.functional import FROZEN, by_batch_statistics
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.layers import layer_hessians
@@ -242,7 +242,7 @@ def _mode_notes(model: nn.Module) -> list[str]:
     """Say what the mode of batch normalization makes of the numbers."""
     batch_norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     notes = []
-    if any(module.training or module.running_mean is None for module in batch_norms):
+    if by_batch_statistics(batch_norms):
         notes.append(FROZEN)
     if any(
         not module.training

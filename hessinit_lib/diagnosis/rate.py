@@ -119,9 +119,8 @@ def optimizer_maker(case: Case, optimizer: object, lr: float | None) -> MakeOpti
     def make(copies: Mapping[str, Tensor]) -> Any:
         try:
             made: Any
-            if isinstance(
-                given, Optimizer
-            ):  # its class and groups, with the copies as parameters, at its start
+            if isinstance(given, Optimizer):
+                # Its class and groups, with the copies as parameters, at its start.
                 memo = {place: copies[name] for place, name in known.items()}
                 made = copy.deepcopy(given, {**memo, id(given.state): defaultdict(dict)})
             else:

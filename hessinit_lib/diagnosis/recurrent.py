@@ -65,6 +65,13 @@ def over_time(module: nn.Module, found: Sequence[Tensor | None]) -> tuple[int, f
     return reached, ratio.item() if reached > 1 else 1.0
 
 
+def orthogonal_blocks(weight: Tensor) -> None:
+    """Draw each square block of a recurrent matrix by `orthogonal_`, the same at each call."""
+    size = weight.shape[-1]
+    for block in weight.detach().view(-1, size, size):
+        orthogonal_(block, generator=torch.Generator(weight.device).manual_seed(0))
+
+
 def open_gates(module: nn.Module) -> None:
     """Let a gated layer remember: orthogonal recurrent weights, and a bias of 1 to keep its state.
 
@@ -75,9 +82,8 @@ def open_gates(module: nn.Module) -> None:
         ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
     """
     for name, value in module.named_parameters(recurse=False):
-        size, part = value.shape[-1], len(value) // (3 if isinstance(module, GATED[1::2]) else 4)
+        part = len(value) // (3 if isinstance(module, GATED[1::2]) else 4)
         if name.startswith("weight_hh"):
-            for block in value.detach().view(-1, size, size):
-                orthogonal_(block, generator=torch.Generator(value.device).manual_seed(0))
+            orthogonal_blocks(value)
         elif name.startswith("bias"):  # of both kinds the second gate keeps the state
             value.detach()[part : 2 * part] = float(name.startswith("bias_ih"))

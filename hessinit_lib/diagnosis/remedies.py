@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_lib.diagnosis.causes import REDRAWN, Cause, causes
-from hessinit_lib.diagnosis.recurrent import open_gates
+from hessinit_lib.diagnosis.recurrent import open_gates, orthogonal_blocks
 from hessinit_lib.diagnosis.report import Fault
 from hessinit_lib.diagnosis.rules import REMEMBERED, Sizes, judge_all
 from hessinit_lib.diagnosis.signals import Pass, observe
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.inputs import Inputs, mapped
 from hessinit_lib.init import apply, hessian_
-from hessinit_lib.init.tensors import orthogonal_
 
 Change = Callable[[nn.Module], object]
 
@@ -156,17 +155,14 @@ def _for_weights(
     usual = fitting_scheme(found)
     places = [cause.where for cause in wrong]
 
-    def alone(model: nn.Module) -> None:
-        for where in places:
-            apply(model.get_submodule(where.rpartition(".")[0]), usual, generator=_seeded())
-
-    if all(places) and trials.mends(REDRAWN, alone):
+    owners = {where: where.rpartition(".")[0] for where in places}
+    draw_all = partial(_drawn, owners=("",), scheme=usual)
+    if all(places) and trials.mends(REDRAWN, partial(_drawn, owners=owners.values(), scheme=usual)):
         # The scheme sets the bias to zero, too.
-        if trials.bears(lambda model: apply(model, usual, generator=_seeded())):
+        if trials.bears(draw_all):
             return usual, dict.fromkeys(places, f"draw its weights by {usual!r}")
-        owner = {where: where.rpartition(".")[0] for where in places}
         call = "draw its weights by hessinit_lib.init.apply(model.get_submodule({!r}), {!r})"
-        return "", {where: call.format(owner[where], usual) for where in places}
+        return "", {where: call.format(owner, usual) for where, owner in owners.items()}
     zeros = [name for name in found.waiting if not name.endswith("bias")]
     if zeros and trials.mends(REDRAWN, lambda model: _filled(model, zeros)):
         which = zeros[0] if len(zeros) == 1 else f"all {len(zeros)} scales of zero"
@@ -181,7 +177,7 @@ def _for_weights(
                 return "", {
                     name: f"multiply {n} by {factor:.2g}" for name, (n, factor) in by.items()
                 }
-    if trials.mends(REDRAWN, lambda model: apply(model, usual, generator=_seeded())):
+    if trials.mends(REDRAWN, draw_all):
         return usual, dict.fromkeys(places, f"draw all weights by {usual!r}")
     problem = trials.case[1:]
     if trials.mends(REDRAWN, lambda model: hessian_(model, *problem, generator=_seeded())):
@@ -198,16 +194,14 @@ def _for(trials: _Trials, cause: Cause, found: Pass) -> str:
         if trials.mends(mended, lambda _: None, inputs):
             return "normalize the inputs to mean 0 and deviation 1"
     elif kind == "recurrent":
-        if trials.mends(mended, lambda model: _orthogonal(model.get_parameter(where))):
+        if trials.mends(mended, lambda model: orthogonal_blocks(model.get_parameter(where))):
             return "draw it by torch.nn.init.orthogonal_"
     elif kind == "outputs" and where in found.waiting:
         if trials.mends(mended, lambda model: _filled(model, [where])):
             return f"start {where} at 1"
         usual = fitting_scheme(found)
-        owner = where.rpartition(".")[0]
-        if trials.mends(
-            mended, lambda m: apply(m.get_submodule(owner), usual, generator=_seeded())
-        ):
+        owners = (where.rpartition(".")[0],)
+        if trials.mends(mended, partial(_drawn, owners=owners, scheme=usual)):
             return f"draw its weights by {usual!r}"
     elif kind == "outputs" and where:
         for words, change in _smaller(where):
@@ -249,6 +243,11 @@ def _length(name: str) -> str:
     return name.replace("original1", "original0").replace("weight_v", "weight_g")
 
 
+def _drawn(model: nn.Module, owners: Iterable[str], scheme: str) -> None:
+    for owner in owners:
+        apply(model.get_submodule(owner), scheme, generator=_seeded())
+
+
 def _scaled(model: nn.Module, factors: dict[str, float]) -> None:
     for name, value in model.named_parameters():
         value.mul_(factors.get(name, 1.0))
@@ -276,11 +275,6 @@ def _copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
 
 
-def _orthogonal(weight: Tensor) -> None:
-    for block in weight.detach().view(-1, weight.shape[-1], weight.shape[-1]):
-        orthogonal_(block, generator=_seeded(weight.device))
-
-
 def _normalized(x: Tensor) -> Tensor:
     if not x.is_floating_point():
         return x
@@ -288,5 +282,5 @@ def _normalized(x: Tensor) -> Tensor:
     return (x - x.mean(axes)) / x.std(axes).clamp_min(torch.finfo(x.dtype).tiny)
 
 
-def _seeded(device: torch.device | str = "cpu") -> torch.Generator:
-    return torch.Generator(device).manual_seed(0)
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

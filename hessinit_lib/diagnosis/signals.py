@@ -31,8 +31,8 @@ from hessinit_lib.diagnosis.wiring import (
 )
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.derivatives import check_leaves
-from hessinit_lib.hessians.functional import PureModel, one_tensor
-from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED
+from hessinit_lib.hessians.functional import PureModel, by_batch_statistics, one_tensor
+from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED, owned_parameters
 from hessinit_lib.hessians.loss_value import differentiable
 
 _SMALL_SCALE = 0.01  # of branches, at most: layer scale starts at 1e-6 to 0.1
@@ -230,14 +230,18 @@ def observe(case: Case) -> Pass:
         Moments.of(outputs),
         outputs.ndim,
         events.sums,
-        _waiting(model, pure, spans),
+        {
+            name: spans.get(module, Span())
+            for name, module, _ in owned_parameters(model.named_modules())
+            if name in pure.state and _waits(name, pure.state[name].detach())
+        },
         {
             signal.name: torch.zeros_like(weight) if gradient is None else gradient
             for signal, weight, gradient in zip(signals, weights, gradients, strict=False)
             if signal.trainable
         },
         large_vectors(model, pure.state, owners),
-        [spans[module] for module in model.modules() if module in spans and _normalizes(module)],
+        [spans[module] for module in by_batch_statistics(model.modules()) if module in spans],
         unregistered,
         crossed,
         heavy_dropout(model),
@@ -320,20 +324,6 @@ def _use(signal: Signal, module: nn.Module) -> None:
     if used.numel() == math.prod(signal.shape):
         signal.gain, signal.table = _gain(module, used)
         signal.free = False
-
-
-def _normalizes(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
-
-
-def _waiting(model: nn.Module, pure: PureModel, spans: dict[nn.Module, Span]) -> dict[str, Span]:
-    found = {}
-    for path, module in model.named_modules():
-        for name in module._parameters:
-            full = f"{path}.{name}" if path else name
-            if full in pure.state and _waits(full, pure.state[full].detach()):
-                found[full] = spans.get(module, Span())
-    return found
 
 
 def _weights(model: nn.Module) -> tuple[list[Signal], dict[nn.Module, list[Signal]]]:

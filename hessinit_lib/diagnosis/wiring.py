@@ -12,7 +12,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from hessinit_lib.diagnosis.moments import Moments
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.graph.nodes import inputs_first
+from hessinit_lib.hessians.graph.nodes import leaves_below
+from hessinit_lib.hessians.kinds import owned_parameters
 
 _LARGE = 10.0  # entries of biases and of the scales of normalizations
 _RULING = 1.01  # largest size of an output over that of a bias that leaves nothing to the weights
@@ -52,13 +53,10 @@ def unregistered_leaves(
         [(2, 3)]
     """
     known = {id(tensor) for tensor in state.values()}
-    nodes = inputs_first(outputs.grad_fn) if outputs.grad_fn else ()
-    leaves: list[Any] = [getattr(node, "variable", None) for node in nodes]
     return [
         tuple(leaf.shape)
-        for leaf in leaves
-        if leaf is not None
-        and id(leaf) not in known
+        for leaf in leaves_below(outputs.grad_fn)
+        if id(leaf) not in known
         and (isinstance(leaf, nn.Parameter) or leaf.shape[:1] != (samples,))
     ]
 
@@ -90,19 +88,18 @@ def large_vectors(
 ) -> dict[str, float]:
     """Give sizes of biases that leave nothing to weights, and of large scales of normalizations."""
     found = {}
-    for path, module in model.named_modules():
+    for name, module, _ in owned_parameters(model.named_modules()):
         norm = isinstance(module, _NORMS) or type(module).__name__.endswith("Norm")
         recurrent = isinstance(module, nn.RNNBase | nn.RNNCellBase)
-        for name in module._parameters:
-            full = f"{path}.{name}" if path else name
-            if full not in state or state[full].ndim != 1:
-                continue
-            if not (name == "weight" if norm else name.startswith("bias")):
-                continue
-            size = Moments.of(state[full]).rms
-            # Of the layers that give outputs, the loss will tell.
-            layers = [s for s in owners.get(module, []) if s.order is not None and not s.head]
-            rules = layers and layers[0].outputs.rms < _RULING * size
-            if size > _LARGE and (norm or recurrent or rules):
-                found[full] = size
+        if name not in state or state[name].ndim != 1:
+            continue
+        key = name.rpartition(".")[2]
+        if not (key == "weight" if norm else key.startswith("bias")):
+            continue
+        size = Moments.of(state[name]).rms
+        # Of the layers that give outputs, the loss will tell.
+        layers = [s for s in owners.get(module, []) if s.order is not None and not s.head]
+        rules = layers and layers[0].outputs.rms < _RULING * size
+        if size > _LARGE and (norm or recurrent or rules):
+            found[name] = size
     return found

@@ -230,16 +230,19 @@ class _Probe:
         except RuntimeError as error:
             raise _refused(error) from error
 
+    def _effects(self, gradients: list[Tensor]) -> dict[str, float]:
+        """Give how much each block changes the outputs."""
+        pairs = zip(gradients, self.weights.items(), strict=True)
+        return {name: (g * w).norm().item() for g, (name, w) in pairs}
+
     def _directions(
-        self, precision: _Precision, gradients: list[Tensor]
+        self, precision: _Precision, effects: Mapping[str, float]
     ) -> Iterator[tuple[float, float, Direction]]:
         """Give steps ahead, steps back and directions, as long as the last ones did not agree.
 
         The last direction makes entries larger only: some models round theirs down.
         """
-        steps, pairs = precision.steps, zip(gradients, self.weights.items(), strict=True)
-        effects = {name: (g * w).norm().item() for g, (name, w) in pairs}
-        most = max(effects.values())
+        steps, most = precision.steps, max(effects.values())
         scales = {name: min(most / e, precision.largest) for name, e in effects.items() if e}
         for index, h in enumerate((min(steps[:2]), *steps, None)):
             v = {
@@ -253,8 +256,8 @@ class _Probe:
             yield (min(steps[:2]), 0.0, v) if one_sided or h is None else (h, -h, v)
 
     def _check_first(self, u: Tensor, gradients: list[Tensor], outputs: Tensor) -> None:
-        precision, off = _PRECISIONS[u.dtype], 0.0
-        for ahead, back, v in self._directions(precision, gradients):
+        precision, off, effects = _PRECISIONS[u.dtype], 0.0, self._effects(gradients)
+        for ahead, back, v in self._directions(precision, effects):
             error, size = self._error(u, gradients, outputs, ahead, back, v)
             floor = 100 * torch.finfo(u.dtype).eps * outputs.norm().item() / ahead
             if back and ahead != precision.steps[0]:  # a later try is not to be a rough one
@@ -263,7 +266,7 @@ class _Probe:
             off = abs(error) / size if abs(error) > precision.error * size + floor else 0.0
             if not off:
                 break
-        off = off or self._off_in_small(u, gradients, outputs)
+        off = off or self._off_in_small(u, gradients, outputs, effects)
         if off:
             raise NotImplementedError(
                 "the gradient that autograd gives is not that of the model's outputs (off by "
@@ -287,18 +290,18 @@ class _Probe:
         slope = sum((g * d).sum().item() for g, d in zip(gradients, v.values(), strict=True))
         return (u * change).sum().item() - slope, max(change.norm().item(), abs(slope))
 
-    def _off_in_small(self, u: Tensor, gradients: list[Tensor], outputs: Tensor) -> float:
+    def _off_in_small(
+        self, u: Tensor, gradients: list[Tensor], outputs: Tensor, effects: Mapping[str, float]
+    ) -> float:
         """Look once more, with larger steps, for errors of blocks that change the outputs little.
 
         Rounding and kinks change with the step; only what is alike for three steps counts.
         """
-        effects = [
-            (g * w).norm().item() for g, w in zip(gradients, self.weights.values(), strict=True)
-        ]
-        least = min((effect for effect in effects if effect), default=math.inf)
-        if u.dtype != torch.float64 or least * _PRECISIONS[u.dtype].largest >= max(effects):
+        least = min(filter(None, effects.values()), default=math.inf)
+        large = max(effects.values())
+        if u.dtype != torch.float64 or least * _PRECISIONS[u.dtype].largest >= large:
             return 0.0
-        (_, _, v) = next(self._directions(_Precision((1e-7,), 1e3, 0.0), gradients))
+        (_, _, v) = next(self._directions(_Precision((1e-7,), 1e3, 0.0), effects))
         steps = (1e-6, 1e-7, 1e-8)
         found = [self._error(u, gradients, outputs, h, -h, v) for h in steps]
         error, size = found[1]
@@ -308,7 +311,7 @@ class _Probe:
 
     def _check_second(self, u: Tensor, gradients: list[Tensor]) -> None:
         wrong, sure = "", False
-        for ahead, back, v in self._directions(_SECOND, gradients):
+        for ahead, back, v in self._directions(_SECOND, self._effects(gradients)):
             products = self._products(gradients, v)
             if u.dtype != torch.float64:
                 return  # differences of gradients are too rough to tell

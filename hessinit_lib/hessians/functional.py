@@ -36,6 +36,15 @@ FROZEN = (
 )
 
 
+def by_batch_statistics(modules: Iterable[nn.Module]) -> list[_BatchNorm]:
+    """List the batch normalization that uses the statistics of the batch."""
+    return [
+        module
+        for module in modules
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+    ]
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """Give the module behind `torch.compile`, `DataParallel` and `DistributedDataParallel`.
 
@@ -214,11 +223,7 @@ class PureModel:
 
         For `training`, statistics of batch normalization and sparse gradients are as found there.
         """
-        batch_norms = [
-            module
-            for module in self.module.modules()
-            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
-        ]
+        batch_norms = by_batch_statistics(self.module.modules())
         freeze = _normalize if training else self._freeze
         if not training and batch_norms and not self._statistics:
             warnings.warn(FROZEN, UserWarning, stacklevel=4)

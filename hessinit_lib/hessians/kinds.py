@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 
@@ -37,6 +37,20 @@ def fans(layer: nn.Module) -> tuple[int, int]:
     return (first, second) if isinstance(layer, TRANSPOSED) else (second, first)
 
 
+def owned_parameters(
+    modules: Iterable[tuple[str, nn.Module]],
+) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+    """Walk through the parameters of named modules; a tied one comes more than once.
+
+    Example:
+        >>> [name for name, _, _ in owned_parameters(nn.Linear(1, 1).named_modules())]
+        ['weight', 'bias']
+    """
+    for path, module in modules:
+        for key, parameter in module.named_parameters(recurse=False):
+            yield f"{path}.{key}" if path else key, module, parameter
+
+
 def covered_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Walk through the trainable weights and the modules that own them, in model order.
 
@@ -50,16 +64,14 @@ def covered_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         >>> [name for name, _ in covered_weights(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))]
         ['0.weight']
     """
-    for prefix, module in model.named_modules():
-        for key, parameter in module.named_parameters(recurse=False):
-            name = f"{prefix}.{key}" if prefix else key
-            if not parameter.requires_grad or parameter.ndim < 2:
-                continue
-            # A subclass may compute anything, so the exact type decides.
-            if type(module) not in COVERED or key != "weight":
-                raise NotImplementedError(
-                    f"{name} belongs to a {type(module).__name__}: expected weights of "
-                    f"{', '.join(kind.__name__ for kind in COVERED)}; "
-                    "requires_grad_(False) leaves a parameter out"
-                )
-            yield name, module
+    for name, module, parameter in owned_parameters(model.named_modules()):
+        if not parameter.requires_grad or parameter.ndim < 2:
+            continue
+        # A subclass may compute anything, so the exact type decides.
+        if type(module) not in COVERED or name.rpartition(".")[2] != "weight":
+            raise NotImplementedError(
+                f"{name} belongs to a {type(module).__name__}: expected weights of "
+                f"{', '.join(kind.__name__ for kind in COVERED)}; "
+                "requires_grad_(False) leaves a parameter out"
+            )
+        yield name, module

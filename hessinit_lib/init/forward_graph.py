@@ -15,9 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from hessinit_lib.hessians.functional import PureModel, one_tensor, unwrapped
+from hessinit_lib.hessians.functional import (
+    PureModel,
+    by_batch_statistics,
+    one_tensor,
+    unwrapped,
+)
 from hessinit_lib.hessians.graph.nodes import inputs_first
 from hessinit_lib.hessians.inputs import Inputs, sample_count
 from hessinit_lib.hessians.noise import without_noise
@@ -111,7 +115,7 @@ def refuse_batch_statistics(model: nn.Module) -> None:
         NotImplementedError: there is some; the message names it.
     """
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+        if by_batch_statistics([module]):
             raise NotImplementedError(
                 f"{name or 'the model'} ({type(module).__name__}) normalizes by the statistics of "
                 "its batch: the loss does not depend on the scale of the layer below, so there "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import nn
 from torch.autograd.graph import GradientEdge, Node
@@ -28,6 +29,13 @@ def inputs_first(root: Node) -> Iterator[Node]:
         )
 
 
+def leaves_below(root: Node | None) -> Iterator[Any]:
+    """Yield the tensors that are leaves of the graph below a node."""
+    for node in inputs_first(root) if root else ():
+        if (leaf := getattr(node, "variable", None)) is not None:
+            yield leaf
+
+
 def parameters_below(root: Node | None, parameters: Mapping[str, nn.Parameter]) -> list[str]:
     """Name the parameters that are leaves of the graph below a node.
 
@@ -38,8 +46,7 @@ def parameters_below(root: Node | None, parameters: Mapping[str, nn.Parameter]) 
         ['w']
     """
     names = {id(parameter): name for name, parameter in parameters.items()}
-    leaves = (getattr(node, "variable", None) for node in inputs_first(root)) if root else ()
-    return [names[id(leaf)] for leaf in leaves if id(leaf) in names]
+    return [names[id(leaf)] for leaf in leaves_below(root) if id(leaf) in names]
 
 
 def edge_shape(edge: GradientEdge) -> tuple[int, ...]:
