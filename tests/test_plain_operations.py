@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.derivatives import PLAIN, check_derivatives
-from hessinit_lib.hessians.graph.nodes import inputs_first, operation
+from hessinit_lib.hessians.derivatives import check_derivatives
+from hessinit_lib.hessians.graph.nodes import PLAIN, Watch, inputs_first, operation
 
 SHAPE = (2, 3, 4, 4)
 
@@ -108,12 +108,35 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(PLAIN - {"torch::autograd::AccumulateGrad"}))
+IN_FLOAT32 = "MkldnnRnnLayer"
+
+
+@pytest.mark.parametrize("name", sorted(PLAIN - {"torch::autograd::AccumulateGrad", IN_FLOAT32}))
 def test_second_derivatives_are_right(name: str) -> None:
     x = numbers(*SHAPE).requires_grad_()
     outputs = FUNCTIONS[name](x)
     assert name in {operation(node) for node in inputs_first(outputs.grad_fn)}
     assert torch.autograd.gradgradcheck(FUNCTIONS[name], x, fast_mode=True)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_second_derivatives_of_a_fused_lstm_are_right(layers: int) -> None:
+    torch.manual_seed(0)
+    model, x = nn.LSTM(5, 7, layers), numbers(6, 4, 5)
+
+    def product(dtype: torch.dtype) -> Tensor:
+        weights = list(model.to(dtype).parameters())
+        outputs = model(x.to(dtype))[0]
+        if dtype == torch.float32:
+            fused = IN_FLOAT32 in {operation(node) for node in inputs_first(outputs.grad_fn)}
+            if not fused:
+                pytest.skip("torch has no fused LSTM here")
+        slopes = torch.autograd.grad(outputs.pow(3).sum(), weights, create_graph=True)
+        directions = [numbers(*weight.shape).to(dtype) for weight in weights]
+        products = torch.autograd.grad(slopes, weights, directions)
+        return torch.cat([part.flatten().double() for part in products])
+
+    torch.testing.assert_close(product(torch.float32), product(torch.float64), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["function", "hook"])
@@ -142,3 +165,29 @@ def test_what_is_not_plain_is_checked(how: str) -> None:
     check_derivatives(case)  # the first derivative is right
     with pytest.raises(NotImplementedError, match="second derivative"):
         check_derivatives(case, twice=True)
+
+
+def _in_place(h: Tensor) -> None:
+    with torch.no_grad():
+        h.clamp_(0)
+
+
+@pytest.mark.parametrize(
+    ("step", "cut"),
+    [
+        (lambda h: h.detach(), True),
+        (lambda h: h.detach_(), True),
+        (lambda h: h.data, True),
+        (lambda h: h.sum().item(), True),
+        (lambda h: h.tolist(), True),
+        (_in_place, True),
+        (lambda h: torch.zeros(h.shape, dtype=h.dtype, device=h.device) + h.view(h.size()), False),
+        (lambda h: h.topk(2)[0] + h.max(), False),
+        (lambda h: torch.stack([*h]), False),
+    ],
+)
+def test_what_leaves_the_graph_is_seen(step: Callable[[Tensor], object], cut: bool) -> None:
+    h = nn.Linear(3, 3)(torch.ones(2, 3))
+    with Watch() as watch:
+        step(h)
+    assert watch.cut is cut

@@ -264,7 +264,8 @@ class PureModel:
         z = args[0]
         if module not in self._statistics:
             axes = [axis for axis in range(z.ndim) if axis != 1]
-            variance, mean = torch.var_mean(z.detach(), axes, correction=0)
+            with torch._C.DisableTorchFunction():  # which constants are meant: no detach() to find
+                variance, mean = torch.var_mean(z.detach(), axes, correction=0)
             self._statistics[module] = (mean, variance)
         mean, variance = self._statistics[module]
         return F.batch_norm(z, mean, variance, module.weight, module.bias, eps=module.eps)
