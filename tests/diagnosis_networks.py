@@ -223,8 +223,8 @@ HELD_OUT = {
     "PyTorch's MLP, output layer x 100": Planted(
         lambda: scaled(torch_mlp(4), "6.weight", 100), "scale", "6.weight"
     ),
-    "residual CNN, a branch x 0.001": Planted(
-        lambda: scaled(residual_cnn(4, 0.5), "2.branch.3.weight", 0.001),
+    "residual CNN, a branch x 100": Planted(
+        lambda: scaled(residual_cnn(4, 0.5), "2.branch.3.weight", 100),
         "scale", "2.branch.3.weight", "images",
     ),
     "ResNet, layer x 100": Planted(

@@ -89,8 +89,70 @@ class Tokens(nn.Module):
         return x[:, :6].abs().long().clamp_max(8)
 
 
+class NormalizedTable(nn.Module):
+    """Tiny embeddings, which a normalization with an even smaller epsilon brings to size 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.norm = nn.Embedding(9, 16), nn.LayerNorm(16, eps=1e-12)
+        nn.init.normal_(self.table.weight, std=1e-4)
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.norm(self.table(x)).mean(1))
+
+
+class NormalizedBranch(nn.Module):
+    """Branches of small weights, normalized before they are added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = nn.Linear(16, 16), nn.Linear(16, 16), nn.LayerNorm(16, 1e-9)
+        for layer in (self.a, self.b):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.b(torch.tanh(self.a(x))))
+
+
+class Routed(nn.Module):
+    """Gates of a sigmoid for one of eight experts; the others' are masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up = nn.Linear(16, 8), nn.Linear(16, 8 * 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.gate(x)
+        chosen = torch.full_like(scores, -torch.inf)
+        chosen = chosen.scatter(1, scores.argmax(1, True), scores.amax(1, True))
+        return x + (self.up(x).view(-1, 8, 16) * torch.sigmoid(chosen)[:, :, None]).sum(1)
+
+
+class Exchanging(nn.Module):
+    """A network that makes a module anew when it is called, as BigBird does for short texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.noise, self.exchanged = net(nn.ReLU()), nn.Dropout(0.1), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.exchanged:
+            self.noise, self.exchanged = nn.Dropout(0.1), True
+        return self.noise(self.body(x))
+
+
 SOUND: dict[str, Callable[[], nn.Module]] = {
     "zero head": zero_head,
+    "head / 10000": lambda: changed(net(nn.ReLU()), "2.weight", 1e-4),
+    "tiny embeddings before a norm": lambda: nn.Sequential(Tokens(), NormalizedTable()),
+    "branches normalized at their ends": lambda: net(*(NormalizedBranch() for _ in range(4))),
+    "small weights in a branch": lambda: net(
+        *(changed(Block(16, 1.0, (16,)), "a.weight", 1e-3) for _ in range(2))
+    ),
+    "masked gates": lambda: net(Routed()),
+    "a module exchanged at the first call": Exchanging,
     "layer scale 1e-6": lambda: net(*(Block(16, 1e-6, (1, 16)) for _ in range(4))),
     "layer scale of one axis": lambda: net(*(Block(16, 1e-5, (16,)) for _ in range(4))),
     "attention": Encoder,

@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from diagnosis_networks import DEVELOPMENT, HELD_OUT, Planted, batch, gpt, loss, mlp, scaled
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torchvision.ops import StochasticDepth
 
 from hessinit_lib.diagnosis import Diagnosis, diagnose
 from hessinit_lib.diagnosis.curvature import layer_curvatures, model_curvature
+from hessinit_lib.diagnosis.noise import biased_noise
 from hessinit_lib.diagnosis.signals import observe
 from hessinit_lib.errors import UserError
 from hessinit_lib.hessians.case import Case
@@ -457,3 +459,14 @@ def test_no_scheme_is_named_where_none_mends() -> None:
     assert [fault.kind for fault in found.faults] == ["depth"]
     assert found.scheme == ""
     assert found.faults[0].remedy.startswith("no start that was tried mends it")
+
+
+def test_a_branch_that_is_seldom_dropped_is_no_biased_noise() -> None:
+    """One of eight samples is large, and its branch may be kept in all of the first draws."""
+    x = torch.ones(8, 4)
+    x[0] = 1000
+    for probability in (0.06, 0.1):
+        model = nn.Sequential(nn.Linear(4, 4), StochasticDepth(probability, "row"))
+        with torch.no_grad():
+            model[0].weight.copy_(torch.eye(4))
+        assert biased_noise(model.eval(), x) == {}

@@ -91,7 +91,9 @@ class Events(TorchFunctionMode):
         elif kind := _kind(func):
             index, axis = self._where()
             if index >= 0:
-                self.activations.setdefault(index, _look(kind, result.detach(), axis))
+                # What is masked is off by design.
+                masked = torch.isinf(args[0]) if kind == "sigmoid" and args else None
+                self.activations.setdefault(index, _look(kind, result.detach(), axis, masked))
         return result
 
     def _attend(self, rows: Tensor, later: int = 0) -> None:
@@ -139,7 +141,7 @@ def _are_branches(parts: list[Tensor]) -> bool:
     )
 
 
-def _look(kind: str, values: Tensor, axis: int) -> Activation:
+def _look(kind: str, values: Tensor, axis: int, masked: Tensor | None) -> Activation:
     others = [i for i in range(values.ndim) if i != axis % values.ndim]
     dead, flat = 0.0, 0.0
     if kind == "relu":
@@ -147,7 +149,8 @@ def _look(kind: str, values: Tensor, axis: int) -> Activation:
     elif kind == "tanh":
         flat = _share(1 - values**2 < FLAT)
     elif kind == "sigmoid":
-        flat = _share(4 * values * (1 - values) < FLAT)
+        kept = values if masked is None else values[~masked]
+        flat = _share(4 * kept * (1 - kept) < FLAT) if kept.numel() else 0.0
     return Activation(kind, dead, flat)
 
 

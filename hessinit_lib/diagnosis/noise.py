@@ -21,7 +21,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from hessinit_lib.hessians.functional import PureModel
 from hessinit_lib.hessians.inputs import Inputs, mapped, tensors_of
 
-_DRAWS = 16
+_DRAWS, _MORE_DRAWS = 16, 400
+"""More where the first ones look biased: a branch that is seldom dropped may never have been."""
+
 _UNSURE = 4  # standard errors
 BIAS = 0.05
 """The least relative bias that counts."""
@@ -32,7 +34,7 @@ def biased_noise(model: nn.Module, inputs: Inputs) -> dict[str, float]:
 
     Modules without parameters and submodules, normalization aside, are run in training mode
     on their inputs of evaluation mode: for those that draw random numbers, the coefficient
-    above is averaged over 16 draws.
+    above is averaged over 16 draws, and over 400 where these look biased.
 
     Args:
         model: any module, in evaluation mode.
@@ -105,20 +107,25 @@ def seed_streams(model: nn.Module) -> None:
 
 def _factor(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> float | None:
     """Give the mean coefficient if it is not 1; None if it is, or if there is no noise."""
-    factors = []
+    factors: list[float] = []
     with _in_training(module):
-        for draw in range(_DRAWS):
+        while len(factors) < _MORE_DRAWS:
             buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
             copied: Any = mapped(args, torch.clone), mapped(kwargs, torch.clone)
             noisy = torch.func.functional_call(module, buffers, *copied)
             if not isinstance(noisy, Tensor) or noisy.shape != output.shape:
                 return None
             factors.append(((noisy * output).sum() / output.square().sum()).item())
-            if draw == 1 and factors[0] == factors[1]:
+            if len(factors) == 2 and factors[0] == factors[1]:
                 return None
-    mean = fmean(factors)
-    allowed = max(BIAS, _UNSURE * stdev(factors) / math.sqrt(_DRAWS))
-    return mean if abs(mean - 1) > allowed else None
+            if len(factors) == _DRAWS and not _is_biased(factors):
+                return None
+    return fmean(factors) if _is_biased(factors) else None
+
+
+def _is_biased(factors: list[float]) -> bool:
+    error = stdev(factors) / math.sqrt(len(factors))
+    return abs(fmean(factors) - 1) > max(BIAS, _UNSURE * error)
 
 
 @contextmanager

@@ -22,13 +22,11 @@ LARGEST_GAIN, SMALLEST_GAIN = 10.0, 0.01
 outputs of wide layers, 1/n for output layers, branches that are scaled down."""
 
 HEAD = 3.0
-"""What a layer may have more that gives outputs: drawn by its fan_out, of few classes, it does."""
-
-SMALLEST_HEAD = 1e-3
-"""The same for the least: heads often start small, or at zero, and grow at once."""
+"""What a layer may have more that gives outputs: drawn by its fan_out, of few classes, it does.
+It may also be as small as it likes: heads often start small, or at zero, and grow at once."""
 
 SMALLEST_TABLE, LARGEST_TABLE = 1e-3, 5.0
-"""The same for a table of embeddings, whose entries are its outputs: 0.01 to 1 is usual."""
+"""The same for a table that is looked up, whose entries are its outputs: 0.01 to 1 is usual."""
 
 ODD = 30.0
 """The factor between a layer's gain and the median of the network's that is a fault: the
@@ -98,8 +96,8 @@ class Sizes:
         signal: root mean square of what the first layer gets; 1 if it looks up a table, whose
             size says little: embeddings of 0.02 are usual, and normalized next.
         gradients: norm of the gradient that each layer's is compared with, by weight.
-        waiting: when weights run that are zero throughout: signals after them are small, and
-            gradients before them, only until they move.
+        waiting: when weights run that are zero throughout, and small heads: signals after them
+            are small, and gradients before them, only until they move.
         below: the largest gradient at the outputs of the layers called before, by weight.
         above: the largest signal at the layers called later, and at the outputs, by order.
     """
@@ -131,7 +129,8 @@ class Sizes:
         for signal in reversed(called):
             above[signal.order or 0] = largest
             largest = max(largest, signal.inputs.rms)  # NaN, of tokens, is not larger
-        waiting = [*found.waiting.values()]
+        heads = [s.order or 0 for s in called if s.head and s.gain < SMALLEST_GAIN]
+        waiting = [*found.waiting.values(), *(Span(order, order + 1) for order in heads)]
         return cls(middle, source, _references(found, called), waiting, below, above)
 
     def forward(self, rms: float, order: float | int = math.inf) -> float:
@@ -148,11 +147,32 @@ class Sizes:
         waits = any(span.start <= order for span in self.waiting)
         return math.nan if waits else max(rms, self.above.get(order, 0.0))
 
+    def conducts(self, signal: Signal) -> bool:
+        """Tell whether a small table moves the loss: divided by its size next, say.
+
+        One that is added or multiplied without a call may start small anyway, as layer scale does.
+        """
+        return signal.order is None or signal.gain * signal.output_gradients.norm * FADED >= (
+            self.gradients.get(signal.name, math.inf)
+        )
+
+    def smallest(self, signal: Signal) -> float:
+        """Give the least gain that is no fault.
+
+        Any is sound in a head, and where layers below get their gradients around this one, or
+        by a normalization after it; before a batch normalization, the median tells nothing.
+        """
+        reference = self.gradients.get(signal.name, math.nan)
+        if signal.head or self.below.get(signal.name, 0.0) * ODD >= reference:
+            return 0.0
+        return SMALLEST_GAIN if math.isnan(reference) else max(SMALLEST_GAIN, self.gain / ODD)
+
     def backward(self, signal: Signal) -> float:
         """Give the gradient that gets to a layer over what it is compared with, or NaN.
 
         There is none where the layer only waits. What gets to the layers below goes around
-        this one: attention's queries and keys.
+        this one: attention's queries and keys. A large one at outputs that are small is the work
+        of what divides by their size next, and counts as much less.
         """
         reference = self.gradients.get(signal.name, math.nan)
         norm = signal.output_gradients.norm
@@ -160,8 +180,11 @@ class Sizes:
             order = math.inf if signal.order is None else signal.order
             if any(span.end > order for span in self.waiting):
                 return math.nan
-            norm = max(norm, self.below.get(signal.name, 0.0))
-        return norm / reference if reference > 0 else math.nan
+            norm = max(norm, min(self.below.get(signal.name, 0.0), reference))
+        ratio = norm / reference if reference > 0 else math.nan
+        if ratio > 1 and signal.outputs.rms < self.signal:
+            return max(1.0, ratio * signal.outputs.rms / self.signal)
+        return ratio
 
 
 def _references(found: Pass, called: list[Signal]) -> dict[str, float]:
@@ -236,16 +259,15 @@ def _scale(signal: Signal, sizes: Sizes) -> Finding | None:
     if gain == 0 or signal.free:  # on purpose: the ends of branches, output layers
         return None
     if signal.table:
-        if SMALLEST_TABLE <= gain <= LARGEST_TABLE:
+        least = 0.0 if sizes.conducts(signal) else SMALLEST_TABLE
+        if least <= gain <= LARGEST_TABLE:
             return None
         verdict = "exploding" if gain > LARGEST_TABLE else "vanishing"
         return Finding("scale", verdict, f"its entries are of size {gain:.2g}, 0.01 to 1 is usual")
     largest = LARGEST_GAIN * (HEAD if signal.head else 1.0)
     if gain > largest or gain > ODD * sizes.gain:
         verdict = "exploding"
-    elif gain < SMALLEST_HEAD or (
-        not signal.head and (gain < SMALLEST_GAIN or gain < sizes.gain / ODD)
-    ):
+    elif gain < sizes.smallest(signal):
         verdict = "vanishing"
     else:
         return None

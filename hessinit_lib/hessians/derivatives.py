@@ -8,9 +8,10 @@ and v random,
 $$u^\top J v \approx u^\top \frac{f(W + h v) - f(W - h v)}{2 h}$$
 
 is checked, and for estimates also the derivative of $J^\top u$ along v, block by block. In
-float64 if the model allows it; roughly, in float32, where nothing leaves the graph and it holds
-only operations that this library's tests have checked. v is W with random signs: entries that are zero, which may be
-at the kink of a ReLU, stay so. Blocks that change the outputs little take larger steps.
+float64 if the model allows it; in float32, and so roughly, where nothing leaves the graph and it
+holds only operations that this library's tests have checked. v is W with random signs: entries
+that are zero, which may be at the kink of a ReLU, stay so. Blocks that change the outputs little
+take larger steps.
 """
 
 from __future__ import annotations

@@ -91,10 +91,13 @@ def without_noise(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     """
     model = unwrapped(model)
     with PROCESS, warnings.catch_warnings():  # also for others that work on this model
-        modes = [(module, module.training) for module in model.modules()]
+        drawing = set()
+        if any(module.training for module in model.modules()):
+            drawing = _drawing(model, inputs)
+        modes = [(module, module.training) for module in model.modules()]  # some are new now
         try:
-            if any(training for _, training in modes):
-                for module in _drawing(model, inputs):
+            for module in model.modules():
+                if module in drawing or isinstance(module, NOISE):
                     module.training = False
             warnings.filterwarnings("ignore", message=re.escape(FROZEN), category=UserWarning)
             yield
