@@ -350,6 +350,12 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor, Loss, str, str]
     ),
     "last bias, BCE": (shifted, X, ONE_HOT, nn.BCEWithLogitsLoss(), "outputs", "2.weight"),
     "last bias, MSE": (shifted, X, ONE_HOT, nn.MSELoss(), "outputs", "2.weight"),
+    "dropout at the end": (
+        lambda: net(nn.ReLU()).append(nn.Dropout(0.1)), X, Y, LOSS, "noise", "3",
+    ),
+    "tanh at the end": (
+        lambda: net(nn.ReLU()).append(nn.Tanh()), X, 9 * ONE_HOT, nn.MSELoss(), "targets", "",
+    ),
     "a feature": (lambda: net(nn.ReLU()), ODD, Y, LOSS, "inputs", ""),
     "a list of modules": (lambda: Wired("list"), X, Y, LOSS, "unregistered", ""),
     "time for samples": (lambda: Wired("crossed"), X, Y, LOSS, "inputs", ""),

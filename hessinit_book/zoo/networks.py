@@ -1,8 +1,8 @@
 """Sound public architectures, as their authors initialize them, and the batches they see.
 
 Every network is looked at in training mode at two sizes of input times two sizes of batch.
-These and those of `more.py` are known to whoever writes the rules of `hessinit_lib.diagnose`;
-others are held out, in `held_out.py`.
+These and those of `first_held_out.py` and `second_held_out.py` are known to whoever writes the
+rules of `hessinit_lib.diagnose`; others are held out, in `held_out.py`.
 """
 
 from __future__ import annotations

@@ -26,16 +26,19 @@ from hessinit_book.records.machine import current_commit, describe_device, libra
 from hessinit_book.records.stamps import code_stamp
 from hessinit_book.zoo.advice import followed
 from hessinit_book.zoo.faults import FAULTS
+from hessinit_book.zoo.first_held_out import FIRST_FAULTS, FIRST_NETWORKS
 from hessinit_book.zoo.held_out import FAULTS_HELD_OUT, NETWORKS_HELD_OUT
-from hessinit_book.zoo.more import MORE_FAULTS, MORE_NETWORKS
 from hessinit_book.zoo.networks import NETWORKS, batch_for, seeded
+from hessinit_book.zoo.second_held_out import SECOND_FAULTS, SECOND_NETWORKS
 from hessinit_lib import diagnose
 from hessinit_lib.diagnosis.report import Diagnosis
 
 Result = dict[str, Any]
 
-ALL_NETWORKS = {**NETWORKS, **MORE_NETWORKS, **NETWORKS_HELD_OUT}
-ALL_FAULTS = {**FAULTS, **MORE_FAULTS, **FAULTS_HELD_OUT}
+KNOWN_NETWORKS = {**NETWORKS, **FIRST_NETWORKS, **SECOND_NETWORKS}
+KNOWN_FAULTS = {**FAULTS, **FIRST_FAULTS, **SECOND_FAULTS}
+ALL_NETWORKS = {**KNOWN_NETWORKS, **NETWORKS_HELD_OUT}
+ALL_FAULTS = {**KNOWN_FAULTS, **FAULTS_HELD_OUT}
 
 
 def part_of(name: str) -> str:

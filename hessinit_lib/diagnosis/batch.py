@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hessinit_lib.diagnosis.moments import Moments
+from hessinit_lib.diagnosis.wiring import bounds_of
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.inputs import tensors_of
 from hessinit_lib.hessians.loss_value import evaluate
@@ -39,6 +40,8 @@ class Batch:
         rectified: share of outputs that are zero, of such as a ReLU gives to a loss that takes
             the softmax of them; else 0.
         bounded: whether the outputs are from 0 to 1, and the loss takes the softmax of them.
+        bounds: of the function that the outputs went through last.
+        beyond: share of the targets that lie beyond these bounds.
     """
 
     targets: Moments = field(default_factory=Moments)
@@ -54,6 +57,8 @@ class Batch:
     applied: str = ""
     rectified: float = 0.0
     bounded: bool = False
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    beyond: float = 0.0
 
     @classmethod
     def of(cls, case: Case, outputs: Tensor) -> Batch:
@@ -66,6 +71,7 @@ class Batch:
             'softmax'
         """
         targets, several = case.targets, case.samples > 1
+        (least, most), outputs = bounds_of(outputs), outputs.detach()
         same_shape = targets.is_floating_point() and targets.shape == outputs.shape
         tensors = tensors_of(case.inputs)
         numbers = [x.detach() for x in tensors if x.is_floating_point() and x.numel()]
@@ -101,6 +107,8 @@ class Batch:
             applied,
             zeros if outputs.min() >= 0 and _ZEROS < zeros < 1 and invariant else 0.0,
             bounded and invariant,
+            (least, most),
+            ((targets < least) | (targets > most)).double().mean().item() if same_shape else 0.0,
         )
 
 

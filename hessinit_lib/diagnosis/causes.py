@@ -53,6 +53,9 @@ grows with the square of the outputs is the larger one where they are ten times 
 _SMALL_INPUTS = 0.01
 """The largest value from which down on all inputs are small."""
 
+_BEYOND = 0.1
+"""The share of targets that the outputs cannot reach."""
+
 _ODD_FEATURE = 30.0
 """The same for one feature over the median of all."""
 
@@ -65,12 +68,14 @@ class Cause(NamedTuple):
         where: the weight, or the module of noise; "" for the whole network.
         verdict: "vanishing" or "exploding".
         reason: in words.
+        remedy: what mends just this, if its kind does not tell.
     """
 
     kind: CauseKind
     where: str
     verdict: Verdict
     reason: str
+    remedy: str = ""
 
 
 _BY_PRECEDENCE: tuple[tuple[CauseKind, ...], ...] = (
@@ -145,7 +150,9 @@ def _of_the_batch(found: Pass) -> list[Cause]:
         named.append(Cause("targets", "", "exploding", reason))
     for name in found.crossed:
         reason = f"{name} belongs to a layer without batch_first, which mixes the samples: it "
-        named.append(Cause("inputs", "", "vanishing", reason + "takes their axis for time"))
+        reason += "takes their axis for time"
+        remedy = "give it batch_first=True, or inputs of shape (time, samples, features)"
+        named.append(Cause("inputs", "", "vanishing", reason, remedy))
     if found.unregistered:
         shapes = ", ".join(map(str, found.unregistered))
         reason = (
@@ -153,9 +160,22 @@ def _of_the_batch(found: Pass) -> list[Cause]:
         )
         named.append(Cause("unregistered", "", "vanishing", reason))
     for name, p in found.dropped.items():
-        named.append(Cause("noise", name, "vanishing", f"dropout of {p:.0%} of its inputs"))
+        named.append(
+            Cause("noise", name, "vanishing", f"dropout of {p:.0%} of its inputs", "drop less")
+        )
+    for name in found.dropped_last:
+        reason = "dropout of the outputs themselves"
+        named.append(Cause("noise", name, "vanishing", reason, "drop nothing after the last layer"))
+    if batch.beyond > _BEYOND:
+        low, high = batch.bounds
+        reason = f"the outputs are from {low:g} to {high:g}, "
+        reason += f"and {batch.beyond:.0%} of the targets are not"
+        remedy = "scale the targets into that range, or leave out the last activation"
+        named.append(Cause("targets", "", "exploding", reason, remedy))
     if batch.one_class:
-        named.append(Cause("targets", "", "vanishing", "all targets are the same class"))
+        remedy = "look at how batches are drawn"
+        reason = "all targets are the same class"
+        named.append(Cause("targets", "", "vanishing", reason, remedy))
     sigmoids = (s.head and s.activation and s.activation.kind == "sigmoid" for s in found.signals)
     if not batch.applied and batch.bounded and any(sigmoids):
         reason = "the outputs went through a sigmoid, and the loss takes a softmax of them"

@@ -73,17 +73,11 @@ def advised(case: Case, found: Pass, wrong: Sequence[Cause]) -> tuple[list[Fault
     for cause in wrong:
         redrawn = cause.kind in REDRAWN
         remedy = words.get(cause.where, "") if redrawn else _for(trials, cause, found)
-        said = remedy or _UNTRIED[cause.kind]
+        said = remedy or cause.remedy or _UNTRIED[cause.kind]
         if cause.kind == "residual":
             ends = f"scale the ends of the branches by 1/sqrt({len(found.sums)})"
             said = f"{remedy}, or {ends}" if remedy else ends
-        elif cause.where in found.dropped:
-            said = "drop less"
-        elif cause.kind == "inputs" and found.crossed:
-            said = "give it batch_first=True, or inputs of shape (time, samples, features)"
-        elif (cause.kind, cause.verdict) == ("targets", "vanishing"):
-            said = "look at how batches are drawn"
-        faults.append(Fault(*cause, said, bool(remedy)))
+        faults.append(Fault(*cause[:4], said, bool(remedy)))
     return faults, scheme
 
 

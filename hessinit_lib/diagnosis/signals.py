@@ -23,6 +23,7 @@ from hessinit_lib.diagnosis.events import Activation, Events
 from hessinit_lib.diagnosis.moments import Moments
 from hessinit_lib.diagnosis.recurrent import GATED, over_time, watch_inputs
 from hessinit_lib.diagnosis.wiring import (
+    dropped_last,
     heads_of,
     heavy_dropout,
     is_crossed,
@@ -124,6 +125,7 @@ class Pass:
         unregistered: shapes of tensors that would be trained, but are no parameters.
         crossed: recurrent layers and attention that take the axis of the samples for time.
         dropped: modules of dropout that leave next to nothing, and their probabilities.
+        dropped_last: modules of dropout whose outputs are the model's.
         batch: what inputs, targets, outputs and the loss show.
     """
 
@@ -139,6 +141,7 @@ class Pass:
     unregistered: list[tuple[int, ...]] = field(default_factory=list)
     crossed: list[str] = field(default_factory=list)
     dropped: dict[str, float] = field(default_factory=dict)
+    dropped_last: list[str] = field(default_factory=list)
     batch: Batch = field(default_factory=Batch)
 
 
@@ -164,6 +167,7 @@ def observe(case: Case) -> Pass:
     calls: list[tuple[nn.Module, Tensor]] = []
     spans: dict[nn.Module, Span] = {}
     inputs: dict[nn.Module, Tensor] = {}
+    dropped: dict[nn.Module, object] = {}
     crossed: list[str] = []
     last_axis = -1
 
@@ -192,6 +196,7 @@ def observe(case: Case) -> Pass:
         module.register_forward_hook(hook, with_kwargs=True) for module in owners
     ]
     handles += _timed(model, spans, calls) + watch_inputs(model, inputs)
+    handles += dropped_last(model, dropped)
     events = Events(lambda: (len(calls) - 1, last_axis))
     try:
         with pure.running(), torch.enable_grad():
@@ -245,7 +250,8 @@ def observe(case: Case) -> Pass:
         unregistered,
         crossed,
         heavy_dropout(model),
-        Batch.of(case, outputs.detach()),
+        [name for name, m in model.named_modules() if m in dropped and dropped[m] is outputs],
+        Batch.of(case, outputs),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,15 +10,19 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.hooks import RemovableHandle
 
 from hessinit_lib.diagnosis.moments import Moments
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.graph.nodes import leaves_below
+from hessinit_lib.hessians.graph.nodes import leaves_below, operation
 from hessinit_lib.hessians.kinds import owned_parameters
 
 _LARGE = 10.0  # entries of biases and of the scales of normalizations
 _RULING = 1.01  # largest size of an output over that of a bias that leaves nothing to the weights
 _DROPPED = 0.9
+
+_VIEWS = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Alias", "Clone")
+_RANGES = {"Tanh": (-1.0, 1.0), "Sigmoid": (0.0, 1.0), "Relu": (0.0, math.inf)}
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 _OVER_TIME = (nn.RNNBase, nn.MultiheadAttention)
@@ -73,6 +78,33 @@ def heavy_dropout(model: nn.Module) -> dict[str, float]:
         for name, module in model.named_modules()
         if isinstance(module, _DropoutNd) and module.p > _DROPPED
     }
+
+
+def dropped_last(model: nn.Module, given: dict[nn.Module, object]) -> list[RemovableHandle]:
+    """Note what modules of dropout give, to compare it with the outputs."""
+
+    def after(module: nn.Module, _: object, output: object) -> None:
+        given[module] = output
+
+    return [
+        module.register_forward_hook(after)
+        for module in model.modules()
+        if isinstance(module, _DropoutNd) and module.p > 0
+    ]
+
+
+def bounds_of(outputs: Tensor) -> tuple[float, float]:
+    """Give the range of the function that outputs went through last, if it has one.
+
+    Example:
+        >>> import torch
+        >>> bounds_of(torch.ones(2, 1, requires_grad=True).tanh().flatten())
+        (-1.0, 1.0)
+    """
+    node = outputs.grad_fn
+    while node is not None and operation(node) in _VIEWS:
+        node = node.next_functions[0][0]
+    return _RANGES.get(operation(node) if node is not None else "", (-math.inf, math.inf))
 
 
 def is_crossed(module: nn.Module, given: Tensor | None, case: Case) -> bool:
