@@ -140,7 +140,7 @@ class Exchanging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.exchanged:
             self.noise, self.exchanged = nn.Dropout(0.1), True
-        return self.noise(self.body(x))
+        return self.body[2](self.noise(self.body[:2](x)))
 
 
 SOUND: dict[str, Callable[[], nn.Module]] = {
