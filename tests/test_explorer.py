@@ -16,7 +16,7 @@ from hessinit_book.drawing import explorer
 from hessinit_book.drawing.explorer_records import measured_networks
 from hessinit_book.records import records
 from hessinit_book.records.records import Record
-from hessinit_lib.theory import LayerPrediction, Masks, RandomNetwork, predict_layer_norms
+from hessinit_book.theory import LayerPrediction, Masks, RandomNetwork, predict_layer_norms
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPLORER = ROOT / "_build" / "html" / "book" / "explorer.html"

@@ -31,7 +31,7 @@ from hessinit_book.errors import ParameterError
 from hessinit_book.networks.linearized_norms import linearized_norms
 from hessinit_book.records import records
 from hessinit_book.records.records import Record
-from hessinit_lib.theory import Masks, RandomNetwork
+from hessinit_book.theory import Masks, RandomNetwork
 
 TINY = {
     "profile": "smoke",

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from networks import make_case
 from torch import nn
 
+from hessinit_book.theory import RandomNetwork, predict_layer_norms
 from hessinit_lib.theory import (
-    RandomNetwork,
     balancing_scales,
     best_rate,
     critical_variance,
     gains,
-    predict_layer_norms,
     predicted_gain,
 )
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from networks import seeded
 from torch import Tensor, nn
 
-from hessinit_lib.theory import gains, kernel_maps
+from hessinit_book.theory import kernel_maps
+from hessinit_lib.theory import gains
 from hessinit_lib.theory.activations import differentiate
 from hessinit_lib.theory.quadrature import normal_rule
 

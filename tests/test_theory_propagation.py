@@ -11,11 +11,11 @@ from networks import seeded
 from torch import Tensor, nn
 
 from hessinit_book.data import load
+from hessinit_book.theory import LayerPrediction, Masks, RandomNetwork, predict_layer_norms
+from hessinit_book.theory.finite_width import carried_back, kernel_noise, log_variance
+from hessinit_book.theory.forward import HiddenLayer, hidden_layers
+from hessinit_book.theory.output_hessians import output_pairs
 from hessinit_lib.hessians.loss import loss_curvature
-from hessinit_lib.theory import LayerPrediction, Masks, RandomNetwork, predict_layer_norms
-from hessinit_lib.theory.finite_width import carried_back, kernel_noise, log_variance
-from hessinit_lib.theory.forward import HiddenLayer, hidden_layers
-from hessinit_lib.theory.output_hessians import output_pairs
 
 CLASSES = 10
 

@@ -24,10 +24,10 @@ from hessinit_book.drawing.explorer_records import measured_networks
 from hessinit_book.records import records, sealed
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.rounding import rounded
+from hessinit_book.theory.kernels import kernel_maps
+from hessinit_book.theory.output_hessians import output_pairs
 from hessinit_lib.theory.critical import critical_variance
 from hessinit_lib.theory.gains import gains
-from hessinit_lib.theory.kernels import kernel_maps
-from hessinit_lib.theory.output_hessians import output_pairs
 
 ACTIVATIONS = {
     "relu": "ReLU",

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hessinit_book.theory import RandomNetwork
 from hessinit_lib.hessians.loss import loss_curvature
-from hessinit_lib.theory import RandomNetwork
 from hessinit_lib.theory.activations import differentiate
 
 

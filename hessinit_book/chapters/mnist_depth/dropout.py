@@ -22,7 +22,8 @@ from hessinit_book.networks.linearized_norms import linearized_norms
 from hessinit_book.networks.starts import draw_weights
 from hessinit_book.randomness import generator
 from hessinit_book.statistics.rounding import all_rounded
-from hessinit_lib.theory import Masks, RandomNetwork, critical_variance
+from hessinit_book.theory import Masks, RandomNetwork
+from hessinit_lib.theory import critical_variance
 
 RULES = ("he", "rescaled", "plain")
 """Variances: He's, and those for dropout that divides by p (as here) or that does not."""

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from hessinit_book.theory import Masks, RandomNetwork
 from hessinit_lib.hessians import layer_hessians
-from hessinit_lib.theory import Masks, RandomNetwork, critical_variance
+from hessinit_lib.theory import critical_variance
 
 INPUTS, CLASSES = 784, 10
 

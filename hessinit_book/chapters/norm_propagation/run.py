@@ -30,8 +30,8 @@ from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import all_rounded, rounded
+from hessinit_book.theory import RandomNetwork, predict_layer_norms
 from hessinit_book.training.image_data import load_images
-from hessinit_lib.theory import RandomNetwork, predict_layer_norms
 
 Count = Annotated[int, Field(ge=1)]
 Depth = Annotated[int, Field(ge=2)]

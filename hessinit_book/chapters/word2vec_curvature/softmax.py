@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from hessinit_book.randomness import generator
 from hessinit_book.statistics.rounding import rounded
+from hessinit_book.theory.output_hessians import output_pairs
+from hessinit_book.theory.propagation import predict_layer_norms
 from hessinit_lib.hessians import layer_hessians
-from hessinit_lib.theory.output_hessians import output_pairs
-from hessinit_lib.theory.propagation import predict_layer_norms
 
 WORDS = 200  # the most common ones
 DIMENSION = 50

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hessinit_lib.theory.finite_width import carried_back, kernel_noise, log_variance
-from hessinit_lib.theory.forward import hidden_layers
-from hessinit_lib.theory.output_hessians import output_pairs
-from hessinit_lib.theory.random_network import RandomNetwork
+from hessinit_book.theory.finite_width import carried_back, kernel_noise, log_variance
+from hessinit_book.theory.forward import hidden_layers
+from hessinit_book.theory.output_hessians import output_pairs
+from hessinit_book.theory.random_network import RandomNetwork
 
 _UNITS, _DRAWS = 2048, 256
 _LEAST = 1e-12  # correlation of two samples, and square of one over that of the largest
@@ -65,7 +65,7 @@ def predict_layer_norms(
 
     $D_b$ the output Hessian at normal logits of covariance $s_n^2 K^{n-1}$: `limit`. At
     finite width the typical value differs by a factor of 1 + O(depth / width) and O(C depth /
-    width), see `hessinit_lib.theory.finite_width`: `frobenius`.
+    width), see `hessinit_book.theory.finite_width`: `frobenius`.
 
     Args:
         network: a fully connected model, of which only the mean squares of its weights and

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hessinit_book.theory.kernels import kernel_maps
+from hessinit_book.theory.random_network import Masks, RandomNetwork
 from hessinit_lib.theory.activations import differentiate
-from hessinit_lib.theory.kernels import kernel_maps
-from hessinit_lib.theory.random_network import Masks, RandomNetwork
 
 
 @dataclass(frozen=True, eq=False)

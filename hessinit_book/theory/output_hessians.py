@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hessinit_lib.theory.forward import normal_draws
+from hessinit_book.theory.forward import normal_draws
 
 LOSSES = ("cross_entropy", "mse")
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hessinit_lib.theory.forward import HiddenLayer
+from hessinit_book.theory.forward import HiddenLayer
 
 
 @dataclass(frozen=True, eq=False)
