@@ -336,7 +336,8 @@ def _found(draw: Draw) -> tuple[dict[str, LayerHessian | Spectrum], Exception | 
     state = torch.get_rng_state()
     try:
         torch.manual_seed(draw.seed)
-        found.update(layer_hessians(*given, **options))
+        report = layer_hessians(*given, **options)
+        found.update(report)
         name = list(found)[draw.seed % len(found)]
         finite = all(math.isfinite(layer.frobenius) for layer in found.values())
         if draw.seed % 5 == 0 and draw.how not in BY_DIFFERENCES and finite:
@@ -349,7 +350,8 @@ def _found(draw: Draw) -> tuple[dict[str, LayerHessian | Spectrum], Exception | 
         return found, error
     finally:
         torch.set_rng_state(state)
-    return found, None
+    # NaN is as good as a refusal where it has a reason.
+    return found, ValueError(report.not_finite) if report.not_finite else None
 
 
 def _wrong(draw: Draw, got: LayerHessian | Spectrum, block: Tensor) -> str:

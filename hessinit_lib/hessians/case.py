@@ -109,13 +109,17 @@ def what_is_not_finite(case: Case) -> str:
             where = name if name in ("inputs", "targets") else f"entries of {name}"
             return f"not all {where} are finite"
     pure = PureModel(case.model, [])
-    with warnings.catch_warnings(), pure.running(), torch.no_grad():
+    with warnings.catch_warnings(), pure.running(), torch.enable_grad():
         warnings.simplefilter("ignore")
-        outputs = one_tensor(pure(case.inputs))
-        loss = evaluate(case.loss_fn, outputs, case.targets)
+        with torch.no_grad():
+            outputs = one_tensor(pure(case.inputs))
+        loss = evaluate(case.loss_fn, outputs.requires_grad_(), case.targets)
     if not torch.isfinite(outputs).all():
         return "not all outputs are finite, though weights and batch are: activations overflow"
     if torch.isfinite(loss):
+        (gradient,) = torch.autograd.grad(loss, outputs, materialize_grads=True)
+        if torch.isfinite(gradient).all():
+            return "derivatives of the model are not: a root, norm or quotient of zero in it"
         return "the gradient of the loss in the outputs is not finite, though the loss is"
     ignored = getattr(case.loss_fn, "ignore_index", -100)
     none_counts = not case.targets.is_floating_point() and bool((case.targets == ignored).all())
