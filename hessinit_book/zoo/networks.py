@@ -157,6 +157,10 @@ def _timm(name: str, sizes: tuple[int, int] = (64, 96), sized: bool = False, **o
     return Network(make, "images", sizes)
 
 
+# A pooler that nothing reads would be a weight without a gradient: a fault.
+_POOLED = ("Bert", "Roberta", "Ernie", "Data2VecText")
+
+
 def _hugging_face(name: str, **options: Any) -> Network:
     """Give a text model of two layers of width 64 from a configuration."""
 
@@ -168,8 +172,7 @@ def _hugging_face(name: str, **options: Any) -> Network:
                 "max_position_embeddings": 130}  # fmt: skip
         config = getattr(transformers, f"{name}Config")(**{**base, **options})
         kind = "T5EncoderModel" if name == "T5" else f"{name}Model"
-        # A pooler that nothing reads would be a weight without a gradient: a fault.
-        without = {"add_pooling_layer": False} if name in ("Bert", "Roberta", "Ernie") else {}
+        without = {"add_pooling_layer": False} if name in _POOLED else {}
         return Head(getattr(transformers, kind)(config, **without), 64)
 
     return Network(make, "tokens", (16, 48))
