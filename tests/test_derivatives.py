@@ -12,6 +12,8 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from hessinit_lib import layer_hessians
+from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.equal_functions import equal_functions
 
 LOSS = nn.CrossEntropyLoss()
@@ -361,3 +363,38 @@ def test_wrong_second_derivatives_of_small_weights_are_refused() -> None:
 
     with pytest.raises(NotImplementedError, match="second derivative"):
         layer_hessians(Twice().double(), LOSS, *_batch())
+
+
+class _Cosine(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cos(z)
+
+
+def _rough(depth: int, *end: nn.Module) -> nn.Module:
+    """Layers of large weights, whose slopes differ at each step of a difference."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(depth) for layer in (nn.Linear(16, 16), _Cosine())]
+    model = nn.Sequential(nn.Linear(4, 16), *layers, *end, nn.Linear(16, 3)).double()
+    with torch.no_grad():
+        for layer in model[:-1]:
+            if isinstance(layer, nn.Linear):
+                layer.weight.mul_(8)
+    return model
+
+
+def test_what_is_too_rough_to_check_is_an_estimate_that_says_so() -> None:
+    model, (x, y) = _rough(30), _batch()
+    report = layer_hessians(model, LOSS, x, y, norms=("frobenius",), tolerance=0.5)
+    assert "could not be checked" in str(report)
+    with pytest.raises(NotImplementedError, match="could not be checked"):
+        check_derivatives(Case(model, LOSS, x, y))
+
+
+@pytest.mark.parametrize("depth", [4, 8, 12])
+def test_what_is_rough_is_still_to_be_differentiated_right(depth: int) -> None:
+    class Estimator(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return _Sign.apply(z)
+
+    with pytest.raises(NotImplementedError, match="is not that of the model"):
+        layer_hessians(_rough(depth, Estimator()), LOSS, *_batch())

@@ -31,8 +31,8 @@ from hessinit_lib.diagnosis.wiring import (
     unregistered_leaves,
 )
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.derivatives import check_leaves
 from hessinit_lib.hessians.functional import PureModel, by_batch_statistics, one_tensor
+from hessinit_lib.hessians.graph.nodes import check_leaves
 from hessinit_lib.hessians.kinds import CONVOLUTIONS, TRANSPOSED, owned_parameters
 from hessinit_lib.hessians.loss_value import differentiable
 

@@ -16,6 +16,7 @@ take larger steps.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -28,13 +29,7 @@ from torch import Tensor, nn
 from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import FROZEN, PureModel, one_tensor
-from hessinit_lib.hessians.graph.nodes import (
-    PLAIN,
-    Watch,
-    inputs_first,
-    operation,
-    parameters_below,
-)
+from hessinit_lib.hessians.graph.nodes import PLAIN, Watch, check_leaves, inputs_first, operation
 from hessinit_lib.hessians.inputs import Inputs, take, tensors_of
 from hessinit_lib.hessians.isolation import random_state_kept
 
@@ -61,6 +56,11 @@ _PRECISIONS = {
 _SECOND = _Precision((1e-8, 1e-9, 1e-7), 30.0, 1e-5)
 _ALIKE = 1e-8  # the error allowed where it is the same for two steps
 
+_ROUGH = (
+    "the outputs change so roughly with the weights, as after a divergence, that their "
+    "derivatives could not be checked"
+)
+
 Claim = Callable[[Inputs], tuple[Tensor, dict[str, Tensor]]]
 """Gives outputs of some samples in float64, with the graph from the weights, by name."""
 
@@ -77,7 +77,7 @@ def check_derivatives(case: Case, *, twice: bool = False, claim: Claim | None = 
         claim: what the outputs are taken to be, where it is not the model that is differentiated.
 
     Returns:
-        What to know: "" or that the model draws random numbers.
+        What to know: "", that the model draws random numbers, or that nothing could be checked.
 
     Raises:
         NotImplementedError: they are not; the message says what is wrong, and where.
@@ -114,25 +114,6 @@ def check_derivatives(case: Case, *, twice: bool = False, claim: Claim | None = 
                 return probe.check(outputs, twice, claim)
     assert refused is not None
     raise refused
-
-
-def check_leaves(outputs: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Make sure that the weights in the graph of some outputs were read from their modules.
-
-    Raises:
-        ValueError: the outputs depend on no weight.
-        NotImplementedError: a weight is read past its module; the message names it.
-    """
-    if outputs.grad_fn is None:
-        raise ValueError(
-            "the outputs depend on no trainable weight: expected some that do, without "
-            "detach() or no_grad() on the way"
-        )
-    for name in parameters_below(outputs.grad_fn, parameters)[:1]:
-        raise NotImplementedError(
-            f"{name} is read past the module that owns it, from a list or an attribute, "
-            "say: expected it to be read from the module in the forward pass"
-        )
 
 
 class _Probe:
@@ -194,15 +175,18 @@ class _Probe:
                 )
         twice_checked = twice and not self._is_plain(claimed)
         gradients = self._gradients(claimed, sources, u, twice_checked)
-        self._check_first(u, gradients, outputs, known)
-        if twice_checked:
-            self._check_second(u, gradients)
+        if self._check_first(u, gradients, outputs, known):
+            if twice_checked:
+                self._check_second(u, gradients)
+            notes = []
+        else:
+            # What is claimed has the model's outputs, and derivatives of its own.
+            notes = [] if known or claim is not None else [_ROUGH]
         if self.pure.noisy and self._is_random(outputs):
-            note = "the model draws random numbers in its forward pass: norms of one draw"
-            if not twice:
-                raise NotImplementedError(note)
-            return note
-        return ""
+            notes.append("the model draws random numbers in its forward pass: norms of one draw")
+        if notes and not twice:
+            raise NotImplementedError("; ".join(notes))
+        return "; ".join(notes)
 
     def knows(self, outputs: Tensor) -> bool:
         """Tell, after one run, whether autograd saw all of it and this library each operation."""
@@ -266,7 +250,8 @@ class _Probe:
 
     def _check_first(
         self, u: Tensor, gradients: list[Tensor], outputs: Tensor, known: bool
-    ) -> None:
+    ) -> bool:
+        """Make sure of the first derivatives; tell whether they could be checked."""
         precision, off, effects = _PRECISIONS[u.dtype], 0.0, self._effects(gradients)
         for ahead, back, v in self._directions(precision, effects):
             error, size = self._error(u, gradients, outputs, ahead, back, v)
@@ -277,6 +262,8 @@ class _Probe:
             off = abs(error) / size if abs(error) > precision.error * size + floor else 0.0
             if not off:
                 break
+        if off and self._is_rough(u, gradients, outputs, effects):
+            return False
         if not known:  # where each operation and each path is, nothing small can be off
             off = off or self._off_in_small(u, gradients, outputs, effects)
         if off:
@@ -285,6 +272,25 @@ class _Probe:
                 f"{off:.1g} of it): a detach(), no_grad(), backward hook or custom "
                 "autograd.Function on the way; expected none"
             )
+        return True
+
+    def _is_rough(
+        self, u: Tensor, gradients: list[Tensor], outputs: Tensor, effects: Mapping[str, float]
+    ) -> bool:
+        """Tell whether slopes depend on the step, or the least of steps moves the outputs far.
+
+        What a gradient lacks, it lacks at each step.
+        """
+        if u.dtype != torch.float64:
+            return False
+        (_, _, v) = next(self._directions(_PRECISIONS[u.dtype], effects))
+        steps = (1e-6, 1e-8, 1e-10, 1e-12)
+        errors = [self._error(u, gradients, outputs, h, -h, v)[0] for h in steps]
+        with torch.no_grad():
+            moved = (self.run_at(steps[-1], v)[0] - outputs).norm() > 1e-3 * outputs.norm()
+        return bool(moved) or all(
+            abs(b - a) > 0.2 * max(abs(a), abs(b)) for a, b in itertools.pairwise(errors)
+        )
 
     def _error(
         self,

@@ -62,6 +62,25 @@ def parameters_below(root: Node | None, parameters: Mapping[str, nn.Parameter]) 
     return [names[id(leaf)] for leaf in leaves_below(root) if id(leaf) in names]
 
 
+def check_leaves(outputs: Tensor, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Make sure that the weights in the graph of some outputs were read from their modules.
+
+    Raises:
+        ValueError: the outputs depend on no weight.
+        NotImplementedError: a weight is read past its module; the message names it.
+    """
+    if outputs.grad_fn is None:
+        raise ValueError(
+            "the outputs depend on no trainable weight: expected some that do, without "
+            "detach() or no_grad() on the way"
+        )
+    for name in parameters_below(outputs.grad_fn, parameters)[:1]:
+        raise NotImplementedError(
+            f"{name} is read past the module that owns it, from a list or an attribute, "
+            "say: expected it to be read from the module in the forward pass"
+        )
+
+
 def edge_shape(edge: GradientEdge) -> tuple[int, ...]:
     """Give the shape of the tensor that stood at that place in the forward pass."""
     return tuple(edge.node._input_metadata[edge.output_nr].shape)
