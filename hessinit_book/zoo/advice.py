@@ -112,6 +112,8 @@ def _mended(planted: Planted, found: Diagnosis) -> tuple[str, Problem | None]:
                 parameter.data.mul_(float(factor[1]))
         elif fault.remedy == "set its bias to zero":
             model.get_parameter(f"{owner}.bias").data.zero_()
+        elif fault.remedy in ("set it to zero", "start it at 1"):
+            model.get_parameter(fault.where).data.fill_(float(fault.remedy == "start it at 1"))
         elif fault.remedy.startswith("start "):
             for name, value in model.named_parameters():
                 if name in fault.remedy or ("all" in fault.remedy and _is_zero_scale(name, value)):
