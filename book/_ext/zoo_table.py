@@ -6,6 +6,7 @@ Syntax: the argument is `alarms` (sound networks that got a fault, or an error),
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -31,19 +32,24 @@ def said(result: dict[str, Any]) -> str:
     return result["error"] or "nothing"
 
 
+def part(result: dict[str, Any]) -> str:
+    """Say which part of the zoo a result belongs to."""
+    return "known" if result["part"] == "dev" else "held out"
+
+
 def alarms(values: dict[str, Any]) -> tuple[list[str], Rows]:
     """List the networks with a false alarm, once each, with how many settings had one."""
     found: dict[str, list[dict[str, Any]]] = {}
     for one in values["sound"]:
         if one["alarm"]:
             found.setdefault(one["network"], []).append(one)
-    rows = [[name, of[0]["part"], str(len(of)), said(of[0])] for name, of in found.items()]
+    rows = [[name, part(of[0]), str(len(of)), said(of[0])] for name, of in found.items()]
     return ["network", "part", "of its 4 settings", "what was said"], rows
 
 
 def misses(values: dict[str, Any]) -> tuple[list[str], Rows]:
     """List the faults that were not named, with what was said instead."""
-    rows = [[f["fault"], f["part"], said(f)] for f in values["faults"] if not f["named"]]
+    rows = [[f["fault"], part(f), said(f)] for f in values["faults"] if not f["named"]]
     return ["planted", "part", "what was said"], rows
 
 
@@ -52,11 +58,12 @@ def advice(values: dict[str, Any]) -> tuple[list[str], Rows]:
     rows = []
     for fault in values["faults"]:
         done = fault["advice"]
-        figures = [done.get("how", done.get("skipped", "")), "–", "–"]
-        if "after" in done:
-            figures[1:] = [f"{done[when]:.3g}" for when in ("before", "after")]
-        rows.append([fault["fault"], fault["part"], "yes" if fault["named"] else "no", *figures])
-    return ["planted", "part", "named", "what was followed", "loss before", "after"], rows
+        losses = [f"{done[k]:.3g}" if "after" in done else "–" for k in ("before", "after")]
+        # Long names of modules may break at their dots.
+        how = re.sub(r"\.(?=\D)", ".\u200b", done.get("how", done.get("skipped", "")))
+        named = "yes" if fault["named"] else "no"
+        rows.append([fault["fault"], part(fault), named, *losses, how])
+    return ["planted", "part", "named", "loss before", "after", "what was followed"], rows
 
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], tuple[list[str], Rows]]]] = {
