@@ -1,4 +1,4 @@
-"""Theory of random networks: the norms that `hessinit_lib` measures, predicted.
+"""Theory of random networks, whose norms it predicts, and of random signs.
 
 | question | file |
 | --- | --- |
@@ -8,6 +8,7 @@
 | What are a network's kernels, layer by layer? | `forward.py` |
 | What is the Hessian at its logits? | `output_hessians.py` |
 | What does a finite width add? | `finite_width.py` |
+| How sure is a Gauss-Newton norm from two backward passes? | `two_passes.py` |
 """
 
 from hessinit_book.theory.kernels import Kernels, kernel_maps
