@@ -38,6 +38,7 @@ lint: $(READY) ## ruff, pyright, codespell, stripped notebooks
 bench: $(READY) ## the benchmarks
 	$(BIN)/python -m benchmarks.dense_first_layer
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.modern
 	$(BIN)/python -m benchmarks.architectures
 	$(BIN)/python -m benchmarks.training
 

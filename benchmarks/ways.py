@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from torch import Tensor, nn
 
 from benchmarks.rows import Problem
 
 Norm = Literal["frobenius", "spectral"]
 Estimate = Callable[[int], float]
+Draw = Callable[[], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,36 @@ class AllAtOnce:
     refuses: Callable[[Problem], str | None]
 
 
+@dataclass(frozen=True)
+class PerSample:
+    """A way to the gradients of each sample, for all layers at once.
+
+    Of two draws of random signs they give all Gauss-Newton blocks' norms: with v_b = S_b e_b,
+    where S_b S_b^T is the Hessian of the sample's loss in its outputs, the square sum of the
+    products of one draw's J_b^T v_b with the other's has the mean N^2 ||G||_F^2.
+
+    Attributes:
+        name: of the way, a key of the record.
+        prepare: takes the problem and the layers' names; gives a function that draws signs and
+            gives J_b^T v_b for each layer, shape (B, *weight).
+    """
+
+    name: str
+    prepare: Callable[[Problem, Sequence[str]], Draw]
+
+
 Way = Stepwise | Average | AllAtOnce
+GgnWay = Stepwise | Average | PerSample
 
 ITERATIONS = (3, 5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300)
 """Efforts of iterative eigenvalue methods: steps of a half."""
+
+
+def random_column(logits: Tensor, signs: Tensor) -> Tensor:
+    """Multiply a root S of softmax cross-entropy's Hessian, S S^T = diag(p) - p p^T, by signs."""
+    p = logits.softmax(-1)
+    part = p.sqrt() * signs
+    return part - p * part.sum(-1, keepdim=True)
 
 
 def columns_that_fit(problem: Problem, bytes_allowed: float) -> int:
@@ -79,8 +108,13 @@ def columns_that_fit(problem: Problem, bytes_allowed: float) -> int:
     Each needs some six tensors of the size of all of the network's activations.
     """
     sizes: list[int] = []
+
+    def note(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        # Recurrent layers give more than one tensor; the first holds all positions.
+        sizes.append((output if isinstance(output, Tensor) else output[0]).numel())
+
     hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.numel()))
+        module.register_forward_hook(note)
         for module in problem.model.modules()
         if not list(module.children())
     ]

@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib
 import warnings
 from importlib.metadata import distributions, version
+from types import ModuleType
 
-from benchmarks.ways import Way
+from benchmarks.peers import with_torch_func
+from benchmarks.ways import GgnWay, Way
 
 DISTRIBUTIONS = {
     "pyhessian": "PyHessian",
@@ -29,11 +31,21 @@ def installed() -> dict[str, str]:
 
 def load_ways() -> list[Way]:
     """Import the libraries that are there, and list their ways."""
+    return [way for module in _modules() for way in module.WAYS]
+
+
+def load_ggn_ways() -> list[GgnWay]:
+    """List their ways to Gauss-Newton norms, and that of torch itself."""
+    modules = [*_modules(), with_torch_func]
+    return [way for module in modules for way in getattr(module, "GGN_WAYS", ())]
+
+
+def _modules() -> list[ModuleType]:
     there = installed()
-    ways: list[Way] = []
-    for module, package in DISTRIBUTIONS.items():
-        if package in there:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # theirs
-                ways += importlib.import_module(f"benchmarks.peers.with_{module}").WAYS
-    return ways
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        return [
+            importlib.import_module(f"benchmarks.peers.with_{module}")
+            for module, package in DISTRIBUTIONS.items()
+            if package in there
+        ]

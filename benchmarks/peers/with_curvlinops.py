@@ -1,21 +1,29 @@
-"""curvlinops: `HessianLinearOperator` of one layer's weights, and what works on operators."""
+"""curvlinops: the operator of one layer's weights, and what works on operators."""
 
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
-from curvlinops import HessianLinearOperator, hutchinson_squared_fro, xtrace
+from curvlinops import (
+    GGNLinearOperator,
+    HessianLinearOperator,
+    hutchinson_squared_fro,
+    xtrace,
+)
 from scipy.sparse import linalg as sparse
 
 from benchmarks.rows import Problem
 from benchmarks.ways import Average, Estimate, Stepwise, columns_that_fit
 
+Operator: TypeAlias = HessianLinearOperator | GGNLinearOperator
 
-def block(problem: Problem, layer: str) -> HessianLinearOperator:
+
+def block(problem: Problem, layer: str, kind: type[Operator] = HessianLinearOperator) -> Operator:
     """Make the operator; the check for determinism costs products, so it is left out."""
-    return HessianLinearOperator(
+    return kind(
         problem.model,
         problem.loss_fn,
         [problem.layers[layer]],
@@ -40,9 +48,11 @@ def scipy_eigsh(problem: Problem, layer: str) -> Estimate:
     return estimate
 
 
-def hutchinson(problem: Problem, layer: str) -> Estimate:
+def hutchinson(
+    problem: Problem, layer: str, kind: type[Operator] = HessianLinearOperator
+) -> Estimate:
     """Take `hutchinson_squared_fro`, with as many vectors in one product as is fast."""
-    operator = block(problem, layer)
+    operator = block(problem, layer, kind)
     columns = min(8, columns_that_fit(problem, 1e9))
 
     def estimate(products: int) -> float:
@@ -53,9 +63,11 @@ def hutchinson(problem: Problem, layer: str) -> Estimate:
     return estimate
 
 
-def xtrace_of_square(problem: Problem, layer: str) -> Estimate:
+def xtrace_of_square(
+    problem: Problem, layer: str, kind: type[Operator] = HessianLinearOperator
+) -> Estimate:
     """Take `xtrace` of the operator's square: tr H^2 is the squared Frobenius norm."""
-    operator = block(problem, layer)
+    operator = block(problem, layer, kind)
     square = operator @ operator
     return lambda products: max(0.0, xtrace(square, products).item()) ** 0.5
 
@@ -68,6 +80,18 @@ WAYS = (
         "frobenius",
         xtrace_of_square,
         (6, 12, 24, 36, 54, 80, 120, 180, 270, 400),
+        draws=3,
+        fits=lambda problem, products: products // 2 <= columns_that_fit(problem, 4e9),
+    ),
+)
+
+GGN_WAYS = (
+    Average("curvlinops_hutchinson", partial(hutchinson, kind=GGNLinearOperator)),
+    Stepwise(
+        "curvlinops_xtrace",
+        "frobenius",
+        partial(xtrace_of_square, kind=GGNLinearOperator),
+        (6, 12, 24, 48, 96),
         draws=3,
         fits=lambda problem, products: products // 2 <= columns_that_fit(problem, 4e9),
     ),

@@ -51,3 +51,13 @@ WAYS = (
     Stepwise("pyhessian_power", "spectral", power_iteration, ITERATIONS),
     Average("pyhessian_hutchinson", hutchinson),
 )
+
+
+def ggn_hutchinson(problem: Problem, layer: str) -> Estimate:
+    """Take the same where a piecewise-linear network's Hessian block is its Gauss-Newton block."""
+    if problem.smooth:
+        raise NotImplementedError("has products with the Hessian alone, here another matrix")
+    return hutchinson(problem, layer)
+
+
+GGN_WAYS = (Average("pyhessian_hutchinson", ggn_hutchinson),)

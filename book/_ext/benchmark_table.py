@@ -9,8 +9,8 @@ Syntax, the records' names (without `benchmark_`) as content, one a line::
     lenet_b128
     ```
 
-The argument is `ours`, `frobenius`, `spectral`, `memory`, `architectures` or `machine`. Costs
-are given in training steps of the same network and batch. A record that is missing gives a
+The argument is `ours`, `frobenius`, `spectral`, `ggn`, `memory`, `architectures` or `machine`.
+Costs are given in training steps of the same network and batch. A record that is missing gives a
 warning, which fails a build with -W.
 """
 
@@ -41,6 +41,8 @@ PEERS = {
     "eigenthings_lanczos": "hessian-eigenthings, Lanczos",
     "eigenthings_hutchpp": "hessian-eigenthings, Hutch++ of the square",
     "vivit": "ViViT, exact",
+    "backpack_batch_grad": "BackPACK, gradients of samples",
+    "torch_func": "torch.func, gradients of samples",
 }
 """Headings of the other libraries' ways."""
 
@@ -55,6 +57,12 @@ COLUMNS = {
         "spectral": "ours",
         **{way: PEERS[way] for way in PEERS if way.endswith(("power", "eigsh", "lanczos"))},
         "vivit": PEERS["vivit"],
+    },
+    "ggn": {
+        **{"ggn": "ours", "ggn_asked": "ours, asked for 5 %"},
+        **{w: PEERS[w] for w in ("curvlinops_hutchinson", "curvlinops_xtrace")},
+        **{w: PEERS[w] for w in ("backpack_hutchinson", "pyhessian_hutchinson")},
+        **{w: PEERS[w] for w in ("backpack_batch_grad", "torch_func")},
     },
 }
 
@@ -79,7 +87,8 @@ def cost(values: dict[str, Any], column: str) -> str:
 
     Returns:
         "> 12" where it did not come to 1 %, "≈ 12" where it was measured on some of the
-        layers, "12", or a dash where there is no figure.
+        layers, "12", or a dash where there is no figure; the worst layer's error, where it
+        was measured, in brackets.
     """
     entry = {**values["peers"], **values["ours"]}.get(column, {})
     if "steps" not in entry:
@@ -87,7 +96,9 @@ def cost(values: dict[str, Any], column: str) -> str:
     text = number(entry["steps"])
     if not entry.get("reached", True):
         return f"> {text}"
-    return f"≈ {text}" if entry.get("layers", values["layers"]) < values["layers"] else text
+    some = entry.get("layers", values["layers"]) < values["layers"]
+    worst = f" ({entry['worst']:.0%})" if "worst" in entry else ""
+    return f"≈ {text}{worst}" if some else f"{text}{worst}"
 
 
 def network(values: dict[str, Any]) -> str:
@@ -95,11 +106,17 @@ def network(values: dict[str, Any]) -> str:
     return f"{values['title']}, B = {values['batch']:,}"
 
 
+def networks(found: list[Record]) -> list[dict[str, Any]]:
+    """List what is known of each network: a record is of one, or has a part for each."""
+    parts = ([r.values] if "peers" in r.values else r.values.values() for r in found)
+    return [values for part in parts for values in part]
+
+
 def compared(found: list[Record], norm: str) -> Table:
     """Make the table of a norm: ours, the other libraries, and the ratio of the best of each."""
     columns = COLUMNS[norm]
     rows = []
-    for values in (record.values for record in found):
+    for values in networks(found):
         best = values["best"].get(norm, {})
         ratio = number(best["ratio"]) if "ratio" in best else "–"
         if "ratio" in best and best["at_least"] < best["ratio"]:
@@ -180,7 +197,8 @@ def remarks(found: list[Record], norm: str) -> list[str]:
     """Say what the cells cannot: where another library leads, and why figures are missing."""
     leads = []
     notes: dict[str, list[str]] = {}
-    for values in (record.values for record in found):
+    accuracy = "5 %" if norm == "ggn" else "1 %"
+    for values in networks(found):
         best = values["best"].get(norm, {})
         if best.get("ratio", math.inf) < 1:
             leads.append(f"{PEERS[best['peer']]} leads on {network(values)}.")
@@ -188,11 +206,13 @@ def remarks(found: list[Record], norm: str) -> list[str]:
             entry = {**values["peers"], **values["ours"]}.get(column, {"note": "not installed"})
             if "note" in entry:
                 reason = {
-                    "time": "out of time before 1 %: a lower bound",
-                    "memory": "more memory than allowed before 1 %: a lower bound",
-                    "effort": "1 % not reached with the largest effort: a lower bound",
+                    "time": f"out of time before {accuracy}: a lower bound",
+                    "memory": f"more memory than allowed before {accuracy}: a lower bound",
+                    "effort": f"{accuracy} not reached with the largest effort: a lower bound",
                 }.get(entry["note"], entry["note"])
                 notes.setdefault(f"{heading}: {reason}", []).append(network(values))
+            if "changed" in entry:
+                notes.setdefault(f"{heading}: {entry['changed']}", []).append(network(values))
     texts = [f"{note} ({'; '.join(where)})." for note, where in notes.items()]
     return (leads or ["No other library leads in this table."]) + texts
 
@@ -201,6 +221,7 @@ TABLES: dict[str, Callable[[list[Record]], Table]] = {
     "ours": ours,
     "frobenius": lambda found: compared(found, "frobenius"),
     "spectral": lambda found: compared(found, "spectral"),
+    "ggn": lambda found: compared(found, "ggn"),
     "memory": memory,
     "architectures": architectures,
     "machine": machine,
@@ -209,6 +230,7 @@ TITLES = {
     "ours": "Our calls in training steps of the same network and batch.",
     "frobenius": "Frobenius norms of all layers to 1 %, in training steps.",
     "spectral": "Spectral norms of all layers to 1 %, in training steps.",
+    "ggn": "Gauss-Newton norms of all layers to 5 %, in training steps (worst layer's error).",
     "memory": "Peak memory above what the process held before [MiB].",
     "architectures": "Frobenius and spectral norms of all layers, linearization and residual.",
     "machine": "Where the figures on this page come from.",
