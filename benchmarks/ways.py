@@ -12,7 +12,7 @@ from benchmarks.rows import Problem
 
 Norm = Literal["frobenius", "spectral"]
 Estimate = Callable[[int], float]
-Draw = Callable[[], dict[str, Tensor]]
+Pull = Callable[[Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class PerSample:
 
     Attributes:
         name: of the way, a key of the record.
-        prepare: takes the problem and the layers' names; gives a function that draws signs and
-            gives J_b^T v_b for each layer, shape (B, *weight).
+        prepare: takes the problem and the layers' names; gives a function from e, of the
+            logits' shape, to J_b^T v_b for each layer, shape (B, *weight).
     """
 
     name: str
-    prepare: Callable[[Problem, Sequence[str]], Draw]
+    prepare: Callable[[Problem, Sequence[str]], Pull]
 
 
 Way = Stepwise | Average | AllAtOnce
@@ -95,10 +95,10 @@ ITERATIONS = (3, 5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300)
 """Efforts of iterative eigenvalue methods: steps of a half."""
 
 
-def random_column(logits: Tensor, signs: Tensor) -> Tensor:
-    """Multiply a root S of softmax cross-entropy's Hessian, S S^T = diag(p) - p p^T, by signs."""
+def root_times(logits: Tensor, e: Tensor) -> Tensor:
+    """Multiply a root S of softmax cross-entropy's Hessian, S S^T = diag(p) - p p^T, by e."""
     p = logits.softmax(-1)
-    part = p.sqrt() * signs
+    part = p.sqrt() * e
     return part - p * part.sum(-1, keepdim=True)
 
 

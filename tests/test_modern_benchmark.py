@@ -21,7 +21,7 @@ from benchmarks import modern, modern_networks, peers
 from benchmarks.modern_networks import Network
 from benchmarks.peers import with_torch_func
 from benchmarks.rows import Problem, mlp
-from benchmarks.ways import Average, PerSample, Stepwise, random_column
+from benchmarks.ways import Average, PerSample, Stepwise, root_times
 from hessinit_book.records import records
 
 sys.path.insert(0, str(EXT))
@@ -61,10 +61,10 @@ def stub(problem: Problem, off: float = 0.02) -> Any:
     return layer_hessians
 
 
-def test_random_columns_have_the_covariance_of_the_output_hessian() -> None:
+def test_the_root_is_one_of_the_output_hessian() -> None:
     logits = torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64)
     signs = torch.tensor([*itertools.product((-1.0, 1.0), repeat=3)], dtype=torch.float64)
-    columns = random_column(logits.expand(8, 3), signs)
+    columns = root_times(logits.expand(8, 3), signs)
     p = logits.softmax(0)
     assert torch.allclose(columns.mT @ columns / 8, torch.diag(p) - p.outer(p))
 
@@ -77,9 +77,14 @@ def test_gauss_newton_ways_come_near_the_dense_norms() -> None:
         torch.manual_seed(0)
         for way in peers.load_ggn_ways():
             if isinstance(way, PerSample):
-                found = modern.from_gradients(way.prepare(problem, list(exact)), 200, 12)
+                pull = way.prepare(problem, list(exact))
+                signs = (torch.randint(2, (12, 3)) * 2.0 - 1 for _ in range(200))
+                found = modern.from_gradients(map(pull, signs), 12, most=200)
+                units = torch.eye(3)[:, None].expand(3, 12, 3)
+                whole = modern.from_gradients(map(pull, units), 12)
                 for name, norms in exact.items():
                     assert found[name] == pytest.approx(norms, rel=0.1), way.name
+                    assert whole[name] == pytest.approx(norms, rel=1e-5), way.name
                 continue
             for name, (frobenius, _) in exact.items():
                 if way.name.startswith("pyhessian"):
@@ -92,16 +97,13 @@ def test_gauss_newton_ways_come_near_the_dense_norms() -> None:
                     assert way.prepare(problem, name)(12) == pytest.approx(frobenius, rel=0.1)
 
 
-def test_the_pairs_that_fit_into_memory_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = itertools.cycle([1.0, 2.0, 3.0])
-
-    def draw() -> dict[str, Tensor]:
-        return {"a": torch.full((1, 1), next(values))}
-
+def test_the_pairs_that_fit_into_memory_are_taken() -> None:
+    pulled = [{"a": torch.full((1, 1), value)} for value in (1.0, 2.0, 3.0)]
     # (1 * 2)^2, (1 * 3)^2 and (2 * 3)^2 over three pairs; one kept: the second is left out.
-    assert modern.from_gradients(draw, 3, 1)["a"][0] == pytest.approx(math.sqrt(49 / 3))
-    monkeypatch.setattr(modern, "KEPT", 8)
-    assert modern.from_gradients(draw, 3, 2)["a"] == pytest.approx((math.sqrt(20) / 2, 14 / 6))
+    assert modern.from_gradients(pulled, 1, most=9)["a"][0] == pytest.approx(math.sqrt(49 / 3))
+    found = modern.from_gradients(pulled, 2, most=0)["a"]
+    assert found == pytest.approx((math.sqrt(20) / 2, 14 / 6))
+    assert modern.from_gradients(pulled, 1)["a"] == pytest.approx((14, 14))
 
 
 def test_efforts_rise_until_the_median_layer_is_within_five_percent() -> None:

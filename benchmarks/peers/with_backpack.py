@@ -13,7 +13,7 @@ from backpack.extensions import GGNMP, HMP, BatchGrad
 from torch import nn
 
 from benchmarks.rows import Problem
-from benchmarks.ways import Average, Draw, Estimate, PerSample, columns_that_fit, random_column
+from benchmarks.ways import Average, Estimate, PerSample, Pull, columns_that_fit, root_times
 
 
 def extended(problem: Problem) -> tuple[nn.Module, dict[str, nn.Parameter]]:
@@ -53,16 +53,15 @@ def hutchinson(problem: Problem, layer: str, extension: type[HMP | GGNMP] = HMP)
     return estimate
 
 
-def gradients(problem: Problem, layers: Sequence[str]) -> Draw:
-    """Take `BatchGrad` in a backward pass from a random column of the output Hessian."""
+def gradients(problem: Problem, layers: Sequence[str]) -> Pull:
+    """Take `BatchGrad` in a backward pass from S_b e_b."""
     model, named = extended(problem)
     weights = {name: named[name] for name in layers}
 
-    def draw() -> dict[str, torch.Tensor]:
+    def pull(e: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = model(problem.inputs)
-        signs = torch.randint_like(logits, 2) * 2 - 1
         with backpack(BatchGrad()):
-            logits.backward(random_column(logits.detach(), signs))
+            logits.backward(root_times(logits.detach(), e))
         return {name: taken(name, weight) for name, weight in weights.items()}
 
     def taken(name: str, weight: nn.Parameter) -> torch.Tensor:
@@ -72,7 +71,7 @@ def gradients(problem: Problem, layers: Sequence[str]) -> Draw:
         delattr(weight, "grad_batch")
         return gradients
 
-    return draw
+    return pull
 
 
 WAYS = (Average("backpack_hutchinson", hutchinson),)
