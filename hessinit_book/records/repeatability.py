@@ -83,6 +83,13 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         # Many tanh layers of large weights amplify the last digit as training does.
         Rule("trained", "grid.tanh.depth_20.at_start.*"),
     ),
+    "modern_linearization": (
+        Rule("rounding", "checks.statement_12.value", below=1e-12),
+        Rule("rounding", "checks.statement_12_variance.value", below=1e-12),
+        Rule("trained", "*trained.*"),
+        Rule("trained", "*.loss.last"),
+        Rule("trained", "*.stderr.*"),  # two digits of an estimated error
+    ),
     "norm_propagation": (Rule("rounding", "checks.statement_07.value", below=1e-9),),
     "step_gain": (
         Rule("rounding", "checks.statement_08.value", below=1e-9),

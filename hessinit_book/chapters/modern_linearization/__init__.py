@@ -1,0 +1,1 @@
+"""The chapter of `notebooks/modern_linearization.ipynb`."""
