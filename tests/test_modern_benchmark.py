@@ -17,7 +17,7 @@ from test_book_ext import EXT, Project
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from benchmarks import modern, modern_networks, peers
+from benchmarks import modern, modern_networks, peers, per_sample
 from benchmarks.modern_networks import Network
 from benchmarks.peers import with_torch_func
 from benchmarks.rows import Problem, mlp
@@ -28,7 +28,7 @@ sys.path.insert(0, str(EXT))
 import benchmark_table
 
 
-def dense(problem: Problem) -> modern.Values:
+def dense(problem: Problem) -> per_sample.Values:
     """Compute norms and traces from dense Gauss-Newton blocks, in float64."""
     model = {name: p.detach().double() for name, p in problem.model.named_parameters()}
     inputs = problem.inputs.double()
@@ -79,9 +79,9 @@ def test_gauss_newton_ways_come_near_the_dense_norms() -> None:
             if isinstance(way, PerSample):
                 pull = way.prepare(problem, list(exact))
                 signs = (torch.randint(2, (12, 3)) * 2.0 - 1 for _ in range(200))
-                found = modern.from_gradients(map(pull, signs), 12, most=200)
+                found = per_sample.from_gradients(map(pull, signs), 12, most=200)
                 units = torch.eye(3)[:, None].expand(3, 12, 3)
-                whole = modern.from_gradients(map(pull, units), 12)
+                whole = per_sample.from_gradients(map(pull, units), 12)
                 for name, norms in exact.items():
                     assert found[name] == pytest.approx(norms, rel=0.1), way.name
                     assert whole[name] == pytest.approx(norms, rel=1e-5), way.name
@@ -100,10 +100,10 @@ def test_gauss_newton_ways_come_near_the_dense_norms() -> None:
 def test_the_pairs_that_fit_into_memory_are_taken() -> None:
     pulled = [{"a": torch.full((1, 1), value)} for value in (1.0, 2.0, 3.0)]
     # (1 * 2)^2, (1 * 3)^2 and (2 * 3)^2 over three pairs; one kept: the second is left out.
-    assert modern.from_gradients(pulled, 1, most=9)["a"][0] == pytest.approx(math.sqrt(49 / 3))
-    found = modern.from_gradients(pulled, 2, most=0)["a"]
+    assert per_sample.from_gradients(pulled, 1, most=9)["a"][0] == pytest.approx(math.sqrt(49 / 3))
+    found = per_sample.from_gradients(pulled, 2, most=0)["a"]
     assert found == pytest.approx((math.sqrt(20) / 2, 14 / 6))
-    assert modern.from_gradients(pulled, 1)["a"] == pytest.approx((14, 14))
+    assert per_sample.from_gradients(pulled, 1)["a"] == pytest.approx((14, 14))
 
 
 def test_efforts_rise_until_the_median_layer_is_within_five_percent() -> None:
