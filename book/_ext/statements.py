@@ -45,7 +45,7 @@ from sphinx_proof.nodes import proof_node
 from hessinit_book.errors import RecordError
 from hessinit_book.records.records import Record
 
-NUMBERS = range(1, 12)
+NUMBERS = range(1, 13)
 
 _HEADINGS = {"statement": 24, "proof": 8, "check: largest error (allowed)": 38, "tests": 30}
 _THEOREM = re.compile(

@@ -50,7 +50,8 @@ _KINDS = {
 def layers_map(records: Sequence[Record]) -> Figure:
     """Draw how much of each layer's norm the linearization has, at the start and after training.
 
-    A dot is a layer, its median over seeds, of the largest batch; a bar the network's median.
+    Of the largest batch. A dot is a layer, its median over seeds; a bar the median of layers, its
+    median over seeds.
     """
     networks = records[0].parameters["networks"]
     size = _sizes(records)[-1]
@@ -63,7 +64,8 @@ def layers_map(records: Sequence[Record]) -> Figure:
                 ratios = _curved(records, network, moment, size)
                 lift = np.linspace(-0.25, 0.25, len(ratios))
                 ax.plot(ratios, row + lift, "o", color=COLORS[0], alpha=0.7, markersize=5)
-                middle = float(np.median(ratios))
+                key = f"values.networks.{network}.{moment}.b{size}.median"
+                middle = float(np.median(look_up(records, key)))
                 ax.vlines(middle, row - 0.38, row + 0.38, color=COLORS[2], linewidth=3)
                 ax.annotate(f"{middle:.2g}", (middle, row + 0.4), ha="center", va="top", fontsize=8)
             ax.set(
