@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from networks import ACTIVATIONS, Case, cases, chain_hessians, make_case
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hessinit_lib import layer_hessians
 from hessinit_lib.hessians.options import Options
@@ -60,6 +62,26 @@ def test_wide_layers_take_the_route_over_factors() -> None:
 
 def test_batch_larger_than_inputs() -> None:
     check_against_dense(make_case([2, 3, 3], ["tanh"], "cross_entropy", 40, 1.0, seed=3))
+
+
+def test_layers_of_one_shape_go_together() -> None:
+    """Their chains of Lanczos vectors end at different steps."""
+    case = make_case([4, *[5] * 6, 3], ["tanh", "relu", "silu"] * 2, "cross_entropy", 6, 2.0, 5)
+    check_against_dense(case)
+    case = make_case([8, *[10] * 10, 3], ["tanh"] * 10, "cross_entropy", 16, 1.0, seed=0)
+    with Counted() as counted:
+        layer_hessians(case.model.float(), case.loss_fn, case.inputs.float(), case.targets)
+    assert counted.operations < 4000  # one by one: 7,200
+
+
+class Counted(TorchDispatchMode):
+    operations = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.operations += 1
+        return func(*args, **(kwargs or {}))
 
 
 def test_linearization_of_relu_is_everything() -> None:

@@ -11,6 +11,7 @@ from hessinit_lib.hessians import layer_hessians, model_hessian, spectrum
 from hessinit_lib.hessians.numerics.precision import (
     cpu_multiplies_bfloat16,
     fast_products,
+    few_threads,
     narrowed,
 )
 from hessinit_lib.hessians.options import Options
@@ -30,6 +31,21 @@ def test_the_setting_is_put_back(before: str) -> None:
         assert settings() == found
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_small_products_take_one_thread_and_the_number_is_put_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with few_threads(1 << 30):
+            assert torch.get_num_threads() == 2
+        with few_threads(1 << 10):
+            assert torch.get_num_threads() == 1
+        with pytest.raises(RuntimeError), few_threads(1 << 10):
+            torch.zeros(2, 3) @ torch.zeros(2, 3)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

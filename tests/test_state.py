@@ -86,6 +86,7 @@ def process_state() -> list[Any]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_grad_enabled(),
         torch.get_default_dtype(),
+        torch.get_num_threads(),
     ]
 
 
@@ -216,6 +217,7 @@ def test_an_interrupt_between_two_lines_leaves_all_as_found(
         for module in model.modules():
             module.training = not module.training
         torch.backends.cuda.enable_flash_sdp(False)
+        torch.set_num_threads(torch.get_num_threads() + 1)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(nn.Module, "register_forward_hook", interrupted)

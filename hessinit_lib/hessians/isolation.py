@@ -58,6 +58,7 @@ def _put_back(model: nn.Module) -> Callable[[], None]:
         for module in model.modules()
     ]
     cuda, random = torch.backends.cuda, torch.get_rng_state()
+    threads = torch.get_num_threads()
     switches = [
         (cuda.enable_flash_sdp, cuda.flash_sdp_enabled()),
         (cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled()),
@@ -77,6 +78,7 @@ def _put_back(model: nn.Module) -> Callable[[], None]:
             switch(value)
         torch.backends.cudnn.enabled = recurrent
         torch.set_rng_state(random)
+        torch.set_num_threads(threads)
 
     return put_back
 

@@ -33,15 +33,15 @@ def _sigmoid(module: nn.Module, a: Float[Tensor, "b n"]) -> Derivatives:
 
 
 def _piecewise_linear(module: nn.Module, a: Float[Tensor, "b n"]) -> Derivatives:
-    return _autograd(module, a)[0], None
+    return _autograd(module, a, twice=False)[0], None
 
 
-def _autograd(module: nn.Module, a: Float[Tensor, "b n"]) -> Derivatives:
+def _autograd(module: nn.Module, a: Float[Tensor, "b n"], twice: bool = True) -> Derivatives:
     # Elementwise, so the gradient of the sum is the derivative of each entry.
     with torch.enable_grad():
         a = a.detach().requires_grad_()
         # A copy, since an in-place activation may not write to a leaf.
-        (first,) = torch.autograd.grad(module(a.clone()).sum(), a, create_graph=True)
+        (first,) = torch.autograd.grad(module(a.clone()).sum(), a, create_graph=twice)
         if not first.requires_grad:
             return first.detach(), torch.zeros_like(a)
         (second,) = torch.autograd.grad(first.sum(), a)

@@ -60,22 +60,14 @@ def block_sums(
 
 
 def with_spectral_norms(group: Sequence[Sums], options: Options) -> Iterator[LayerHessian]:
-    """Add the spectral norms of some blocks, those without a residual together, to their sums."""
+    """Add the spectral norms of some blocks, those of one shape together, to their sums."""
     parts = options.parts
-    ggn = [(sums.layer, sums.kernel) for sums in group if sums.layer.residual is None]
-    norms = iter(
-        gauss_newton_spectral_norms(ggn, options.tolerance) if ggn and options.spectral else ()
-    )
-    for sums in group:
-        layer, spectral = sums.layer, (math.nan, math.nan, math.nan)
-        if options.spectral and layer.residual is None:
-            norm = next(norms)
-            spectral = (norm, norm, 0.0)
-        elif options.spectral:
-            spectral = block_spectral_norms(layer, options.tolerance, parts=parts)
+    spectral = _spectral_norms(group, options) if options.spectral else {}
+    for place, sums in enumerate(group):
+        layer, found = sums.layer, spectral.get(place, (math.nan, math.nan, math.nan))
         block, linearization, residual = (
             BlockNorms(*(sums.unit * value for value in values))
-            for values in zip(sums.frobenius, spectral, sums.traces, strict=True)
+            for values in zip(sums.frobenius, found, sums.traces, strict=True)
         )
         if layer.residual is None:
             linearization, residual = block, ZERO
@@ -89,6 +81,25 @@ def with_spectral_norms(group: Sequence[Sums], options: Options) -> Iterator[Lay
         )
 
 
+def _spectral_norms(group: Sequence[Sums], options: Options) -> dict[int, tuple[float, ...]]:
+    """Compute the spectral norms of the block and its parts by place in the group."""
+    alike: dict[tuple[int, ...] | None, list[int]] = {}
+    for place, sums in enumerate(group):
+        layer, rest = sums.layer, sums.layer.residual
+        shape = None if rest is None else (*layer.factor.shape, rest.ndim, layer.inputs.shape[1])
+        alike.setdefault(shape, []).append(place)
+    found: dict[int, tuple[float, ...]] = {}
+    for shape, places in alike.items():
+        layers = [group[place].layer for place in places]
+        if shape is not None:
+            norms = block_spectral_norms(layers, options.tolerance, parts=options.parts)
+        else:
+            pairs = [(group[place].layer, group[place].kernel) for place in places]
+            norms = [(n, n, 0.0) for n in gauss_newton_spectral_norms(pairs, options.tolerance)]
+        found.update(zip(places, norms, strict=True))
+    return found
+
+
 def _norms_and_traces(
     layer: LayerCurvature,
     kernel: Float[Tensor, "b b"],
@@ -98,13 +109,8 @@ def _norms_and_traces(
 ) -> tuple[list[float], list[float]]:
     squares = kernel.new_full((3,), math.nan)
     if options.frobenius:
-        sums = squared_norms(
-            *(layer, kernel, options.tolerance),
-            parts=options.parts,
-            piece=piece,
-            workspace=workspace,
-        )
-        squares = torch.stack(sums)
+        given = (layer, kernel, options.tolerance, piece, workspace)
+        squares = torch.stack(squared_norms(*given, parts=options.parts))
     # One transfer from the device for all the scalars.
     *norms, linear, rest = torch.cat((squares.sqrt(), _traces(layer))).tolist()
     return norms, [linear + rest, linear, rest]

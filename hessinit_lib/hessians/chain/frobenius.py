@@ -33,10 +33,10 @@ def squared_norms(
     layer: LayerCurvature,
     kernel: Float[Tensor, "b b"],
     tolerance: float = 0.0,
-    *,
-    parts: bool = True,
     piece: int = PIECE,
     workspace: Workspace | None = None,
+    *,
+    parts: bool = True,
 ) -> SquaredNorms:
     """Compute the squared Frobenius norms of a layer's Hessian and of its two parts.
 

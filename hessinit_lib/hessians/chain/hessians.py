@@ -46,13 +46,13 @@ def chain_hessians(
     dense = chain.has_residual
     piece = piece_size(stages, loss, options, dense=dense)
     sketched = None
-    if options.method == "estimate" and options.frobenius and finite and not dense:
-        sketched = chain_sketched_norms(stages, loss, options)
-    if sketched is None:
-        layers = list(_exact(stages, loss, options, finite, piece))
-    else:
-        layers = list(_with_sketches(sketched, stages, loss, options, piece))
-    return HessianReport(layers[::-1])
+    # Thousands of small operations follow: function modes would take longer than they do.
+    with torch._C.DisableTorchFunction():
+        if options.method == "estimate" and options.frobenius and finite and not dense:
+            sketched = chain_sketched_norms(stages, loss, options)
+        if sketched is None:
+            return HessianReport([*_exact(stages, loss, options, finite, piece)][::-1])
+        return HessianReport([*_with_sketches(sketched, stages, loss, options, piece)][::-1])
 
 
 def _exact(
@@ -60,11 +60,18 @@ def _exact(
 ) -> Iterator[LayerHessian]:
     """Give the norms of all layers, last layer first."""
     limit = options.max_memory
+    room = _CACHED // 2 if limit is None and options.spectral else 0
+
+    def kept(sums: Sums) -> Sums:
+        """Copy a small residual, so that it can wait while the next one takes its place."""
+        rest = sums.layer.residual
+        if rest is not None and len(rest) * rest.shape[1] ** 2 * rest.element_size() <= room:
+            rest = rest.diag_embed() if rest.ndim == 2 else rest.clone()
+        return replace(sums, layer=replace(sums.layer, residual=rest))
 
     def size(sums: Sums) -> int | float:
-        # A dense residual must be used before the next layer's takes its place.
-        may_wait = options.spectral and sums.layer.residual is None
-        return sums.nbytes if may_wait else math.inf
+        rest = 0 if sums.layer.residual is None else sums.layer.residual.nbytes
+        return sums.nbytes + 16 * rest if options.spectral and rest <= room else math.inf
 
     with kept_workspace(loss.factor) if limit is None else nullcontext() as workspace:
         layers = backward(stages, loss, options.tolerance, workspace)
@@ -73,7 +80,7 @@ def _exact(
             for layer in layers:
                 yield LayerHessian.from_parts(layer.name, layer.shape, *norms, exact=True)
             return
-        found = (block_sums(layer, options, piece, workspace) for layer in layers)
+        found = (kept(block_sums(layer, options, piece, workspace)) for layer in layers)
         for group in batches(found, size, limit):
             yield from with_spectral_norms(group, options)
 
@@ -101,6 +108,9 @@ def _with_sketches(
         exact = name == last.name
         yield LayerHessian.from_parts(name, shapes[name], norms, part, ZERO, exact=exact)
 
+
+# Bytes of residuals that are multiplied together, what a cache holds: a sixteenth of what may wait.
+_CACHED = 1 << 23
 
 # Lanczos vectors for which room is left.
 _STEPS = 30

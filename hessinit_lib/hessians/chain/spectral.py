@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from hessinit_lib.hessians.chain.backward import LayerCurvature
 from hessinit_lib.hessians.numerics.lanczos import Operators, random_start, spectral_norms
-from hessinit_lib.hessians.numerics.precision import fast_products
+from hessinit_lib.hessians.numerics.precision import fast_products, few_threads
 
 # Samples that a first guess is made from.
 _FEW = 16
@@ -32,21 +34,33 @@ def gauss_newton_spectral_norms(
         return torch.stack([operators[k](row) for k, row in zip(places, u, strict=True)])
 
     start = random_start(1, batch * rank, layers[0][1]).expand(len(layers), -1)
-    return spectral_norms(apply, start, tolerance)
+    with few_threads(batch**2 * max(layer.factor.shape[2] for layer, _ in layers)):
+        return spectral_norms(apply, start, tolerance)
 
 
 def block_spectral_norms(
-    layer: LayerCurvature, tolerance: float, *, parts: bool
-) -> tuple[float, float, float]:
-    """Compute the spectral norms of a block with a residual, its linearization and the latter.
+    layers: Sequence[LayerCurvature], tolerance: float, *, parts: bool
+) -> list[tuple[float, float, float]]:
+    """Compute the spectral norms of blocks with a residual, their linearizations and the latter.
 
-    Without `parts` the last two are NaN.
+    The layers, which are of one shape, together: see `gauss_newton_spectral_norms`. Without
+    `parts` the last two are NaN.
     """
-    reduced = _reduce_inputs(layer.inputs)
-    start = _start(layer, reduced, 3 if parts else 1)
-    norms = spectral_norms(_block_and_parts(layer, reduced), start, tolerance)
-    total, linear, rest = norms if parts else (norms[0], math.nan, math.nan)
-    return total, linear, rest
+    count = 3 if parts else 1
+    factor = _joined([layer.factor for layer in layers])
+    residual = _joined([layer.residual for layer in layers if layer.residual is not None])
+    inputs = _joined([_reduce_inputs(layer.inputs) for layer in layers])
+    start = _start(factor, residual, inputs, count)
+    (batch, width), units = inputs.shape[1:], factor.shape[3]
+    with few_threads(len(start) * batch * units * max(units, width)):
+        operators = _blocks_and_parts(factor, residual, inputs, count)
+        norms = spectral_norms(operators, start, tolerance)
+    rest = (norms[1::3], norms[2::3]) if parts else ([math.nan] * len(norms),) * 2
+    return list(zip(norms[::count], *rest, strict=True))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts) if len(parts) > 1 else parts[0][None]  # a large one is not copied
 
 
 def _linearization(
@@ -75,69 +89,74 @@ def _reduce_inputs(z: Float[Tensor, "b m"]) -> Float[Tensor, "b k"]:
     return z if len(z) >= z.shape[1] else torch.linalg.qr(z.mT, mode="r").R.mT
 
 
-def _start(layer: LayerCurvature, z: Float[Tensor, "b k"], count: int) -> Float[Tensor, "p d"]:
-    """Guess the leading eigenvectors of the operators of `_block_and_parts`.
+def _start(
+    factor: Float[Tensor, "l b r n"],
+    residual: Float[Tensor, "l b *rest"],
+    z: Float[Tensor, "l b k"],
+    count: int,
+) -> Float[Tensor, "p d"]:
+    """Guess the leading eigenvectors of the operators of `_blocks_and_parts`.
 
     Inputs have a large mean, so (leading eigenvector of the mean of A_b) (x) (mean of z_b) is
     not far off in a fresh network. Half of the start stays random: in a trained one the guess
     can be all but orthogonal to what it should find.
     """
-    factor, residual = layer.factor[:_FEW], layer.residual
-    assert residual is not None
-    batch, _, units = factor.shape
-    rest = residual[:_FEW].mean(0)
-    rest = rest.diag() if rest.ndim == 1 else rest
-    linear = factor.flatten(0, 1).mT @ factor.flatten(0, 1) / batch
-    means = torch.stack((linear + rest, linear, rest))[:count]
-    noise = random_start(count, units * z.shape[1], z)
+    rows, rest = factor[:, :_FEW].flatten(1, 2), residual[:, :_FEW].mean(1)
+    units = factor.shape[3]
+    rest = rest.diag_embed() if rest.ndim == 2 else rest
+    linear = torch.bmm(rows.mT, rows) / min(_FEW, factor.shape[1])
+    means = torch.stack((linear + rest, linear, rest)[:count], 1).flatten(0, 1)
+    noise = random_start(count, units * z.shape[2], z).repeat(len(factor), 1)
     left = noise[:, :units, None]
     for _ in range(2):
         left = torch.nn.functional.normalize(torch.bmm(means, torch.bmm(means, left)), dim=1)
-    guess = torch.nn.functional.normalize((left * z.mean(0)).flatten(1), dim=1)
+    guess = left * z.mean(1).repeat_interleave(count, 0)[:, None]
+    guess = torch.nn.functional.normalize(guess.flatten(1), dim=1)
     # Of the sign that keeps the sum from vanishing.
     return noise + guess * (guess * noise).sum(1, keepdim=True).sign()
 
 
-def _block_and_parts(layer: LayerCurvature, z: Float[Tensor, "b k"]) -> Operators:
-    """Give V -> (1/B) sum_b A_b V z_b z_b^T on up to three matrices V of shape (n, k).
+def _blocks_and_parts(
+    factor: Float[Tensor, "l b r n"],
+    residual: Float[Tensor, "l b *rest"],
+    z: Float[Tensor, "l b k"],
+    count: int,
+) -> Operators:
+    """Give V -> (1/B) sum_b A_b V z_b z_b^T on matrices V of shape (n, k), `count` for a layer.
 
     For number 0 A_b = S_b^T S_b + R_b, for 1 S_b^T S_b, for 2 R_b: together, because reading
     S and R is what takes the time.
     """
-    factor, residual = layer.factor, layer.residual
-    assert residual is not None
-    batch, _, units = factor.shape
+    batch, _, units = factor.shape[1:]
     weighted = z / batch
 
+    @functools.lru_cache(maxsize=1)  # the numbers seldom change
+    def chosen(numbers: tuple[int, ...]) -> tuple[Any, ...]:
+        kinds = sorted({number % count for number in numbers})
+        some = slice(numbers[0] // count, numbers[-1] // count + 1)
+        frame = [at * count + kind for at in range(some.start, some.stop) for kind in kinds]
+        places = torch.tensor([frame.index(number) for number in numbers], device=z.device)
+        masks = (z.new_tensor([[float(kind != part)] for kind in kinds]) for part in (2, 1))
+        tensors = (factor[some].flatten(0, 1), residual[some].flatten(0, 1), weighted[some])
+        return kinds, None if len(frame) == len(numbers) else places, z[some], *tensors, *masks
+
     def apply(v: Tensor, numbers: list[int]) -> Tensor:
-        count = len(v)
-        with_ggn = _slice_of([place for place, number in enumerate(numbers) if number != 2])
-        with_residual = _slice_of([place for place, number in enumerate(numbers) if number != 1])
-        # Per sample rows, (B, p, n): rows times matrices read R and S in their own order.
+        kinds, places, inputs, s, r, scaled, with_s, with_r = chosen(tuple(numbers))
+        layers, width = len(inputs), len(kinds)
+        if places is not None:  # zeros stand for those that are known
+            v = v.new_zeros(layers * width, v.shape[1]).index_copy_(0, places, v)
+        # Per sample rows, (l B, p, n): rows times matrices read R and S in their own order.
         with fast_products(v.dtype, 0.0, v.numel() * batch):
-            rows = torch.mm(z, v.view(count * units, -1).mT).view(batch, count, units)
-        products = torch.zeros_like(rows)
-        if with_ggn:
-            products[:, with_ggn] = torch.bmm(torch.bmm(rows[:, with_ggn], factor.mT), factor)
-        if with_residual:
-            part = rows[:, with_residual]
-            part = part * residual[:, None] if diagonal else torch.bmm(part, residual)
-            products[:, with_residual] += part
+            rows = torch.bmm(inputs, v.view(layers, width * units, -1).mT)
+        rows = rows.view(layers * batch, width, units)
+        with fast_products(v.dtype, 0.0, width * r.numel()):
+            products = rows * r[:, None] if r.ndim == 2 else torch.bmm(rows, r)
+        if kinds != [2]:
+            linear = torch.bmm(torch.bmm(rows, s.mT), s)
+            products.mul_(with_r).addcmul_(linear, with_s)
         with fast_products(v.dtype, 0.0, v.numel() * batch):
-            return torch.mm(products.view(batch, -1).mT, weighted).view(count, -1)
+            image = torch.bmm(products.view(layers, batch, -1).mT, scaled)
+        image = image.view(layers * width, -1)
+        return image if places is None else image[places]
 
-    diagonal = residual.ndim == 2
     return apply
-
-
-def _slice_of(places: list[int]) -> slice | None:
-    """Give the slice that takes one to three rising places out of three; None for none.
-
-    Example:
-        >>> _slice_of([0, 2]), _slice_of([1])
-        (slice(0, 3, 2), slice(1, 2, 1))
-    """
-    if not places:
-        return None
-    step = places[1] - places[0] if len(places) > 1 else 1
-    return slice(places[0], places[-1] + 1, step)

@@ -24,7 +24,7 @@ from hessinit_lib.hessians.numerics.lanczos import (
     random_start,
     spectral_norms,
 )
-from hessinit_lib.hessians.numerics.precision import fast_products
+from hessinit_lib.hessians.numerics.precision import fast_products, few_threads
 from hessinit_lib.hessians.numerics.workspace import Workspace
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import BlockNorms
@@ -302,7 +302,8 @@ def largest_eigenvalues(grams: list[Float[Tensor, "_ _"]]) -> list[float]:
         def apply(v: Tensor, places: list[int], chosen: list[Tensor] = chosen) -> Tensor:
             return torch.stack([chosen[k] @ row for k, row in zip(places, v, strict=True)])
 
-        norms = spectral_norms(apply, random_start(len(members), size, chosen[0]))
+        with few_threads(4 * size**2):  # which are read once: that takes the time
+            norms = spectral_norms(apply, random_start(len(members), size, chosen[0]))
         for index, norm in zip(members, norms, strict=True):
             found[index] = norm
     return found

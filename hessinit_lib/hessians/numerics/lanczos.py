@@ -93,40 +93,42 @@ def spectral_norms(
     double = start.dtype == torch.float64
     tolerances = (1e-9, 1e-11) if double else (1e-4, max(1e-6, tolerance / 20))
     rounding = 10 * torch.finfo(start.dtype).eps
-    vectors = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
     steps = min(size, _MAX_STEPS)
-    basis = vectors.new_empty(count, 0, size)
+    # Steps first: each takes the vectors of all chains as one matrix.
+    basis = start.new_empty(min(steps, 16), count, size)
+    torch.div(start, torch.linalg.vector_norm(start, dim=1, keepdim=True), out=basis[0])
     tridiagonal = np.zeros((count, steps + 1, steps + 1))
     scale, units = np.zeros(count), np.ones(count)
     chains, norms = [*range(count)], [math.nan] * count
     for step in range(1, steps + 1):
-        if step > basis.shape[1]:  # grow in blocks: most runs end early
-            grown = vectors.new_empty(len(chains), min(steps, 2 * step + 14), size)
-            grown[:, : basis.shape[1]] = basis
-            basis = grown
-        basis[:, step - 1] = vectors
-        image = operators(vectors, chains)
+        image = operators(basis[step - 1], chains)
         if step == 1:  # what an operator does to a random vector tells its size
             sizes = image.abs().amax(1).tolist()
             units = np.array([1.0 if in_range(size) else power_of_two(size) for size in sizes])
         if (units != 1).any():
             image = image / image.new_tensor(units)[:, None]
-        along, image = _orthogonalize(basis[:, :step], image)
-        # Once more: rounding left some overlap, which would grow from step to step.
-        _, image = _orthogonalize(basis[:, :step], image)
-        # One transfer from the device.
-        both = torch.stack((along, torch.linalg.vector_norm(image, dim=1)))
-        alphas, betas = both.double().cpu().numpy()
+        if step == len(basis) < steps:  # grow in blocks: most runs end early
+            grown = basis.new_empty(min(steps, 2 * step), len(chains), size)
+            grown[:step] = basis
+            basis = grown
+        along, image = _orthogonalize(basis[max(0, step - 2) : step], image)
+        # Rounding left some overlap with all others, which would grow from step to step.
+        _, image = _orthogonalize(basis[:step], image)
+        lengths = torch.linalg.vector_norm(image, dim=1)
+        alphas, betas = torch.stack((along, lengths)).cpu().numpy().astype(float)
         if not np.isfinite(alphas + betas).all():
             return [math.nan] * count
         scale = np.maximum(scale, np.maximum(np.abs(alphas), betas))
         # An exhausted chain goes on with zeros, which add nothing to its spectrum.
-        betas[betas <= rounding * scale] = 0.0
+        ended = betas <= rounding * scale
+        betas[ended] = 0.0
         tridiagonal[:, step - 1, step - 1] = alphas
         tridiagonal[:, step, step - 1] = tridiagonal[:, step - 1, step] = betas
-        inverse = np.divide(1, betas, out=np.zeros_like(betas), where=betas > 0)
-        vectors = image * torch.from_numpy(inverse).to(start)[:, None]
-        if step % _CHECK_EVERY and step < steps and betas.any():
+        if step < steps:
+            torch.div(image, lengths[:, None], out=basis[step])
+            if ended.any():
+                basis[step, torch.from_numpy(ended)] = 0.0
+        if (step % _CHECK_EVERY or step == 2) and step < steps and not ended.all():
             continue
         ritz = np.linalg.eigh(tridiagonal[:, :step, :step])
         pending = []
@@ -139,18 +141,19 @@ def spectral_norms(
             return norms
         if len(pending) < len(chains):
             chains = [chains[place] for place in pending]
-            basis, vectors = basis[pending], vectors[pending]
+            basis = basis[:, pending]
             tridiagonal, scale, units = tridiagonal[pending], scale[pending], units[pending]
     raise ArithmeticError(f"Lanczos did not converge in {steps} steps")
 
 
 def _orthogonalize(
-    basis: Float[Tensor, "p k d"], image: Float[Tensor, "p d"]
+    basis: Float[Tensor, "k p d"], image: Float[Tensor, "p d"]
 ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p d"]]:
     """Give the image's component along the last basis vector, and what is outside of the basis."""
     # Row times matrix: the order that batched products of several chains are fast in.
-    overlaps = torch.bmm(image[:, None], basis.mT)
-    return overlaps[:, 0, -1], torch.baddbmm(image[:, None], overlaps, basis, alpha=-1)[:, 0]
+    overlaps = torch.bmm(image[:, None], basis.permute(1, 2, 0))
+    rest = torch.baddbmm(image[:, None], overlaps, basis.transpose(0, 1), alpha=-1)
+    return overlaps[:, 0, -1], rest[:, 0]
 
 
 class _Ritz(NamedTuple):

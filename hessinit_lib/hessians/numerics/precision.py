@@ -1,4 +1,4 @@
-"""Faster matrix products: at lower precision where that is accurate enough, else by oneDNN."""
+"""Faster matrix products: at lower precision, by oneDNN, or in one thread, as suits their size."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ _LARGE = 1 << 26
 
 # Multiplications from which oneDNN is faster than MKL where it is at all: its calls take longer.
 _WORTH_ONEDNN = 1 << 21
+
+# Multiplications from which a product is worth several threads, which wait for each other.
+_WORTH_THREADS = 1 << 22
 
 
 @contextlib.contextmanager
@@ -59,6 +62,24 @@ def fast_products(dtype: torch.dtype, tolerance: float, multiplications: int) ->
         return
     with _float32_products(tf32=rounded, onednn=by_onednn or (rounded and cpu_has_matrix_units())):
         yield rounded
+
+
+@contextlib.contextmanager
+def few_threads(multiplications: int) -> Iterator[None]:
+    """Compute in one thread, if the largest of many products takes so few multiplications.
+
+    Example:
+        >>> with few_threads(1000):
+        ...     torch.get_num_threads()
+        1
+    """
+    with PROCESS:
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1 if multiplications < _WORTH_THREADS else threads)
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def narrowed(factor: Float[Tensor, "*shape"], rounded: bool) -> Float[Tensor, "*shape"]:
