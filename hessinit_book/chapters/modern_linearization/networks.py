@@ -73,7 +73,14 @@ class Vit(nn.Module):
 
 def _convolution(before: int, after: int, size: int, **options: int) -> nn.Sequential:
     """Chain a convolution, batch normalization and SiLU."""
-    convolution = nn.Conv2d(before, after, size, padding=size // 2, bias=False, **options)
+    convolution = nn.Conv2d(
+        before,
+        after,
+        size,
+        padding=size // 2,
+        bias=False,
+        **options,  # pyright: ignore[reportArgumentType]
+    )
     return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.SiLU())
 
 
