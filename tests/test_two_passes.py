@@ -124,6 +124,27 @@ def test_statement_12_against_products() -> None:
     assert float(found.var(correction=0)) == pytest.approx(2 * float(off.square().sum()))
 
 
+def test_statement_12_without_a_square_root() -> None:
+    """Left and right factors, also of a curvature with negative eigenvalues, over all signs."""
+    jacobians = [j.T for j in random_factors(4, (3, 2))]
+    curvatures = [
+        0.5 * (a + a.T) for a in (random_factors(5, (3,), 3) + random_factors(6, (2,), 2))
+    ]
+    assert min(float(torch.linalg.eigvalsh(a)[0]) for a in curvatures) < -0.1
+    signs = all_signs(5).split((3, 2), dim=1)
+    parts = list(zip(signs, jacobians, curvatures, strict=True))
+    left, right = (
+        torch.stack(found, 1)
+        for found in ([e @ j for e, j, _ in parts], [e @ a @ j for e, j, a in parts])
+    )
+    g = sum((j.T @ a @ j for _, j, a in parts), torch.zeros(4, 4, dtype=torch.float64)) / 2
+    inner = torch.einsum("sbi,tci->stbc", left, right)
+    pairs = (inner * inner.permute(1, 0, 3, 2)).sum((2, 3)) / 4
+    assert float(pairs.mean()) == pytest.approx(float(g.square().sum()), rel=1e-12)
+    traces = (left * right).sum((1, 2)) / 2
+    assert float(traces.mean()) == pytest.approx(float(g.trace()), rel=1e-12)
+
+
 def test_root_of_the_softmax_curvature() -> None:
     p = torch.rand(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p = p / p.sum(1, keepdim=True)
