@@ -146,7 +146,7 @@ def run_per_sample(
             signs = (torch.randint(2, shape) * 2.0 - 1 for _ in range(effort))
             values.append(from_gradients(map(pull, signs), terms, int(KEPT / size) - 1))
             durations.append(time.perf_counter() - begin)
-            if len(values) > 1 and time.perf_counter() - start + durations[-1] > budget:
+            if time.perf_counter() - start + durations[-1] > budget:
                 break
         found = {"seconds": min(durations), **errors(values, exact), "draws": len(values)}
         found |= {"effort": effort, "reached": found["error"] <= ACCURACY}
