@@ -167,7 +167,7 @@ class _Curvature:
             eigenvalue = rate = math.nan
             if curvature == "all":
                 spectral = {**vars(options), "norms": ("spectral",)}
-                eigenvalue = model_hessian(*case, **spectral).spectral
+                eigenvalue = model_hessian(*case[:4], **spectral).spectral
                 square = sum(g.double().square().sum().item() for g in gradients.values())
                 best = best_rate(square, model_curvature(case, gradients, options.max_memory))
                 rate = min(best, 1 / eigenvalue) if eigenvalue > 0 else best
@@ -190,7 +190,7 @@ def _norms(case: Case, found: Pass, options: Options) -> HessianReport:
     if found.output_axes != 2:  # tokens, pixels: no exact route takes these
         why = f"outputs of {found.output_axes} axes"
         return estimated_hessians(case, options, why)
-    return layer_hessians(*case, **vars(options))
+    return layer_hessians(*case[:4], **vars(options))
 
 
 def _layer(signal: Signal, findings: list[Finding], curved: _Curvature) -> LayerDiagnosis:

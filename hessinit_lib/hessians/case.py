@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import warnings
+from collections.abc import Collection
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
@@ -22,12 +25,15 @@ class Case(NamedTuple):
         loss_fn: function of (outputs, targets) that gives one number.
         inputs: what the model takes, see `hessinit_lib.hessians.inputs`: shape (B, ...).
         targets: shape (B, ...), what the loss takes.
+        chosen: names of the parameters that have a Hessian block; those that require a gradient
+            and have two or more axes if None.
     """
 
     model: nn.Module
     loss_fn: LossFn
     inputs: Inputs
     targets: Tensor
+    chosen: tuple[str, ...] | None = None
 
     @classmethod
     def checked(
@@ -38,10 +44,13 @@ class Case(NamedTuple):
         targets: Tensor,
         *,
         paired: bool = True,
+        layers: str | Collection[str] | None = None,
+        exclude: str | Collection[str] = (),
     ) -> Case:
         """Make a case; the model may be compiled, or wrapped for parallel training.
 
-        Unless `paired`, targets may be as many as the loss likes: one for each token, say.
+        Unless `paired`, targets may be as many as the loss likes: one for each token, say. For
+        `layers` and `exclude` see `layer_hessians`.
 
         Raises:
             ValueError: something that is not what its name says, an empty batch, as many
@@ -65,6 +74,8 @@ class Case(NamedTuple):
         if samples == 0:
             raise ValueError("an empty batch has no mean loss: expected at least one sample")
         case = cls(unwrapped(model), loss_fn, inputs, targets)
+        if layers is not None or exclude:
+            case = case._replace(chosen=_chosen(case.model, [*case.weights], layers, exclude))
         if not case.weights:
             raise ValueError(
                 "model: no weight of two or more axes requires a gradient; expected one at least"
@@ -77,8 +88,10 @@ class Case(NamedTuple):
     @property
     def weights(self) -> dict[str, nn.Parameter]:
         """The parameters that have a Hessian block, by name; a tied one by its first name."""
-        named = self.model.named_parameters()
-        return {name: p for name, p in named if p.requires_grad and p.ndim > 1}
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if self.chosen is not None:
+            return {name: trained[name] for name in self.chosen}
+        return {name: p for name, p in trained.items() if p.ndim > 1}
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -89,6 +102,34 @@ class Case(NamedTuple):
     def samples(self) -> int:
         """B, how many samples the batch has."""
         return len(self.targets)
+
+
+def _chosen(
+    model: nn.Module,
+    default: list[str],
+    layers: str | Collection[str] | None,
+    exclude: str | Collection[str],
+) -> tuple[str, ...]:
+    """Give the names that patterns choose, in the order of the model."""
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+
+    def matching(option: str, patterns: str | Collection[str]) -> set[str]:
+        found: set[str] = set()
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            names = fnmatch.filter(trained, str(pattern))
+            if not names:
+                raise ValueError(
+                    f"{option}: {pattern!r} matches no trainable parameter; expected some of "
+                    f"{shorten(', '.join(trained), 200)}"
+                )
+            found.update(names)
+        return found
+
+    wanted = set(default) if layers is None else matching("layers", layers)
+    names = wanted - matching("exclude", exclude)
+    if not names:
+        raise ValueError(f"layers={layers!r} and exclude={exclude!r} leave no parameter")
+    return tuple(name for name in trained if name in names)
 
 
 def what_is_not_finite(case: Case) -> str:

@@ -230,7 +230,8 @@ class PureModel:
         with PROCESS, ExitStack() as stack:
             stack.enter_context(random_state_kept(self.state.values()))
             # Fused attention and recurrent layers have no second derivative.
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if twice:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if self._recurrent():
                 stack.enter_context(attribute(torch.backends.cudnn, "enabled", False))
             stack.enter_context(equal_functions(twice=twice))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,8 @@ def _put_back(model: nn.Module) -> Callable[[], None]:
         (cuda.enable_math_sdp, cuda.math_sdp_enabled()),
         (cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled()),
     ]
-    recurrent = torch.backends.cudnn.enabled
+    backends: list[Any] = [torch.backends.cudnn, torch.backends.mkldnn]
+    libraries = [(owner, owner.enabled) for owner in backends]
 
     def put_back() -> None:
         for module, training, contents in modules:
@@ -76,7 +77,8 @@ def _put_back(model: nn.Module) -> Callable[[], None]:
                     table.update(items)
         for switch, value in switches:
             switch(value)
-        torch.backends.cudnn.enabled = recurrent
+        for owner, enabled in libraries:
+            owner.enabled = enabled
         torch.set_rng_state(random)
         torch.set_num_threads(threads)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from torch import nn
 
@@ -51,11 +51,14 @@ def owned_parameters(
             yield f"{path}.{key}" if path else key, module, parameter
 
 
-def covered_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def covered_weights(
+    model: nn.Module, chosen: Collection[str] | None = None
+) -> Iterator[tuple[str, nn.Module]]:
     """Walk through the trainable weights and the modules that own them, in model order.
 
     Parameters with fewer than two axes (biases, the gains of normalization layers) and frozen
-    ones are passed over; a tied weight comes more than once.
+    ones are passed over, and all but the chosen ones, if any are; a tied weight comes more than
+    once.
 
     Raises:
         NotImplementedError: a weight of another kind of module; the message names it.
@@ -66,6 +69,8 @@ def covered_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """
     for name, module, parameter in owned_parameters(model.named_modules()):
         if not parameter.requires_grad or parameter.ndim < 2:
+            continue
+        if chosen is not None and name not in chosen:
             continue
         # A subclass may compute anything, so the exact type decides.
         if type(module) not in COVERED or name.rpartition(".")[2] != "weight":

@@ -15,6 +15,7 @@ from hessinit_lib.hessians.chain.network import Chain
 from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.equal_functions import equal_functions
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians
+from hessinit_lib.hessians.ggn.hessians import ggn_hessians
 from hessinit_lib.hessians.graph.hessians import graph_hessians
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.isolation import entry
@@ -37,6 +38,10 @@ def layer_hessians(
     tolerance: float = 0.01,
     generator: torch.Generator | None = None,
     max_memory: int | None = None,
+    curvature: str = "hessian",
+    layers: str | Collection[str] | None = None,
+    exclude: str | Collection[str] = (),
+    budget: float | None = 200.0,
 ) -> HessianReport:
     r"""Compute the norms of every layer's Hessian block of the loss.
 
@@ -79,6 +84,16 @@ def layer_hessians(
         generator: for the random numbers of estimates; the same at each call if None.
         max_memory: bytes that the computation may use beyond the graph of the forward
             pass; None for no bound.
+        curvature: "hessian" for $H_k$, or "ggn" for $G_k$ alone, the paper's approximated chain
+            rule: estimated in a few training steps on any network whose loss is a sum over
+            samples, see `hessinit_lib.hessians.ggn.hessians`. Of its spectral norms, those
+            beside Frobenius norms are lower bounds with an upper one; asked for alone, they
+            are iterated to the tolerance.
+        layers: names of parameters, or patterns such as "*.bias": these have a block, also if
+            they have one axis. All weights of two or more axes if None.
+        exclude: names or patterns of parameters that have none.
+        budget: training steps that estimates may take, about, None for any number; what was
+            reached then is given with its errors, and the report says so.
 
     Returns:
         A mapping from parameter names to `LayerHessian`, in model order: the parameters
@@ -112,8 +127,10 @@ def layer_hessians(
         tolerance=tolerance,
         generator=generator,
         max_memory=max_memory,
+        curvature=curvature,
+        budget=budget,
     )
-    case = Case.checked(model, loss_fn, inputs, targets)
+    case = Case.checked(model, loss_fn, inputs, targets, layers=layers, exclude=exclude)
     found = _computed(case, options)
     # One norm that was asked for tells: the trace comes with Frobenius norms alone.
     asked = "frobenius" if options.frobenius else "spectral"
@@ -123,18 +140,25 @@ def layer_hessians(
 
 
 def _computed(case: Case, options: Options) -> HessianReport:
+    if options.curvature == "ggn":
+        ggn = ggn_hessians if options.frobenius else estimated_hessians
+        return ggn(case, options)
     why = 'method="estimate"'
     # Factors of the Gauss-Newton block give exact norms, and with random signs estimates of
     # Frobenius norms; all else goes by products of the block with vectors.
     if options.method != "estimate" or not options.spectral:
         try:
+            flat = [name for name, weight in case.weights.items() if weight.ndim < 2]
+            if flat:
+                raise NotImplementedError(f"{flat[0]} has one axis: exact norms are of two or more")
             chain = Chain.of(case.model, case.inputs)
             if chain is None:
                 return graph_hessians(case, options)
             assert isinstance(case.inputs, Tensor)  # else there is no chain
             check_derivatives(case, claim=replace(chain, dtype=torch.float64).outputs)
             with PROCESS, equal_functions():
-                return chain_hessians(chain, case.loss_fn, case.inputs, case.targets, options)
+                found = chain_hessians(chain, case.loss_fn, case.inputs, case.targets, options)
+            return HessianReport([found[name] for name in case.weights])
         except NotImplementedError as refusal:
             if options.method == "exact":
                 raise

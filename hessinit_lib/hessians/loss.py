@@ -294,7 +294,7 @@ def output_hessian(
     def hvp(vector: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
         return curvature.hvp(vector.reshape(outputs.shape)).reshape(batch, -1)
 
-    _check_independence(loss_fn, hvp, gradient)
+    check_independence(name_of(loss_fn), hvp, gradient)
     units = torch.eye(gradient.shape[1], dtype=gradient.dtype, device=gradient.device)
     hessian = torch.stack([hvp(unit.expand_as(gradient)) for unit in units], 2)
     # Each half is right up to rounding; their mean is symmetric.
@@ -339,8 +339,8 @@ def convex_factor(hessian: Float[Tensor, "b c c"], name: str) -> Float[Tensor, "
     return factor[:, kept]
 
 
-def _check_independence(
-    loss_fn: LossFn, hvp: Callable[[Tensor], Tensor], gradient: Float[Tensor, "b c"]
+def check_independence(
+    name: str, hvp: Callable[[Tensor], Tensor], gradient: Float[Tensor, "b c"]
 ) -> None:
     """Make sure that the Hessian of L has no entries between samples.
 
@@ -357,6 +357,5 @@ def _check_independence(
         product = hvp(vector * chosen[:, None])
         if product[~chosen].nan_to_num(0, 0, 0).any():
             raise NotImplementedError(
-                f"loss {name_of(loss_fn)} couples samples: expected a mean or a sum of "
-                "one loss for each sample"
+                f"loss {name} couples samples: expected a mean or a sum of one loss for each sample"
             )

@@ -10,6 +10,7 @@ import torch
 
 METHODS = ("auto", "exact", "estimate")
 NORMS = ("frobenius", "spectral")
+CURVATURES = ("hessian", "ggn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,19 @@ class Options:
     tolerance: float = 0.01
     generator: torch.Generator | None = None
     max_memory: int | None = None
+    curvature: str = "hessian"
+    budget: float | None = 200.0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method={self.method!r}: expected one of {', '.join(METHODS)}")
+        if self.curvature not in CURVATURES:
+            raise ValueError(
+                f"curvature={self.curvature!r}: expected one of {', '.join(CURVATURES)}"
+            )
+        limited = self.budget is not None
+        if limited and not (isinstance(self.budget, int | float) and self.budget > 0):
+            raise ValueError(f"budget={self.budget!r}: expected training steps above 0, or None")
         wrong = [norm for norm in self.norms if norm not in NORMS]
         if isinstance(self.norms, str) or wrong or not self.norms:
             raise ValueError(f"norms={self.norms!r}: expected some of {NORMS}, as a tuple")
@@ -46,6 +56,11 @@ class Options:
             )
         if self.max_memory is not None and self.max_memory <= 0:
             raise ValueError(f"max_memory={self.max_memory!r}: expected a positive size [bytes]")
+
+    @property
+    def steps(self) -> float:
+        """The budget, infinite if there is none."""
+        return math.inf if self.budget is None else self.budget
 
     @property
     def frobenius(self) -> bool:

@@ -25,6 +25,8 @@ class BlockNorms:
         stderr: standard error of the Frobenius norm, 0 where no sampling was used. For few
             samples it is widened: plus and minus 1.96 of it is a 95 % interval at least.
         trace_stderr: the same of the trace.
+        spectral_stderr: standard error of a spectral norm that is a lower bound.
+        spectral_upper: with it, an upper bound on average; NaN where the norm itself is known.
     """
 
     frobenius: float
@@ -32,6 +34,8 @@ class BlockNorms:
     trace: float
     stderr: float = 0.0
     trace_stderr: float = 0.0
+    spectral_stderr: float = 0.0
+    spectral_upper: float = math.nan
 
 
 ZERO = BlockNorms(0.0, 0.0, 0.0)
@@ -62,6 +66,9 @@ class LayerHessian:
         trace_stderr: standard error of the trace.
         products: products of the block with a vector that were computed; 0 where the norms
             come from factors.
+        spectral_stderr: see `BlockNorms`.
+        spectral_upper: see `BlockNorms`.
+        curvature: "hessian"; or "ggn" where all of these are norms of $G_k$.
     """
 
     name: str
@@ -75,6 +82,9 @@ class LayerHessian:
     stderr: float = 0.0
     trace_stderr: float = 0.0
     products: int = 0
+    spectral_stderr: float = 0.0
+    spectral_upper: float = math.nan
+    curvature: str = "hessian"
 
     @classmethod
     def from_parts(
@@ -87,6 +97,7 @@ class LayerHessian:
         *,
         exact: bool,
         products: int = 0,
+        curvature: str = "hessian",
     ) -> LayerHessian:
         """Put together the norms of the block and of its two parts."""
         return cls(
@@ -101,6 +112,9 @@ class LayerHessian:
             total.stderr,
             total.trace_stderr,
             products,
+            total.spectral_stderr,
+            total.spectral_upper,
+            curvature,
         )
 
     @property
@@ -156,7 +170,7 @@ class HessianReport(Mapping[str, LayerHessian]):
         Returns:
             Columns: fan_out, fan_in, frobenius, spectral, trace, the same three with the
             prefixes `linearization_` and `residual_`, residual_ratio, exact, stderr,
-            products.
+            products, curvature.
 
         Raises:
             ImportError: pandas is not installed (the package's extra `report`).
@@ -178,11 +192,19 @@ class HessianReport(Mapping[str, LayerHessian]):
             row["exact"] = layer.exact
             row["stderr"] = layer.stderr
             row["products"] = layer.products
+            row["curvature"] = layer.curvature
             rows.append(row)
         return pd.DataFrame(rows).set_index("parameter")
 
     def __repr__(self) -> str:
         columns = ["frobenius", "spectral", "trace", "residual_ratio"]
+        what = f"{len(self)} layers"
+        if any(layer.curvature == "ggn" for layer in self.values()):
+            bounds = any(math.isfinite(layer.spectral_upper) for layer in self.values())
+            columns = ["frobenius", "spectral", "spectral_upper", "trace"]
+            columns = columns if bounds else ["frobenius", "spectral", "trace"]
+            what += ', Gauss-Newton blocks (curvature="ggn")'
+            what += ": spectral norms between two bounds" if bounds else ""
         if not all(layer.exact for layer in self.values()):
             columns.insert(1, "stderr")
         rows = [
@@ -190,7 +212,7 @@ class HessianReport(Mapping[str, LayerHessian]):
             for layer in self.values()
         ]
         table = text_table([("parameter", *columns), *rows])
-        lines = [f"HessianReport of {len(self)} layers", *table]
+        lines = [f"HessianReport of {what}", *table]
         if self.why_estimated:
             lines.append(f"estimated: {self.why_estimated}")
         if self.not_finite:

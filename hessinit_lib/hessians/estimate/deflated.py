@@ -36,6 +36,7 @@ from hessinit_lib.hessians.report import NOT_FINITE, BlockNorms
 # H, G and R as sums of G and R; or H as itself.
 PARTS = ((1.0, 1.0), (1.0, 0.0), (0.0, 1.0))
 WHOLE = ((1.0,),)
+GAUSS_NEWTON = ((1.0, 0.0),)
 
 _PROBES = 8  # drawn at a time
 
@@ -75,6 +76,8 @@ class DeflatedNorms:
 
     def __init__(self, size: int, capacity: int, like: Tensor, options: Options) -> None:
         self._operators = PARTS if options.parts else WHOLE
+        if options.curvature == "ggn":
+            self._operators = GAUSS_NEWTON
         self._options = options
         self._space = Subspace(size, len(self._operators[0]), capacity, like)
         # What rounding allows is not asked for more sharply.
@@ -178,7 +181,7 @@ class DeflatedNorms:
         """Give the errors of the Frobenius norms over what is allowed."""
         found = self.norms()
         allowed = [self._tolerance * found[0].frobenius] * len(found)
-        if self._options.parts:
+        if len(found) > 1:
             allowed[1] = self._tolerance * found[1].frobenius
         return [
             norms.stderr / limit if limit > 0 and norms.stderr > 0 else 0.0

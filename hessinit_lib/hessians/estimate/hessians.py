@@ -13,6 +13,7 @@ from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.estimate.deflated import DeflatedNorms
 from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_per_sample
+from hessinit_lib.hessians.ggn.hessians import ggn_hessians
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.loss import LossFn
@@ -48,13 +49,18 @@ def estimated_hessians(case: Case, options: Options, why: str = "") -> HessianRe
     Source: Hutchinson (1990), deflated in the manner of Meyer et al., Hutch++ (2021).
     """
     weights = case.weights
-    why = "; ".join(filter(None, (why, check_derivatives(case, twice=True))))
+    why = "; ".join(filter(None, (why, check_derivatives(case, twice=True, exact=False))))
     products = block_products(case, {name: [name] for name in weights}, options)
     found = block_norms(products, options)
     return HessianReport(
         [
             LayerHessian.from_parts(
-                name, tuple(weight.shape), *found[name], exact=False, products=products.count[name]
+                name,
+                tuple(weight.shape),
+                *found[name],
+                exact=False,
+                products=products.count[name],
+                curvature=options.curvature,
             )
             for name, weight in weights.items()
         ],
@@ -88,15 +94,23 @@ def model_hessian(
         >>> model_hessian(model, nn.MSELoss(), x, y, norms=("spectral",)).shape
         (18,)
     """
+    named = {key: chosen.pop(key) for key in ("layers", "exclude") if key in chosen}
     options = Options(**chosen)
-    case = Case.checked(model, loss_fn, inputs, targets)
-    check_derivatives(case, twice=True)
+    case = Case.checked(model, loss_fn, inputs, targets, **named)
+    if options.curvature == "ggn" and options.frobenius:
+        return ggn_hessians(case, options, whole=True)["model"]
+    check_derivatives(case, twice=True, exact=False)
     products = block_products(case, {"model": list(case.weights)}, options)
     if not products.finite:
         raise ValueError(f"there is no Hessian: {what_is_not_finite(case)}")
     (norms,) = block_norms(products, options).values()
     return LayerHessian.from_parts(
-        "model", (products.sizes["model"],), *norms, exact=False, products=products.count["model"]
+        "model",
+        (products.sizes["model"],),
+        *norms,
+        exact=False,
+        products=products.count["model"],
+        curvature=options.curvature,
     )
 
 
@@ -107,7 +121,9 @@ def block_products(case: Case, blocks: Blocks, options: Options) -> BlockProduct
         needed = bytes_per_sample(case.model, case.inputs, list(case.weights))
         # Half is for the subspaces. One sample at a time is the least there is.
         chunk = max(1, int(options.max_memory / 2 / needed))
-    return BlockProducts(case, blocks, parts=options.parts, chunk=chunk)
+    whole = options.curvature == "hessian"
+    parts = options.parts or not whole
+    return BlockProducts(case, blocks, parts=parts, residual=whole, chunk=chunk)
 
 
 @torch.no_grad()
@@ -129,9 +145,11 @@ def block_norms(
             _grow(products, group, generator, _START[tuple(sorted(set(options.norms)))])
             _sample(products, group, generator)
             for name, norms in group.items():
-                known = norms.norms()
-                parts = (known[1], known[2]) if options.parts else (NOT_FINITE, NOT_FINITE)
-                found[name] = (known[0], *parts)
+                total, *parts = norms.norms()
+                if options.curvature == "ggn":
+                    parts = [total]
+                linear, residual, *_ = (*parts, NOT_FINITE, NOT_FINITE)
+                found[name] = (total, linear, residual)
             bar.update(len(group))
     return found
 

@@ -46,6 +46,7 @@ class BlockProducts:
             function of (outputs, targets), and a batch.
         blocks: which parameters make up each block.
         parts: whether products come in two parts, G v and R v, or as their sum.
+        residual: whether R v is computed, or is taken for zero.
         chunk: samples whose graph is held at a time, which costs a forward and a backward
             pass for each call; None to hold the graph of all.
 
@@ -68,12 +69,18 @@ class BlockProducts:
     """
 
     def __init__(
-        self, case: Case, blocks: Blocks, *, parts: bool = True, chunk: int | None = None
+        self,
+        case: Case,
+        blocks: Blocks,
+        *,
+        parts: bool = True,
+        residual: bool = True,
+        chunk: int | None = None,
     ) -> None:
         wanted = list(dict.fromkeys(name for names in blocks.values() for name in names))
         self._model = PureModel(case.model, wanted)
         self._inputs, self._blocks, self._parts = case.inputs, blocks, parts
-        self._samples = case.samples
+        self._samples, self._residual = case.samples, residual
         self._chunk = chunk if chunk and chunk < case.samples else None
         self._weights = {name: self._model.state[name] for name in wanted}
         with self._model.running():
@@ -150,9 +157,11 @@ class BlockProducts:
         if not paired:  # the outputs do not depend on the block
             return vector.new_zeros(2 if self._parts else 1, len(vector))
         sources, directions = zip(*paired, strict=True)
-        jvp, *residuals = _vjp(sources, [graph.direction, *weights], directions)
+        below = weights if self._residual else []
+        jvp, *residuals = _vjp(sources, [graph.direction, *below], directions)
         ggn = _vjp(graph.outputs, weights, self._hvp_at_outputs(jvp, samples))
-        linear, residual = _flat(ggn), _flat(residuals)
+        linear = _flat(ggn)
+        residual = _flat(residuals) if self._residual else torch.zeros_like(linear)
         return torch.stack((linear, residual)) if self._parts else (linear + residual)[None]
 
     def _hvp_at_outputs(self, vector: Tensor, samples: slice = slice(None)) -> Tensor:

@@ -6,7 +6,7 @@ the autograd graph, so that the model may be any `nn.Module` with any `forward`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ def capture(model: nn.Module, inputs: Inputs) -> tuple[list[CapturedLayer], Tens
         >>> [layer.name for layer in layers], tuple(logits.shape)
         (['1.weight'], (2, 3))
     """
-    layers, (outputs, _) = _capture(model, lambda pure: (pure(inputs), None))
+    layers, (outputs, _) = _capture(model, None, lambda pure: (pure(inputs), None))
     return layers, outputs
 
 
@@ -69,14 +69,18 @@ def capture_logits(case: Case) -> tuple[list[CapturedLayer], Tensor, LossFn]:
     Gives the layers, the outputs, or the logits below the log-softmax, and the loss as a
     function of these.
     """
-    layers, (outputs, axis) = _capture(case.model, lambda pure: pure.logits(case.inputs))
+    layers, (outputs, axis) = _capture(
+        case.model, case.chosen, lambda pure: pure.logits(case.inputs)
+    )
     return layers, outputs, on_logits(case.loss_fn, axis)
 
 
 def _capture(
-    model: nn.Module, call: Callable[[PureModel], tuple[Any, int | None]]
+    model: nn.Module,
+    chosen: Collection[str] | None,
+    call: Callable[[PureModel], tuple[Any, int | None]],
 ) -> tuple[list[CapturedLayer], tuple[Any, int | None]]:
-    owners = _weight_owners(model)
+    owners = _weight_owners(model, chosen)
     # Only the covered weights ask for a gradient: the graph holds nothing else.
     pure = PureModel(model, owners)
     calls: dict[str, tuple[Tensor, int, GradientEdge]] = {}
@@ -118,11 +122,11 @@ def _capture(
     return layers, found
 
 
-def _weight_owners(model: nn.Module) -> dict[str, nn.Module]:
+def _weight_owners(model: nn.Module, chosen: Collection[str] | None) -> dict[str, nn.Module]:
     """Give the modules that own the trainable weights, by parameter name, in model order."""
     owners: dict[str, nn.Module] = {}
     first: dict[int, str] = {}
-    for name, module in covered_weights(model):
+    for name, module in covered_weights(model, chosen):
         other = first.setdefault(id(module.weight), name)
         if other != name:
             raise NotImplementedError(

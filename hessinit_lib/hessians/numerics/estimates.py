@@ -184,7 +184,7 @@ def mean_norms(sketches: Sequence[Sketch], batch: int) -> BlockNorms:
     """Average sketches of one block to its Frobenius norm and trace, with their errors."""
     square = combine([(each.number, each.square) for each in sketches])
     trace = combine([(each.number, each.trace) for each in sketches])
-    norm = math.sqrt(square.mean)
+    norm = math.sqrt(max(square.mean, 0.0))
     error = square.error / (2 * norm) if norm else 0.0
     return BlockNorms(
         norm / batch, math.nan, trace.mean / batch, error / batch, trace.error / batch

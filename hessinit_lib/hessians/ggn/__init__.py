@@ -1,0 +1,1 @@
+"""Gauss-Newton blocks of any network, by pairs of backward passes."""

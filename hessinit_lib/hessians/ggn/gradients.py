@@ -1,0 +1,345 @@
+r"""Per-sample gradients of a weight, and their inner products.
+
+Where a weight meets the samples, its gradient is a sum over positions t of products of what comes
+in there, x, and the gradient of what comes out, s:
+
+$$g_b = \sum_t s_{bt} \otimes x_{bt} , \qquad
+  g_b \cdot g'_c = \sum_{t,u} (s_{bt} \cdot s'_{cu}) (x_{bt} \cdot x_{cu}) ,$$
+
+and what takes fewer multiplications is computed: the gradients or the sums over pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from hessinit_lib.hessians.ggn.uses import Use
+from hessinit_lib.hessians.graph.nodes import edge_shape, operation
+
+PIECE = 1 << 20
+"""Entries of per-sample gradients, or of products of positions, held at a time."""
+
+_TRAFFIC = 30  # multiplications in the time that an entry is written and read in
+
+_OTHER = {"Addmm": ("_saved_mat2", "_saved_mat1"), "Mm": ("_saved_mat2", "_saved_self")}
+_OTHER["Bmm"] = _OTHER["Mm"]
+_BROADCASTING = frozenset(
+    ["Add", "Sub", "Rsub", "Mul", "Div", "Addcmul", "Where", "Maximum", "Minimum", "Expand"]
+)
+
+
+class Products(NamedTuple):
+    """Gradients as sums over positions of products, of G groups of rows and columns.
+
+    Attributes:
+        rows: for each vector at the outputs s, shape (B, G, T, q).
+        columns: x, shape (B, G, T, p); or which of p columns it is, shape (B, T), -1 for none.
+        width: p.
+        transposed: whether the weight has columns first: shape (G p, q) in place of (G q, p).
+    """
+
+    rows: tuple[Tensor, ...]
+    columns: Tensor
+    width: int
+    transposed: bool
+
+    @property
+    def positions(self) -> int:
+        """T."""
+        return self.rows[0].shape[2]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the weight, with two axes."""
+        groups, height = self.rows[0].shape[1], self.rows[0].shape[3]
+        first, second = (self.width, height) if self.transposed else (height, self.width)
+        return groups * first, second
+
+    def gradients(self, index: int, piece: slice) -> Tensor:
+        """Give some rows of the per-sample gradients for one vector, shape (B, rows, rest)."""
+        s, x = self.rows[index], self.columns
+        if x.dtype == torch.int64:
+            start, stop, _ = piece.indices(self.width)
+            inside = (x >= start) & (x < stop)
+            sample = torch.arange(len(x), device=x.device)[:, None].expand_as(x)
+            found = s.new_zeros(len(x) * (stop - start), s.shape[3])
+            places = sample * (stop - start) + (x - start)
+            found.index_add_(0, places[inside], s[:, 0][inside])
+            return found.view(len(x), stop - start, -1)
+        left, right = (x, s) if self.transposed else (s, x)
+        if left.shape[1] == 1:
+            return (left[..., piece].mT @ right)[:, 0]
+        start, stop, _ = piece.indices(self.shape[0])
+        first, last = start // left.shape[3], -(-stop // left.shape[3])
+        found = (left[:, first:last].mT @ right[:, first:last]).flatten(1, 2)
+        return found[:, start - first * left.shape[3] : stop - first * left.shape[3]]
+
+    def sides(self, index: int) -> tuple[Tensor, Tensor]:
+        """Give both factors of all positions, (B, T, .) each, that of the weight's rows first."""
+        s, x = self.rows[index][:, 0], self.columns
+        x = x if x.dtype == torch.int64 else x[:, 0]
+        return (x, s) if self.transposed else (s, x)
+
+
+def products_of(use: Use, gradients: Sequence[Tensor]) -> Products | None:
+    """Bring the gradients at a use, of several vectors, into the form of products if there is one.
+
+    Args:
+        use: where a weight is read.
+        gradients: at the output of the node.
+    """
+    kind, node = operation(use.node), _any(use.node)
+    layout, first = use.layout, gradients[0]
+    if kind in _OTHER:
+        place = use.place - (kind == "Addmm")
+        axis = first.ndim - 2 if place == 1 else first.ndim - 1
+        if place < 0 or layout.axis != axis:
+            return None
+        other = getattr(node, _OTHER[kind][place])
+        scale = float(node._saved_alpha) if kind == "Addmm" else 1.0
+
+        def grouped(matrix: Tensor) -> Tensor:
+            """Give (B, G, T, features) of a matrix with positions first."""
+            split = layout.split(matrix, matrix.ndim - 2)  # (B, T, G?, features)
+            return split.transpose(1, 2) if matrix.ndim == 3 else split[:, None]
+
+        if place == 0:
+            other, gradients = other.mT, [g.mT for g in gradients]
+        rows = tuple(grouped(g if scale == 1.0 else scale * g) for g in gradients)
+        return Products(rows, grouped(other), other.shape[-1], place == 1)
+    if layout.axis == 0 and kind == "Convolution" and use.place == 1:
+        return _of_convolution(use, node, gradients)
+    if kind == "Embedding" and layout.axis < first.ndim - 1 and not node._saved_scale_grad_by_freq:
+        axis = layout.axis
+        seen = layout.split(node._saved_indices.long()).flatten(1)
+        padding = node._saved_padding_idx
+        seen = seen.masked_fill(seen == padding, -1) if padding >= 0 else seen
+        rows = tuple(layout.split(g).flatten(1, -2)[:, None] for g in gradients)
+        return Products(rows, seen, edge_shape(GradientEdge(*use.read))[0], True)
+    return None
+
+
+def _of_convolution(use: Use, node: Any, gradients: Sequence[Tensor]) -> Products:
+    """Give the patches under the kernel and the gradients, or the other way round if transposed."""
+    shape, groups, layout = edge_shape(GradientEdge(*use.read)), node._saved_groups, use.layout
+    kernel, stride, dilation = shape[2:], node._saved_stride, node._saved_dilation
+    around = [p for padding in reversed(node._saved_padding) for p in (padding, padding)]
+
+    def grouped(tensor: Tensor) -> Tensor:
+        """Turn (N, C, kernel..., positions...) into (B, G, T, features)."""
+        split = layout.split(tensor).unflatten(2, (groups, -1))  # (B, inner, G, C / G, ...)
+        split = split.movedim(1, -1 - len(kernel))
+        features = split.ndim - 3 - len(kernel)
+        return split.flatten(2, 1 + features).flatten(3).mT
+
+    def patches(tensor: Tensor, counts: Sequence[int]) -> Tensor:
+        if max(kernel) == max(stride) == 1 and not any(around):
+            return tensor
+        padded = F.pad(tensor, around).contiguous()
+        steps = padded.stride()[2:]
+        strides = [d * s for d, s in zip(dilation, steps, strict=True)]
+        strides += [d * s for d, s in zip(stride, steps, strict=True)]
+        size = (*padded.shape[:2], *kernel, *counts)
+        return padded.as_strided(size, (*padded.stride()[:2], *strides))
+
+    inputs = node._saved_input
+    if node._saved_transposed:
+        # a_p is the sum of W_k z_q over p = stride q + dilation k - padding.
+        rows = tuple(grouped(patches(g, inputs.shape[2:])) for g in gradients)
+        return Products(rows, grouped(inputs), shape[0] // groups, True)
+    columns = grouped(patches(inputs, gradients[0].shape[2:]))
+    return Products(tuple(map(grouped, gradients)), columns, columns.shape[3], False)
+
+
+def gradients_of(use: Use, gradients: Sequence[Tensor]) -> Tensor:
+    """Give the per-sample gradients at a use of any kind, shape (n, B, *shape of what is read).
+
+    Where the node broadcasts, its gradient still has the samples; else it is asked for each.
+    """
+    shape = edge_shape(GradientEdge(*use.read))
+    layout, kind = use.layout, operation(use.node)
+    node: Any = use.node
+    found = []
+    for gradient in gradients:
+        whole = None
+        if kind == "Expand":
+            whole = gradient
+        elif kind == "Addmm" and use.place == 0:
+            whole = float(node._saved_beta) * gradient
+        elif kind in _BROADCASTING:
+            whole = _called(use, gradient)
+        if whole is not None and whole.shape == gradient.shape:
+            samples = layout.split(whole).movedim(1, 1 + layout.axis)  # each as the whole is
+        elif kind == "Convolution" and use.place == 2:
+            samples = layout.split(gradient).flatten(3).sum((1, 3))
+        else:
+            one, place = torch.zeros_like(gradient), layout.split(gradient)
+            samples = []
+            for sample in range(layout.samples):
+                layout.split(one)[sample] = place[sample]
+                samples.append(_called(use, one).sum_to_size(shape))
+                layout.split(one)[sample] = 0
+            samples = torch.stack(samples)
+        found.append(_sum_to(samples, shape))
+    return torch.stack(found)
+
+
+def _called(use: Use, gradient: Tensor) -> Tensor:
+    node: Any = use.node
+    gradients: list[Tensor | None] = [None] * len(node._input_metadata)
+    gradients[use.outlet] = gradient
+    found = node(*gradients)
+    return found[use.place] if isinstance(found, tuple) else found
+
+
+def _any(node: object) -> Any:
+    """Give a node as what has attributes that only its kind has."""
+    return node
+
+
+def _sum_to(samples: Tensor, shape: Sequence[int]) -> Tensor:
+    """Sum each sample to a shape that broadcasts to its own."""
+    if leading := tuple(range(1, samples.ndim - len(shape))):
+        samples = samples.sum(leading)
+    axes = [1 + a for a, n in enumerate(shape) if n == 1 and samples.shape[1 + a] > 1]
+    return samples.sum(axes, keepdim=True) if axes else samples
+
+
+class SampleGradients:
+    """The per-sample gradients of one weight for n vectors at the outputs.
+
+    Args:
+        samples: B.
+        weight: their shape, type and device are its own.
+        products: parts of them.
+        others: parts of shape (n, B, *shape).
+        piece: entries held at a time.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        weight: Tensor,
+        products: Sequence[Products],
+        others: Sequence[Tensor],
+        piece: int = PIECE,
+    ) -> None:
+        self._samples, self._piece, self._products = samples, piece, products
+        self._size, self._like = weight.numel(), weight.new_empty(0)
+        self._height = products[0].shape[0] if products else (*weight.shape, 1)[0]
+        self._others = [other.reshape(*other.shape[:2], self._height, -1) for other in others]
+
+    def inner_products(
+        self, pairs: Sequence[tuple[int, int]], *, squares: bool = False
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        r"""Compute $g_b \cdot g'_c$ for pairs of vectors, and $|g_b|^2$ for all.
+
+        Returns:
+            For each pair shape (B, B); for each vector shape (B,) and in float64, if asked for.
+        """
+        vectors = sorted({index for pair in pairs for index in pair})
+        found = [self._like.new_zeros(self._samples, self._samples) for _ in pairs]
+        own = [found[0].new_zeros(self._samples, dtype=torch.float64) for _ in vectors if squares]
+        if not self._products and not self._others:
+            return found, own
+        if self._products and self._by_positions(pairs):
+            found = [self._of_positions(*pair) for pair in pairs]
+            own = [self._squares_of_positions(index) for index in vectors if squares]
+            return found, own
+        step = self._piece * self._height // (len(vectors) * self._samples * self._size)
+        for start in range(0, self._height, max(1, step)):
+            piece = slice(start, min(start + max(1, step), self._height))
+            rows = {index: self._gradients(index, piece) for index in vectors}
+            for total, (i, j) in zip(found, pairs, strict=True):
+                total += rows[i] @ rows[j].mT
+            for total, index in zip(own, vectors, strict=False):
+                total += torch.linalg.vector_norm(rows[index], dim=1).double().square()
+        return found, own
+
+    def _gradients(self, index: int, piece: slice) -> Tensor:
+        """Give some rows of the weight's gradient for one vector, shape (B, entries)."""
+        parts = [each.gradients(index, piece) for each in self._products]
+        parts += [each[index, :, piece] for each in self._others]
+        return sum(part.reshape(self._samples, -1) for part in parts)  # pyright: ignore[reportReturnType]
+
+    def _by_positions(self, pairs: Sequence[tuple[int, int]]) -> bool:
+        """Tell whether products of all pairs of positions take fewer multiplications."""
+        if self._others or any(each.rows[0].shape[1] > 1 for each in self._products):
+            return False
+        count = self._samples * sum(each.positions for each in self._products)
+        vectors = len({index for pair in pairs for index in pair})
+        width = sum(sum(each.shape) for each in self._products)
+        # What is written and read costs as much as some multiplications.
+        direct = self._size * (vectors * (count + _TRAFFIC * self._samples))
+        direct += self._size * len(pairs) * self._samples**2
+        return len(pairs) * count**2 * (width + _TRAFFIC) < direct
+
+    def _of_positions(self, i: int, j: int) -> Tensor:
+        found = []
+        for left in (each.sides(i) for each in self._products):
+            for right in (each.sides(j) for each in self._products):
+                product = _inner(left[0], right[0]) * _inner(left[1], right[1])
+                one = product.shape[1] == product.shape[3] == 1
+                found.append(product[:, 0, :, 0] if one else product.sum((1, 3)))
+        return found[0] if len(found) == 1 else torch.stack(found).sum(0)
+
+    def _squares_of_positions(self, index: int) -> Tensor:
+        sides = [each.sides(index) for each in self._products]
+        found = [
+            _inner_of_each(left[0], right[0]) * _inner_of_each(left[1], right[1])
+            for left in sides
+            for right in sides
+        ]
+        return torch.stack([product.sum((1, 2), dtype=torch.float64) for product in found]).sum(0)
+
+
+def _inner(left: Tensor, right: Tensor) -> Tensor:
+    """Compute inner products of all positions, (B, T, B', T'); indices stand for unit vectors."""
+    if left.dtype == right.dtype == torch.int64:
+        return (left[:, :, None, None] == right) & (right >= 0)
+    if left.dtype == torch.int64:
+        return _inner(right, left).permute(2, 3, 0, 1)
+    flat = left.flatten(0, 1)
+    if right.dtype == torch.int64:
+        columns = flat[:, right.clamp(min=0).flatten()] * (right >= 0).flatten()
+        return columns.view(*left.shape[:2], *right.shape)
+    return (flat @ right.flatten(0, 1).mT).view(*left.shape[:2], *right.shape[:2])
+
+
+def _inner_of_each(left: Tensor, right: Tensor) -> Tensor:
+    """Compute inner products of the positions of each sample, (B, T, T'), as `_inner` does."""
+    if left.dtype == right.dtype == torch.int64:
+        return (left[:, :, None] == right[:, None]) & (right >= 0)[:, None]
+    if left.dtype == torch.int64:
+        return _inner_of_each(right, left).mT
+    if right.dtype == torch.int64:
+        places = right.clamp(min=0)[:, None].expand(-1, left.shape[1], -1)
+        return left.gather(2, places) * (right >= 0)[:, None]
+    return left @ right.mT
+
+
+def merged(products: Sequence[Products]) -> list[Products]:
+    """Join products of the same kind, as those of a recurrent weight, along the positions."""
+    kinds: dict[tuple[object, ...], list[Products]] = {}
+    for each in products:
+        shapes = (each.transposed, each.columns.dtype, each.shape, each.rows[0].shape[1])
+        kinds.setdefault(shapes, []).append(each)
+    return [
+        same[0]
+        if len(same) == 1
+        else same[0]._replace(
+            rows=tuple(torch.cat(rows, 2) for rows in zip(*(p.rows for p in same), strict=True)),
+            columns=torch.cat([p.columns for p in same], -1 if _is_index(same[0]) else 2),
+        )
+        for same in kinds.values()
+    ]
+
+
+def _is_index(products: Products) -> bool:
+    return products.columns.dtype == torch.int64

@@ -1,0 +1,180 @@
+r"""Gauss-Newton blocks of any network whose samples do not mix, from a few backward passes.
+
+With $A = D_z^2 L$, $S S^\top = A$ and random signs $\epsilon$, one backward pass from $S \epsilon$
+gives $g_b = J_b^\top S_b \epsilon_b$ for each sample b, of all weights at once. Of two such passes,
+with independent signs,
+
+$$\|G\|_F^2 = \mathbb{E} \sum_{b,c} (g_b \cdot g'_c)^2 , \qquad
+  \operatorname{tr} G = \mathbb{E} \sum_b |g_b|^2 .$$
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.derivatives import check_derivatives
+from hessinit_lib.hessians.ggn.estimates import Products, sketch_of, spectral_bounds
+from hessinit_lib.hessians.ggn.passes import Passes
+from hessinit_lib.hessians.numerics.estimates import Sketch, mean_norms
+from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
+
+_MOST = 4  # vectors at a time: what they leave at each weight is held until the last
+_MANY = 1 << 20  # vectors, if the budget is none
+_GRADIENTS = 24  # per-sample gradients, of all vectors together, that tell an error
+
+# What a call takes in any case, in training steps: forward pass, search for the weights' places,
+# check of derivatives; and for each vector: backward pass, gradients and their products.
+_ONCE, _EACH = 1.0, 0.8
+
+
+def forecast(case: Case, options: Options) -> float:
+    """Give the training steps that Gauss-Newton norms take, if the first vectors will do."""
+    return _ONCE + _EACH * _first(case.samples)
+
+
+def ggn_hessians(case: Case, options: Options, *, whole: bool = False) -> HessianReport:
+    r"""Estimate the norms of every layer's Gauss-Newton block, of any model.
+
+    Args:
+        case: a model and a batch.
+        options: what to compute. Vectors are added until the standard errors of the Frobenius
+            norms are within `tolerance`, or the budget is spent.
+        whole: take all weights as one block, "model".
+
+    Raises:
+        NotImplementedError: active dropout, a loss that couples samples.
+        ValueError: outputs that are not one tensor, a loss that is not one number.
+    """
+    notes = [check_derivatives(case, exact=False)]
+    passes = Passes(case, options.max_memory)
+    shapes = {name: tuple(weight.shape) for name, weight in case.weights.items()}
+    if whole:
+        shapes = {"model": (sum(math.prod(shape) for shape in shapes.values()),)}
+    blocks = {name: _Block(options) for name in shapes}
+    if passes.finite:
+        generator = options.generator or torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            notes.append(_add_vectors(passes, case, blocks, options, generator))
+    layers = []
+    for name, block in blocks.items():
+        norms = block.norms() if passes.finite else NOT_FINITE
+        layers.append(
+            LayerHessian.from_parts(
+                name, shapes[name], norms, norms, NOT_FINITE, exact=False, curvature="ggn"
+            )
+        )
+    return HessianReport(layers, "; ".join(filter(None, notes)))
+
+
+def _first(samples: int) -> int:
+    """Count the vectors to begin with: of few samples, two do not tell their error."""
+    return 2 if 2 * samples >= _GRADIENTS else max(3, math.ceil(_GRADIENTS / samples / 2))
+
+
+def _add_vectors(
+    passes: Passes,
+    case: Case,
+    blocks: dict[str, _Block],
+    options: Options,
+    generator: torch.Generator,
+) -> str:
+    """Add vectors until all blocks are known well enough; say so if they are not."""
+    whole = [*blocks] == ["model"] and "model" not in case.weights
+    affordable = min((options.steps - _ONCE) / _EACH, _MANY)
+    most = max(_first(case.samples), int(affordable))
+    needed, done = _first(case.samples), 0
+    unknown = list(blocks)
+    with tqdm(desc="Gauss-Newton norms", unit="pass", total=needed, delay=3, leave=False) as bar:
+        while needed:
+            count = min(needed, _MOST) if needed - _MOST != 1 else _MOST - 1
+            _add(passes, [*case.weights] if whole else unknown, blocks, options, count, generator)
+            done += count
+            bar.update(count)
+            excess = {name: blocks[name].excess() for name in unknown}
+            unknown = [name for name in unknown if excess[name] > 1]
+            # The error of a mean falls with the root of their number.
+            wanted = max((math.ceil(1.1 * done * excess[n] ** 2) for n in unknown), default=done)
+            needed = min(max(wanted - done, 3 if unknown else 0), most - done)
+            needed = needed if needed > 1 else 0
+            bar.total = done + needed
+    if not unknown:
+        return ""
+    worst = max(blocks[name].excess() for name in unknown) * options.tolerance
+    return (
+        f"stopped at the budget of {options.budget:g} training steps: standard errors of "
+        f"{len(unknown)} norms are above the tolerance, up to {worst:.2g} of the norm"
+    )
+
+
+def _add(
+    passes: Passes,
+    names: list[str],
+    blocks: dict[str, _Block],
+    options: Options,
+    count: int,
+    generator: torch.Generator,
+) -> None:
+    """Draw some vectors, and add what they tell about some weights."""
+    drawn = [passes.hessian.draw(generator) for _ in range(count)]
+    vectors = [vector for pair in drawn for vector in pair]
+    both = len(drawn[0]) == 2  # (e, A e) in place of S e twice
+    every = ((a, c) for a in range(count) for c in range(count) if both or a <= c)
+    wanted = {(a, c): (2 * a, 2 * c + 1) if both else (a, c) for a, c in every}
+    whole: dict[tuple[int, int], Tensor] = {}
+    lengths: list[Tensor] = []
+    for name, gradients in passes.gradients(names, vectors):
+        # Of products with themselves the diagonal will do, unless spectral norms are asked for.
+        alone = not (options.spectral or both)
+        pairs = {pair: at for pair, at in wanted.items() if not alone or pair[0] != pair[1]}
+        found, own = gradients.inner_products(list(pairs.values()), squares=alone)
+        products = dict(zip(pairs, found, strict=True))
+        own = own or [products[a, a].diagonal() for a in range(count)]
+        if name in blocks:
+            blocks[name].add(products, own)
+            continue
+        for pair, matrix in products.items():
+            whole[pair] = whole[pair] + matrix if pair in whole else matrix
+        lengths = [a + b for a, b in zip(lengths, own, strict=True)] if lengths else own
+    if whole:
+        blocks["model"].add(whole, lengths)
+
+
+class _Block:
+    """What is known of one block."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._sketches: list[Sketch] = []
+        self._bounds: list[tuple[float, ...]] = []
+
+    def add(self, products: Products, own: Sequence[Tensor]) -> None:
+        """Take in the inner products of the per-sample gradients of some vectors."""
+        self._sketches.append(sketch_of(products, own))
+        if self._options.spectral and (0, 0) in products:
+            self._bounds.append((len(own), *spectral_bounds(products)))
+
+    def norms(self) -> BlockNorms:
+        """Average what all vectors told."""
+        if not self._sketches:  # the outputs do not depend on it
+            return ZERO
+        found = mean_norms(self._sketches, 1)
+        if not self._bounds:
+            return found
+        weights = [each[0] / sum(each[0] for each in self._bounds) for each in self._bounds]
+        pairs = list(zip(weights, self._bounds, strict=True))
+        lower, upper = (sum(w * each[i] for w, each in pairs) for i in (1, 3))
+        error = math.sqrt(sum((w * each[2]) ** 2 for w, each in pairs))
+        return replace(found, spectral=lower, spectral_stderr=error, spectral_upper=upper)
+
+    def excess(self) -> float:
+        """Give the error of the Frobenius norm over what is allowed."""
+        found = self.norms()
+        return found.stderr / (self._options.tolerance * found.frobenius) if found.stderr else 0.0

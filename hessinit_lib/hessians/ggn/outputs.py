@@ -1,0 +1,219 @@
+r"""Random vectors whose covariance is the Hessian of the loss in the outputs.
+
+For $A = D_z^2 L$ and random signs $\epsilon$, $v = S \epsilon$ with $S S^\top = A$ has
+$\mathbb{E}\, v v^\top = A$. Which S is right is not read from the loss but tried: A is compared
+with what it is taken for by products with random vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.loss import (
+    OutputCurvature,
+    check_independence,
+    convex_factor,
+)
+from hessinit_lib.hessians.loss_value import LossFn, name_of
+
+_LARGEST = 128  # outputs of a block whose Hessian is formed
+_MANY = 100_000  # outputs for which float64 is not tried first
+
+Draw = Callable[[torch.Generator], tuple[Tensor, ...]]
+r"""Gives $(v,)$, or where there is no S $(\epsilon, A \epsilon)$; of the outputs' shape."""
+
+
+class OutputHessian:
+    r"""The Hessian A of a loss in the outputs, by products and by random vectors.
+
+    Args:
+        case: its loss is a function of the outputs, or of the logits.
+        loss_fn: function of (outputs, targets) that gives one number.
+        outputs: z, shape (n, ...), n a multiple of the number of samples.
+
+    Attributes:
+        finite: whether the loss and its gradient are.
+
+    Raises:
+        ValueError: see `OutputCurvature`.
+        NotImplementedError: the loss couples samples, or has no second derivative in torch.
+
+    Example:
+        >>> x, y = torch.zeros(2, 3), torch.tensor([0, 1])
+        >>> case = Case(torch.nn.Flatten(), torch.nn.CrossEntropyLoss(), x, y)
+        >>> hessian = OutputHessian(case, case.loss_fn, x)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> (v,) = zip(*(hessian.draw(generator) for _ in range(1000)))
+        >>> (torch.stack(v)[:, 0].T @ torch.stack(v)[:, 0] / 1000 * 18).round()
+        tensor([[ 2., -1., -1.],
+                [-1.,  2., -1.],
+                [-1., -1.,  2.]])
+    """
+
+    def __init__(self, case: Case, loss_fn: LossFn, outputs: Tensor) -> None:
+        self._like, self._name, self._samples = outputs.detach(), name_of(loss_fn), case.samples
+        # Second derivatives of saturated losses are small differences.
+        types = [torch.float64, outputs.dtype]
+        if outputs.numel() > _MANY:
+            types.reverse()
+        found: Draw | None = None
+        for dtype in types:
+            try:
+                self._curvature = OutputCurvature(
+                    loss_fn, self._like, case.targets, dtype, case.parameters
+                )
+            except ValueError:  # see `output_hessian`
+                if dtype == types[-1]:
+                    raise
+                continue
+            numbers = (self._curvature.value, self._curvature.gradient)
+            self.finite = all(bool(torch.isfinite(each).all()) for each in numbers)
+            self._z = self._like.to(dtype)
+            found = self._structured() if self.finite else self._without_factor
+            if found is not None:
+                break
+        self.draw: Draw = found or self._unstructured()
+
+    def _structured(self) -> Draw | None:
+        """Try whether A is what losses have: of a softmax, or diagonal."""
+        generator = torch.Generator().manual_seed(0)
+        other, xi = (self._vector(generator) for _ in range(2))
+        image = self._curvature.hvp(other)
+        bound = max(1e-6, torch.finfo(image.dtype).eps ** (2 / 3)) * image.norm()
+        slopes = xi * self._curvature.hvp(xi)
+        for axis in sorted({1, self._z.ndim - 1} - {0}, reverse=True):
+            p = self._z.softmax(axis)
+            slope = (xi * _softmax_hvp(p, xi, axis)).sum(axis, keepdim=True)
+            mass = slopes.sum(axis, keepdim=True) / slope
+            mass = mass.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+            if (mass * _softmax_hvp(p, other, axis) - image).norm() <= bound:
+                return partial(
+                    self._of_softmax, self._cast(p.sqrt()), self._cast(mass.sqrt()), axis
+                )
+        diagonal = self._curvature.hvp(torch.ones_like(other)).clamp(min=0)
+        if (diagonal * other - image).norm() <= bound:
+            return partial(self._of_diagonal, self._cast(diagonal.sqrt()))
+        return None
+
+    def _of_softmax(
+        self, root: Tensor, mass: Tensor, axis: int, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Multiply S = diag sqrt p - p sqrt p^T, of S S^T = diag p - p p^T, by signs."""
+        signs = self._signs(generator, axis)
+        return (mass * root * (signs - root * (root * signs).sum(axis, keepdim=True)),)
+
+    def _of_diagonal(self, root: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return (root * self._signs(generator),)
+
+    def _unstructured(self) -> Draw:
+        """Form the Hessians of small blocks; or do without S."""
+        generator = torch.Generator().manual_seed(0)
+        other = self._vector(generator)
+        image = self._curvature.hvp(other)
+        for blocks in self._block_shapes():
+            factor = self._block_factor(blocks, other, image, 1e-5 * image.norm())
+            if factor is not None:
+                return partial(self._of_blocks, factor)
+        rows = self._curvature.gradient.reshape(self._samples, -1)
+
+        def hvp(vector: Tensor) -> Tensor:
+            return self._curvature.hvp(vector.view_as(self._z)).reshape(rows.shape)
+
+        check_independence(self._name, hvp, rows)
+        return self._without_factor
+
+    def _block_shapes(self) -> Iterator[tuple[int, int]]:
+        """Give the numbers of blocks that A may be made of, and their sizes: small ones first."""
+        for size in (self._z.shape[-1], self._z.numel() // self._samples):
+            if 1 < size <= _LARGEST:
+                yield self._z.numel() // size, size
+
+    def _block_factor(
+        self, blocks: tuple[int, int], other: Tensor, image: Tensor, bound: Tensor
+    ) -> Tensor | None:
+        """Give the rows of S for each block if A is made of these and convex, shape (n, r, c)."""
+        columns = [
+            self._curvature.hvp(unit.repeat(blocks[0]).view_as(self._z)).reshape(blocks)
+            for unit in torch.eye(blocks[1]).to(self._z)
+        ]
+        hessian = torch.stack(columns, 2)
+        hessian = (hessian + hessian.mT) / 2
+        product = (hessian @ other.reshape(*blocks, 1)).view_as(image)
+        if (product - image).norm() > bound:
+            return None
+        try:
+            return convex_factor(hessian, self._name)
+        except NotImplementedError:
+            return None
+
+    def _of_blocks(self, factor: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        signs = balanced_signs(len(factor), factor.shape[1], generator).to(factor)
+        return (self._cast(torch.einsum("nr,nrc->nc", signs, factor).reshape(self._z.shape)),)
+
+    def _without_factor(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        signs = self._signs(generator)
+        return signs, self._cast(self._curvature.hvp(signs.to(self._z)))
+
+    def _cast(self, vector: Tensor) -> Tensor:
+        return vector.to(self._like)
+
+    def _signs(self, generator: torch.Generator, axis: int = -1) -> Tensor:
+        """Draw signs, balanced over the entries along an axis."""
+        moved = self._z.movedim(axis, -1).shape
+        rows = balanced_signs(math.prod(moved[:-1]), moved[-1], generator)
+        return rows.to(self._like).view(moved).movedim(-1, axis)
+
+    def _vector(self, generator: torch.Generator) -> Tensor:
+        return torch.empty(self._z.shape).uniform_(-1, 1, generator=generator).to(self._z)
+
+
+def _softmax_hvp(p: Tensor, vector: Tensor, axis: int) -> Tensor:
+    """Multiply diag p - p p^T by a vector."""
+    return p * (vector - (p * vector).sum(axis, keepdim=True))
+
+
+def balanced_signs(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    r"""Draw random signs, each row uniform, whose columns are orthogonal over groups of rows.
+
+    Rows of a Hadamard matrix in random order, with random signs of rows and columns. Any two
+    columns of one row are then independent, as of independent signs; but the products of two
+    columns cancel over a group of rows, so that quadratic forms that are alike for all samples
+    sum to their mean without error. What differs between samples has the usual error.
+
+    Args:
+        rows: samples.
+        columns: signs of each.
+        generator: of random numbers.
+
+    Returns:
+        Shape (rows, columns), of type int8.
+
+    Example:
+        >>> signs = balanced_signs(8, 5, torch.Generator().manual_seed(0)).long()
+        >>> bool((signs.T @ signs == 8 * torch.eye(5)).all())
+        True
+    """
+    size = 1 << (columns - 1).bit_length()
+    signs = torch.randint(2, (rows, 1), generator=generator, dtype=torch.int8)
+    if size > _WIDEST or size > 2 * rows:
+        signs = torch.randint(2, (rows, columns), generator=generator, dtype=torch.int8)
+        return signs.mul_(2).sub_(1)
+    hadamard = torch.ones(1, 1, dtype=torch.int8)
+    while len(hadamard) < size:
+        hadamard = torch.cat((hadamard, hadamard), 1), torch.cat((hadamard, -hadamard), 1)
+        hadamard = torch.cat(hadamard)
+    groups = []
+    for start in range(0, rows, size):
+        order = torch.randperm(size, generator=generator)[: rows - start]
+        flips = torch.randint(2, (columns,), generator=generator, dtype=torch.int8)
+        groups.append(hadamard[order, :columns] * flips.mul_(2).sub_(1))
+    return torch.cat(groups) * signs.mul_(2).sub_(1)
+
+
+_WIDEST = 1024  # columns of a Hadamard matrix

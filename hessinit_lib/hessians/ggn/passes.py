@@ -1,0 +1,227 @@
+"""The per-sample gradients of all weights for random vectors at the outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+from torch.overrides import TorchFunctionMode
+
+from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.functional import PureModel, one_tensor
+from hessinit_lib.hessians.ggn.gradients import (
+    PIECE,
+    Products,
+    SampleGradients,
+    gradients_of,
+    merged,
+    products_of,
+)
+from hessinit_lib.hessians.ggn.outputs import OutputHessian
+from hessinit_lib.hessians.ggn.uses import Edge, Graph, Use, backward
+from hessinit_lib.hessians.graph.nodes import edge_shape, operation
+from hessinit_lib.hessians.inputs import take
+from hessinit_lib.hessians.isolation import attribute
+from hessinit_lib.hessians.loss import on_logits
+
+_FEW = 4  # samples that show where a tensor has the samples
+
+_TRANSPOSES = ("T", "Transpose", "Permute")
+
+
+class Passes:
+    """One forward pass, and backward passes from random vectors.
+
+    Args:
+        case: outputs of shape (n, ...), n a multiple of the number of samples B.
+        max_memory: bytes to use beside the graph of the forward pass; None for no bound.
+
+    Attributes:
+        finite: whether outputs, loss and its gradient are.
+        hessian: of the loss in the outputs.
+        samples: B.
+        unknown: names of the weights whose samples take a backward pass each.
+
+    Raises:
+        ValueError: outputs that are not one tensor, a loss that is not one number.
+        NotImplementedError: the loss couples samples, or outputs that are no multiple of B.
+
+    Example:
+        >>> x, y = torch.ones(4, 3), torch.zeros(4, 2)
+        >>> passes = Passes(Case(torch.nn.Linear(3, 2), torch.nn.MSELoss(), x, y))
+        >>> ((name, gradients),) = passes.gradients(["weight"], [torch.ones(4, 2)])
+        >>> gradients.inner_products([(0, 0)])[0][0][0, 0].item()  # all 6 entries are 1
+        6.0
+    """
+
+    def __init__(self, case: Case, max_memory: int | None = None) -> None:
+        pure = PureModel(case.model, case.weights)
+        with pure.running(twice=False), torch.enable_grad(), _StepByStep():
+            outputs, axis = pure.logits(case.inputs)
+            outputs = one_tensor(outputs)
+        if outputs.ndim == 0 or not outputs.numel() or len(outputs) % case.samples:
+            raise NotImplementedError(
+                f"the model gave outputs of shape {tuple(outputs.shape)}: expected the "
+                f"{case.samples} samples in the first axis"
+            )
+        self._outputs, self.samples, self._memory = outputs, case.samples, max_memory
+        self._weights = {name: pure.state[name] for name in case.weights}
+        self.hessian = OutputHessian(case, on_logits(case.loss_fn, axis), outputs)
+        self.finite = self.hessian.finite and bool(torch.isfinite(outputs).all())
+        self._graph = Graph(outputs, self._weights, case.samples, self._of_few(pure, case))
+        self.unknown = self._graph.unknown
+
+    def _of_few(self, pure: PureModel, case: Case) -> Graph | None:
+        """Look at the graph of a few samples, if that is cheaper."""
+        recurrent = any(isinstance(module, nn.RNNBase) for module in case.model.modules())
+        if case.samples < 4 * _FEW or recurrent:  # as many small operations, however few samples
+            return None
+        with pure.running(twice=False), torch.enable_grad(), _StepByStep():
+            try:
+                outputs = one_tensor(pure.logits(take(case.inputs, slice(_FEW)))[0])
+            except ValueError:  # a model that wants the whole batch
+                return None
+        if outputs.ndim == 0 or len(outputs) * case.samples != len(self._outputs) * _FEW:
+            return None
+        return Graph(outputs, self._weights, _FEW)
+
+    def gradients(
+        self, names: Sequence[str], vectors: Sequence[Tensor]
+    ) -> Iterator[tuple[str, SampleGradients]]:
+        """Go back from some vectors, and yield the per-sample gradients of some weights.
+
+        As many weights at a time as `max_memory` allows; those that do not matter are left out.
+        """
+        uses = self._graph.uses
+        for group in self._groups([name for name in names if name in uses], len(vectors)):
+            left: dict[Edge, int] = {}
+            for use in (use for name in group for use in uses[name]):
+                left[use.node, use.outlet] = left.get((use.node, use.outlet), 0) + 1
+            found = [
+                dict(zip(left, backward(self._outputs, left, v), strict=True)) for v in vectors
+            ]
+            for name in group:
+                yield name, self._collected(name, found)
+                for edge in ((use.node, use.outlet) for use in uses[name]):
+                    left[edge] -= 1
+                    for gradients in found if not left[edge] else ():
+                        gradients.pop(edge)  # not held longer than needed
+        for name in (name for name in names if name in self.unknown):
+            yield name, self._one_by_one(name, vectors)
+
+    def _groups(self, names: Sequence[str], vectors: int) -> Iterator[list[str]]:
+        """Put weights together whose gradients at the outputs of their nodes fit into memory."""
+        if self._memory is None:
+            yield list(names)
+            return
+        group: list[str] = []
+        used = 0
+        for name in names:
+            edges = {(use.node, use.outlet) for use in self._graph.uses[name]}
+            sizes = [math.prod(edge_shape(GradientEdge(*edge))) for edge in edges]
+            needed = vectors * sum(sizes) * self._outputs.element_size()
+            if group and used + needed > self._memory // 2:
+                yield group
+                group, used = [], 0
+            group.append(name)
+            used += needed
+        yield group
+
+    @property
+    def _piece(self) -> int:
+        width = self._outputs.element_size()
+        return PIECE if self._memory is None else min(PIECE, self._memory // (8 * width))
+
+    def _collected(self, name: str, found: list[dict[Edge, Tensor | None]]) -> SampleGradients:
+        weight = self._weights[name]
+        products: list[Products] = []
+        others: list[Tensor] = []
+        for use in self._graph.uses[name]:
+            gradients = [each[use.node, use.outlet] for each in found]
+            kept = [gradient for gradient in gradients if gradient is not None]
+            if len(kept) < len(gradients):  # the outputs do not depend on it
+                continue
+            product, transposed = products_of(use, kept), _transposed(use.read[0], weight)
+            if product is not None and transposed is not None:
+                turned = product.transposed != transposed
+                products.append(product._replace(transposed=turned))
+                continue
+            rows = gradients_of(use, kept) if product is None else _formed(product, use, len(found))
+            others.append(rows if transposed is False else _carried(rows, use, weight))
+        return SampleGradients(self.samples, weight, merged(products), others, self._piece)
+
+    def _one_by_one(self, name: str, vectors: Sequence[Tensor]) -> SampleGradients:
+        """Go back from each sample alone: for a weight whose place in the graph is not known."""
+        weight = self._weights[name]
+        rows = weight.new_zeros(len(vectors), self.samples, *weight.shape)
+        for index, vector in enumerate(vectors):
+            one = torch.zeros_like(vector)
+            parts = zip(one.chunk(self.samples), vector.chunk(self.samples), strict=True)
+            for sample, (place, part) in enumerate(parts):
+                place.copy_(part)
+                (rows[index, sample],) = torch.autograd.grad(
+                    self._outputs, [weight], one, retain_graph=True, materialize_grads=True
+                )
+                place.zero_()
+        return SampleGradients(self.samples, weight, [], [rows], self._piece)
+
+
+def _transposed(read: Any, weight: Tensor) -> bool | None:
+    """Tell whether what is read is the weight (False), its transpose (True), or else (None)."""
+    if getattr(read, "variable", None) is weight:
+        return False
+    below = [source for source, _ in read.next_functions]
+    turned = operation(read) in _TRANSPOSES and weight.ndim == 2 and len(below) == 1
+    if turned and getattr(below[0], "variable", None) is weight:
+        shape = read._input_metadata[0].shape
+        axes = getattr(read, "_saved_dims", (1, 0))
+        same = (
+            [axis % 2**64 % 2 for axis in axes] == [0, 1] if operation(read) == "Permute" else False
+        )
+        return None if same or tuple(shape) != tuple(weight.shape[::-1]) else True
+    return None
+
+
+def _formed(product: Products, use: Use, vectors: int) -> Tensor:
+    """Give the per-sample gradients of what is read, shape (n, B, *shape)."""
+    whole = slice(0, product.shape[0])
+    rows = torch.stack([product.gradients(index, whole) for index in range(vectors)])
+    return rows.view(*rows.shape[:2], *edge_shape(GradientEdge(*use.read)))
+
+
+def _carried(rows: Tensor, use: Use, weight: Tensor) -> Tensor:
+    """Bring gradients of what is read to the weight that it was made of."""
+
+    def back(vectors: Tensor, batched: bool) -> Tensor:
+        edges = [GradientEdge(*use.read)]
+        (found,) = torch.autograd.grad(
+            edges, [weight], [vectors], retain_graph=True, is_grads_batched=batched
+        )
+        return found
+
+    flat = rows.flatten(0, 1)
+    try:
+        found = back(flat, True)
+    except RuntimeError:  # an operation that cannot be batched
+        found = torch.stack([back(row, False) for row in flat])
+    return found.view(*rows.shape[:2], *weight.shape)
+
+
+class _StepByStep(TorchFunctionMode):
+    """Let recurrent layers be computed by operations on one time step each.
+
+    One for all steps does not tell what comes in and goes out at each.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _RECURRENT:
+            with attribute(torch.backends.mkldnn, "enabled", False):
+                return func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
