@@ -34,7 +34,7 @@ from hessinit_lib.hessians.report import BlockNorms
 _PIECE = 1 << 22
 
 # Rows up to which a symmetric product is not worth splitting.
-_SPLIT = 300
+_SPLIT = 150
 
 # Multiplications from which on rounding to bfloat16 pays, and its errors average out.
 _LARGE = 1 << 27
