@@ -110,7 +110,7 @@ def _with_sketches(
 
 
 # Bytes of residuals that are multiplied together, what a cache holds: a sixteenth of what may wait.
-_CACHED = 1 << 23
+_CACHED = 3 << 22
 
 # Lanczos vectors for which room is left.
 _STEPS = 30

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,6 +18,9 @@ from hessinit_lib.hessians.numerics.precision import fast_products, few_threads
 
 # Samples that a first guess is made from.
 _FEW = 16
+
+# Entries of the tensors of all layers together that are worth a copy.
+_SMALL = 1 << 20
 
 
 def gauss_newton_spectral_norms(
@@ -28,13 +32,17 @@ def gauss_newton_spectral_norms(
     With each layer comes the Gram matrix z_b . z_b' of its inputs.
     """
     batch, rank, _ = layers[0][0].factor.shape
-    operators = [_linearization(layer, kernel, tolerance) for layer, kernel in layers]
+    units = max(layer.factor.shape[2] for layer, _ in layers)
+    start = random_start(1, batch * rank, layers[0][1]).expand(len(layers), -1)
+    small = len(layers) * batch * max(batch, rank * units) <= _SMALL
+    parts = [_linearizations(g, tolerance) for g in ([layers] if small else [[e] for e in layers])]
 
     def apply(u: Tensor, places: list[int]) -> Tensor:
-        return torch.stack([operators[k](row) for k, row in zip(places, u, strict=True)])
+        if small:
+            return parts[0](u, places)
+        return torch.cat([parts[k](row[None], [0]) for k, row in zip(places, u, strict=True)])
 
-    start = random_start(1, batch * rank, layers[0][1]).expand(len(layers), -1)
-    with few_threads(batch**2 * max(layer.factor.shape[2] for layer, _ in layers)):
+    with few_threads(batch**2 * units):
         return spectral_norms(apply, start, tolerance)
 
 
@@ -51,10 +59,7 @@ def block_spectral_norms(
     residual = _joined([layer.residual for layer in layers if layer.residual is not None])
     inputs = _joined([_reduce_inputs(layer.inputs) for layer in layers])
     start = _start(factor, residual, inputs, count)
-    (batch, width), units = inputs.shape[1:], factor.shape[3]
-    with few_threads(len(start) * batch * units * max(units, width)):
-        operators = _blocks_and_parts(factor, residual, inputs, count)
-        norms = spectral_norms(operators, start, tolerance)
+    norms = spectral_norms(_blocks_and_parts(factor, residual, inputs, count), start, tolerance)
     rest = (norms[1::3], norms[2::3]) if parts else ([math.nan] * len(norms),) * 2
     return list(zip(norms[::count], *rest, strict=True))
 
@@ -63,23 +68,32 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return torch.stack(parts) if len(parts) > 1 else parts[0][None]  # a large one is not copied
 
 
-def _linearization(
-    layer: LayerCurvature, kernel: Float[Tensor, "b b"], tolerance: float
-) -> Callable[[Float[Tensor, " d"]], Float[Tensor, " d"]]:
-    """Give an operator on vectors of size d = B r with the nonzero eigenvalues of G.
+def _linearizations(
+    layers: Sequence[tuple[LayerCurvature, Float[Tensor, "b b"]]], tolerance: float
+) -> Operators:
+    """Give operators on vectors of size d = B r with the nonzero eigenvalues of each G.
 
     G = V V^T with columns V_(b,i) = s_bi (x) z_b / sqrt B; this is V^T V: smaller, and free
-    of the parameters' size.
+    of the parameters' size. Zeros stand for units that a layer has not.
     """
-    factor, z = layer.factor, layer.inputs
-    batch, features = z.shape
-    narrow = 2 * features < batch
+    factors, kernels = [layer.factor for layer, _ in layers], _joined([k for _, k in layers])
+    batch, rank, units = factors[0].shape[0], factors[0].shape[1], max(f.shape[2] for f in factors)
+    same = all(f.shape[2] == units for f in factors)
+    factor = _joined(factors if same else [F.pad(f, (0, units - f.shape[2])) for f in factors])
+    z = layers[0][0].inputs[None]
+    narrow = len(layers) == 1 and 2 * z.shape[2] < batch
 
-    def apply(u: Tensor) -> Tensor:
-        rows = torch.bmm(u.view(batch, 1, -1), factor)[:, 0]
+    @functools.lru_cache(maxsize=1)  # the places seldom change
+    def chosen(places: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        some = slice(None) if len(places) == len(layers) else [*places]
+        return factor[some].flatten(0, 1), kernels[some]
+
+    def apply(u: Tensor, places: list[int]) -> Tensor:
+        s, kernel = chosen(tuple(places))
+        rows = torch.bmm(u.view(-1, 1, rank), s).view(-1, batch, units)
         with fast_products(u.dtype, tolerance, rows.numel() * batch):
-            rows = z @ (z.mT @ rows) if narrow else kernel @ rows
-        return torch.bmm(rows[:, None], factor.mT).flatten() / batch
+            rows = torch.bmm(z, torch.bmm(z.mT, rows)) if narrow else torch.bmm(kernel, rows)
+        return torch.bmm(rows.view(-1, 1, units), s.mT).view(u.shape) / batch
 
     return apply
 
@@ -109,9 +123,9 @@ def _start(
     noise = random_start(count, units * z.shape[2], z).repeat(len(factor), 1)
     left = noise[:, :units, None]
     for _ in range(2):
-        left = torch.nn.functional.normalize(torch.bmm(means, torch.bmm(means, left)), dim=1)
+        left = F.normalize(torch.bmm(means, torch.bmm(means, left)), dim=1)
     guess = left * z.mean(1).repeat_interleave(count, 0)[:, None]
-    guess = torch.nn.functional.normalize(guess.flatten(1), dim=1)
+    guess = F.normalize(guess.flatten(1), dim=1)
     # Of the sign that keeps the sum from vanishing.
     return noise + guess * (guess * noise).sum(1, keepdim=True).sign()
 
@@ -152,8 +166,9 @@ def _blocks_and_parts(
         with fast_products(v.dtype, 0.0, width * r.numel()):
             products = rows * r[:, None] if r.ndim == 2 else torch.bmm(rows, r)
         if kinds != [2]:
-            linear = torch.bmm(torch.bmm(rows, s.mT), s)
-            products.mul_(with_r).addcmul_(linear, with_s)
+            with few_threads(width * s.numel()):
+                linear = torch.bmm(torch.bmm(rows, s.mT), s)
+                products.mul_(with_r).addcmul_(linear, with_s)
         with fast_products(v.dtype, 0.0, v.numel() * batch):
             image = torch.bmm(products.view(layers, batch, -1).mT, scaled)
         image = image.view(layers * width, -1)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from hessinit_lib.hessians.numerics.precision import few_threads
 
 Operator = Callable[[Float[Tensor, "p d"]], Float[Tensor, "p d"]]
 Operators = Callable[[Float[Tensor, "q d"], list[int]], Float[Tensor, "q d"]]
@@ -97,7 +98,7 @@ def spectral_norms(
     # Steps first: each takes the vectors of all chains as one matrix.
     basis = start.new_empty(min(steps, 16), count, size)
     torch.div(start, torch.linalg.vector_norm(start, dim=1, keepdim=True), out=basis[0])
-    tridiagonal = np.zeros((count, steps + 1, steps + 1))
+    diagonal, beside = np.zeros((2, steps, count))
     scale, units = np.zeros(count), np.ones(count)
     chains, norms = [*range(count)], [math.nan] * count
     for step in range(1, steps + 1):
@@ -111,10 +112,13 @@ def spectral_norms(
             grown = basis.new_empty(min(steps, 2 * step), len(chains), size)
             grown[:step] = basis
             basis = grown
-        along, image = _orthogonalize(basis[max(0, step - 2) : step], image)
-        # Rounding left some overlap with all others, which would grow from step to step.
-        _, image = _orthogonalize(basis[:step], image)
-        lengths = torch.linalg.vector_norm(image, dim=1)
+        with few_threads(step * image.numel()):
+            along, image = _orthogonalize(basis[max(0, step - 2) : step], image)
+            # Rounding left some overlap with all others, which would grow from step to step.
+            _, image = _orthogonalize(basis[:step], image)
+            lengths = torch.linalg.vector_norm(image, dim=1)
+            if step < steps:
+                torch.div(image, lengths[:, None], out=basis[step])
         alphas, betas = torch.stack((along, lengths)).cpu().numpy().astype(float)
         if not np.isfinite(alphas + betas).all():
             return [math.nan] * count
@@ -122,15 +126,16 @@ def spectral_norms(
         # An exhausted chain goes on with zeros, which add nothing to its spectrum.
         ended = betas <= rounding * scale
         betas[ended] = 0.0
-        tridiagonal[:, step - 1, step - 1] = alphas
-        tridiagonal[:, step, step - 1] = tridiagonal[:, step - 1, step] = betas
-        if step < steps:
-            torch.div(image, lengths[:, None], out=basis[step])
-            if ended.any():
-                basis[step, torch.from_numpy(ended)] = 0.0
+        diagonal[step - 1], beside[step - 1] = alphas, betas
+        if step < steps and ended.any():
+            basis[step, torch.from_numpy(ended)] = 0.0
         if (step % _CHECK_EVERY or step == 2) and step < steps and not ended.all():
             continue
-        ritz = np.linalg.eigh(tridiagonal[:, :step, :step])
+        tridiagonal = np.zeros((len(chains), step, step))
+        at = np.arange(step)
+        tridiagonal[:, at, at] = diagonal[:step].T
+        tridiagonal[:, at[1:], at[:-1]] = beside[: step - 1].T  # of which one half is read
+        ritz = np.linalg.eigh(tridiagonal)
         pending = []
         for place, values in enumerate(zip(*ritz, betas, strict=True)):
             norm, converged = _leading_ritz_value(*values, tolerances)
@@ -141,8 +146,9 @@ def spectral_norms(
             return norms
         if len(pending) < len(chains):
             chains = [chains[place] for place in pending]
-            basis = basis[:, pending]
-            tridiagonal, scale, units = tridiagonal[pending], scale[pending], units[pending]
+            basis = basis[: step + 1, pending]
+            diagonal, beside = diagonal[:, pending], beside[:, pending]
+            scale, units = scale[pending], units[pending]
     raise ArithmeticError(f"Lanczos did not converge in {steps} steps")
 
 
@@ -156,16 +162,10 @@ def _orthogonalize(
     return overlaps[:, 0, -1], rest[:, 0]
 
 
-class _Ritz(NamedTuple):
-    """The leading Ritz value of one chain, and whether it can be trusted."""
-
-    norm: float
-    converged: bool
-
-
 def _leading_ritz_value(
     values: np.ndarray, vectors: np.ndarray, beta: float, tolerances: tuple[float, float]
-) -> _Ritz:
+) -> tuple[float, bool]:
+    """Give the size of the leading Ritz value of one chain, and whether it can be trusted."""
     top, other = (-1, 0) if values[-1] >= -values[0] else (0, -1)
     residuals = beta * np.abs(vectors[-1])
     norm = abs(float(values[top]))
@@ -179,4 +179,4 @@ def _leading_ritz_value(
         or abs(values[other]) + residuals[other] < norm
         or beta == 0
     )
-    return _Ritz(norm, bool(close and sharp and settled))
+    return norm, bool(close and sharp and settled)

@@ -38,7 +38,8 @@ def fast_products(dtype: torch.dtype, tolerance: float, multiplications: int) ->
     Sums are still accumulated in float32. Only on a CPU with matrix units (AMX) and on
     CUDA; the process-wide setting is put back at the end, so products of other threads may
     be rounded in the meantime. On other CPUs with AVX-512 nothing is rounded, but the same
-    setting has products made by oneDNN in place of MKL: on AMD's twice as fast.
+    setting has products made by oneDNN in place of MKL: on AMD's twice as fast. Small products are
+    made in one thread, see `few_threads`.
 
     Args:
         dtype: type of the computation; nothing is changed for float64.
@@ -57,11 +58,13 @@ def fast_products(dtype: torch.dtype, tolerance: float, multiplications: int) ->
     """
     rounded = tolerance >= ROUNDING and multiplications >= _LARGE
     by_onednn = multiplications >= _WORTH_ONEDNN and onednn_keeps_float32()
-    if dtype != torch.float32 or not (rounded or by_onednn):
-        yield False
-        return
-    with _float32_products(tf32=rounded, onednn=by_onednn or (rounded and cpu_has_matrix_units())):
-        yield rounded
+    with few_threads(multiplications):
+        if dtype != torch.float32 or not (rounded or by_onednn):
+            yield False
+            return
+        onednn = by_onednn or (rounded and cpu_has_matrix_units())
+        with _float32_products(tf32=rounded, onednn=onednn):
+            yield rounded
 
 
 @contextlib.contextmanager
