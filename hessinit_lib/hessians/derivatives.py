@@ -116,7 +116,7 @@ def check_derivatives(
         with probe.running(), suppress(*[NotImplementedError] if quick else ()):
             known = probe.knows(outputs)
             if known or not quick:
-                return probe.check(outputs, twice, exact, claim, known)
+                return probe.check(outputs, twice, exact, claim, known and claim is None)
     assert refused is not None
     raise refused
 
@@ -153,9 +153,8 @@ class _Probe:
         """Compute the outputs at W + h v; give these weights, too."""
         state = self.pure.state
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            moved = {n: torch.add(w, v[n], alpha=h) for n, w in self.weights.items()}
-        for weight in moved.values():
-            weight.requires_grad_()
+            at = {n: torch.add(w, v[n], alpha=h) for n, w in self.weights.items()}
+            moved = {n: w.requires_grad_() for n, w in at.items()}
         try:
             self.pure.state = {**state, **moved}
             return self.run(), list(moved.values())
@@ -167,7 +166,6 @@ class _Probe:
     ) -> str:
         """Check the derivatives of the outputs that `run` gave, if `known` with fewer tries."""
         names, weights = list(self.weights), list(self.weights.values())
-        known = known and claim is None
         check_leaves(outputs, self.case.parameters)
         if not torch.isfinite(outputs).all() or not outputs.numel():
             return ""
@@ -234,9 +232,8 @@ class _Probe:
     def _effects(self, gradients: list[Tensor]) -> dict[str, float]:
         """Give how much each block changes the outputs."""
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            pairs = zip(gradients, self.weights.values(), strict=True)
-            sizes = torch.stack([(g * w).norm() for g, w in pairs]).tolist()
-        return dict(zip(self.weights, sizes, strict=True))
+            sizes = [(g * w).norm() for g, w in zip(gradients, self.weights.values(), strict=True)]
+            return dict(zip(self.weights, torch.stack(sizes).tolist(), strict=True))
 
     def _directions(
         self, precision: _Precision, effects: Mapping[str, float]

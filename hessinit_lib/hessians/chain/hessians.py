@@ -46,8 +46,7 @@ def chain_hessians(
     dense = chain.has_residual
     piece = piece_size(stages, loss, options, dense=dense)
     sketched = None
-    # Thousands of small operations follow: function modes would take longer than they do.
-    with torch._C.DisableTorchFunction():
+    with torch._C.DisableTorchFunction():  # modes would take longer than small operations do
         if options.method == "estimate" and options.frobenius and finite and not dense:
             sketched = chain_sketched_norms(stages, loss, options)
         if sketched is None:
@@ -110,7 +109,7 @@ def _with_sketches(
 
 
 # Bytes of residuals that are multiplied together, what a cache holds: a sixteenth of what may wait.
-_CACHED = 3 << 22
+_CACHED = 1 << 23
 
 # Lanczos vectors for which room is left.
 _STEPS = 30

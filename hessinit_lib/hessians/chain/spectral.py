@@ -37,13 +37,11 @@ def gauss_newton_spectral_norms(
     small = len(layers) * batch * max(batch, rank * units) <= _SMALL
     parts = [_linearizations(g, tolerance) for g in ([layers] if small else [[e] for e in layers])]
 
-    def apply(u: Tensor, places: list[int]) -> Tensor:
-        if small:
-            return parts[0](u, places)
+    def several(u: Tensor, places: list[int]) -> Tensor:
         return torch.cat([parts[k](row[None], [0]) for k, row in zip(places, u, strict=True)])
 
     with few_threads(batch**2 * units):
-        return spectral_norms(apply, start, tolerance)
+        return spectral_norms(parts[0] if len(parts) == 1 else several, start, tolerance)
 
 
 def block_spectral_norms(
@@ -51,14 +49,14 @@ def block_spectral_norms(
 ) -> list[tuple[float, float, float]]:
     """Compute the spectral norms of blocks with a residual, their linearizations and the latter.
 
-    The layers, which are of one shape, together: see `gauss_newton_spectral_norms`. Without
-    `parts` the last two are NaN.
+    Of layers of one shape, together. Without `parts` the last two are NaN.
     """
     count = 3 if parts else 1
     factor = _joined([layer.factor for layer in layers])
     residual = _joined([layer.residual for layer in layers if layer.residual is not None])
     inputs = _joined([_reduce_inputs(layer.inputs) for layer in layers])
-    start = _start(factor, residual, inputs, count)
+    with few_threads(residual.numel()):
+        start = _start(factor, residual, inputs, count)
     norms = spectral_norms(_blocks_and_parts(factor, residual, inputs, count), start, tolerance)
     rest = (norms[1::3], norms[2::3]) if parts else ([math.nan] * len(norms),) * 2
     return list(zip(norms[::count], *rest, strict=True))
@@ -78,8 +76,8 @@ def _linearizations(
     """
     factors, kernels = [layer.factor for layer, _ in layers], _joined([k for _, k in layers])
     batch, rank, units = factors[0].shape[0], factors[0].shape[1], max(f.shape[2] for f in factors)
-    same = all(f.shape[2] == units for f in factors)
-    factor = _joined(factors if same else [F.pad(f, (0, units - f.shape[2])) for f in factors])
+    padded = (F.pad(f, (0, units - f.shape[2])) for f in factors)
+    factor = _joined([*padded] if len(factors) > 1 else factors)
     z = layers[0][0].inputs[None]
     narrow = len(layers) == 1 and 2 * z.shape[2] < batch
 
@@ -116,16 +114,15 @@ def _start(
     can be all but orthogonal to what it should find.
     """
     rows, rest = factor[:, :_FEW].flatten(1, 2), residual[:, :_FEW].mean(1)
-    units = factor.shape[3]
     rest = rest.diag_embed() if rest.ndim == 2 else rest
     linear = torch.bmm(rows.mT, rows) / min(_FEW, factor.shape[1])
     means = torch.stack((linear + rest, linear, rest)[:count], 1).flatten(0, 1)
-    noise = random_start(count, units * z.shape[2], z).repeat(len(factor), 1)
-    left = noise[:, :units, None]
+    noise = random_start(count, factor.shape[3] * z.shape[2], z).repeat(len(factor), 1)
+    left = noise[:, : factor.shape[3], None]
     for _ in range(2):
         left = F.normalize(torch.bmm(means, torch.bmm(means, left)), dim=1)
-    guess = left * z.mean(1).repeat_interleave(count, 0)[:, None]
-    guess = F.normalize(guess.flatten(1), dim=1)
+    mean = z.mean(1).repeat_interleave(count, 0)
+    guess = F.normalize((left * mean[:, None]).flatten(1), dim=1)
     # Of the sign that keeps the sum from vanishing.
     return noise + guess * (guess * noise).sum(1, keepdim=True).sign()
 
@@ -142,7 +139,6 @@ def _blocks_and_parts(
     S and R is what takes the time.
     """
     batch, _, units = factor.shape[1:]
-    weighted = z / batch
 
     @functools.lru_cache(maxsize=1)  # the numbers seldom change
     def chosen(numbers: tuple[int, ...]) -> tuple[Any, ...]:
@@ -151,7 +147,7 @@ def _blocks_and_parts(
         frame = [at * count + kind for at in range(some.start, some.stop) for kind in kinds]
         places = torch.tensor([frame.index(number) for number in numbers], device=z.device)
         masks = (z.new_tensor([[float(kind != part)] for kind in kinds]) for part in (2, 1))
-        tensors = (factor[some].flatten(0, 1), residual[some].flatten(0, 1), weighted[some])
+        tensors = (factor[some].flatten(0, 1), residual[some].flatten(0, 1), z[some] / batch)
         return kinds, None if len(frame) == len(numbers) else places, z[some], *tensors, *masks
 
     def apply(v: Tensor, numbers: list[int]) -> Tensor:

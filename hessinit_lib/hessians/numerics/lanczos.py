@@ -21,7 +21,6 @@ Operators = Callable[[Float[Tensor, "q d"], list[int]], Float[Tensor, "q d"]]
 """Maps each row by the operator of that number."""
 
 _MAX_STEPS = 400
-_CHECK_EVERY = 2
 _SMALL = 1 << 18  # entries of random vectors that are kept for the next call
 
 
@@ -91,8 +90,7 @@ def spectral_norms(
         3.0
     """
     count, size = start.shape
-    double = start.dtype == torch.float64
-    tolerances = (1e-9, 1e-11) if double else (1e-4, max(1e-6, tolerance / 20))
+    tolerances = (1e-9, 1e-11) if start.itemsize == 8 else (1e-4, max(1e-6, tolerance / 20))
     rounding = 10 * torch.finfo(start.dtype).eps
     steps = min(size, _MAX_STEPS)
     # Steps first: each takes the vectors of all chains as one matrix.
@@ -108,11 +106,9 @@ def spectral_norms(
             units = np.array([1.0 if in_range(size) else power_of_two(size) for size in sizes])
         if (units != 1).any():
             image = image / image.new_tensor(units)[:, None]
-        if step == len(basis) < steps:  # grow in blocks: most runs end early
-            grown = basis.new_empty(min(steps, 2 * step), len(chains), size)
-            grown[:step] = basis
-            basis = grown
         with few_threads(step * image.numel()):
+            if step == len(basis) < steps:  # grow in blocks: most runs end early
+                basis = torch.cat((basis, torch.empty_like(basis)))
             along, image = _orthogonalize(basis[max(0, step - 2) : step], image)
             # Rounding left some overlap with all others, which would grow from step to step.
             _, image = _orthogonalize(basis[:step], image)
@@ -129,8 +125,8 @@ def spectral_norms(
         diagonal[step - 1], beside[step - 1] = alphas, betas
         if step < steps and ended.any():
             basis[step, torch.from_numpy(ended)] = 0.0
-        if (step % _CHECK_EVERY or step == 2) and step < steps and not ended.all():
-            continue
+        if (step % 2 or step == 2) and step < steps and not ended.all():
+            continue  # to look at each step would take as long as the step
         tridiagonal = np.zeros((len(chains), step, step))
         at = np.arange(step)
         tridiagonal[:, at, at] = diagonal[:step].T

@@ -58,12 +58,12 @@ def fast_products(dtype: torch.dtype, tolerance: float, multiplications: int) ->
     """
     rounded = tolerance >= ROUNDING and multiplications >= _LARGE
     by_onednn = multiplications >= _WORTH_ONEDNN and onednn_keeps_float32()
+    by_onednn = by_onednn or (rounded and cpu_has_matrix_units())
     with few_threads(multiplications):
         if dtype != torch.float32 or not (rounded or by_onednn):
             yield False
             return
-        onednn = by_onednn or (rounded and cpu_has_matrix_units())
-        with _float32_products(tf32=rounded, onednn=onednn):
+        with _float32_products(tf32=rounded, onednn=by_onednn):
             yield rounded
 
 
