@@ -143,7 +143,7 @@ def test_a_suggested_rate_at_which_the_loss_grows_is_halved() -> None:
             return self.layer(x) ** 4
 
     x, y = torch.eye(2), torch.full((2, 1), 1.0)
-    found = diagnose(Flat(), nn.MSELoss(), x, y)
+    found = diagnose(Flat(), nn.MSELoss(), x, y, curvature="all")
     assert found.trials[0].grows
     assert found.suggested_rate == found.trials[-1].rate < found.trials[0].rate
     assert found.trials[-1].falls

@@ -318,11 +318,32 @@ def test_a_function_without_a_second_derivative_is_noted() -> None:
             return Square.apply(super().forward(x))
 
     model = nn.Sequential(nn.Linear(64, 8), Squares(8, 10))
-    found = diagnose(model, loss, X, Y)
+    without = diagnose(model, loss, X, Y)  # the Gauss-Newton blocks need none
+    assert without.curvature == "ggn"
+    assert without["0.weight"].hessian_norm > 0
+    found = diagnose(model, loss, X, Y, curvature="all")
     assert math.isnan(found.largest_stable_rate)
     assert found.notes[0].startswith("no curvature: ")
     assert "second derivative" in found.notes[0]
     assert found["0.weight"].gradient_norm > 0
+
+
+def test_a_network_without_an_exact_route_is_seen_by_its_gauss_newton_blocks() -> None:
+    model = nn.Sequential(nn.Linear(64, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 10))
+    found, whole = diagnose(model, loss, X, Y), diagnose(model, loss, X, Y, curvature="all")
+    assert (found.curvature, whole.curvature) == ("ggn", "hessian")
+    assert any("Gauss-Newton" in note for note in found.notes)
+    assert "GGN" in str(found)
+    assert "GGN" not in str(whole)
+    assert [layer.verdict for layer in found.layers] == [layer.verdict for layer in whole.layers]
+    # Of the last layer both are the same matrix.
+    last, exact = found["3.weight"], whole["3.weight"]
+    assert abs(last.hessian_norm - exact.hessian_norm) < 3.5 * (
+        last.hessian_error + exact.hessian_error
+    )
+    assert last.hessian_gain == pytest.approx(exact.hessian_gain, rel=0.7)
+    assert type(found).from_json(found.to_json()).to_json() == found.to_json()
+    assert found.plot().axes[3].get_title() != whole.plot().axes[3].get_title()
 
 
 # Wrong input
@@ -333,7 +354,7 @@ def test_a_function_without_a_second_derivative_is_noted() -> None:
     [
         ({"model": nn.BatchNorm1d(64)}, "model: no weight of two or more axes"),
         ({"inputs": X[:3]}, "3 inputs and 32 targets"),
-        ({"curvature": "some"}, "curvature='some': expected one of all, layers, none"),
+        ({"curvature": "some"}, "curvature='some': expected one of auto, all, layers, ggn, none"),
         ({"inputs": (X, X[:2])}, r"inputs: got \[32, 2\] samples, expected as many"),
         ({"inputs": (X, torch.tensor(3))}, r"inputs: got tensor\(3\) among them"),
         ({"loss_fn": lambda z, y: z}, r"gave shape \(32, 10\), expected one number"),

@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument(
         "--curvature",
         choices=CURVATURES,
-        default="all",
-        help="what to compute of second order (default: all, with learning rates)",
+        default="auto",
+        help="what to compute of second order (default: auto; all: also learning rates)",
     )
     command.add_argument("--lr", type=float, help="a learning rate: is it too high?")
     command.add_argument(

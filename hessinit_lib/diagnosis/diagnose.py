@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians, model_hessian
 from hessinit_lib.hessians.functional import FROZEN, by_batch_statistics
+from hessinit_lib.hessians.ggn.hessians import ggn_hessians
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.layers import layer_hessians
@@ -33,7 +35,10 @@ from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 from hessinit_lib.theory.steps import best_rate
 
-CURVATURES = ("all", "layers", "none")
+CURVATURES = ("auto", "all", "layers", "ggn", "none")
+
+_SMALL = 1_000_000  # parameters up to which the Hessian of a network with an exact route is had
+_BUDGET = 5.0  # training steps for Gauss-Newton norms
 
 
 @entry
@@ -43,7 +48,7 @@ def diagnose(
     inputs: Inputs,
     targets: Tensor,
     *,
-    curvature: str = "all",
+    curvature: str = "auto",
     tolerance: float = 0.1,
     generator: torch.Generator | None = None,
     max_memory: int | None = None,
@@ -71,8 +76,10 @@ def diagnose(
         curvature: what to compute of second order: "layers" (their Hessian norms and
             predicted gains), "all" (also the largest eigenvalue of the Hessian of all
             weights, for the learning rates: most of the time on convolutional networks, and
-            20 training steps for each rate that is tried), or "none". Verdicts and faults do
-            not depend on it.
+            20 training steps for each rate that is tried), "ggn" (norms and gains by the
+            Gauss-Newton blocks alone: some 5 training steps on any network), or "none"; "auto"
+            is "all" for networks of up to a million parameters with an exact route, and "ggn"
+            for all others. Verdicts and faults do not depend on it.
         tolerance: relative standard error allowed for norms that must be estimated, and
             error of the largest eigenvalue.
         generator: for the random numbers of estimates; the same at each call if None.
@@ -139,6 +146,7 @@ def diagnose(
         scheme=scheme,
         notes=tuple(notes),
         trials=(*curved.trials, *tried),
+        curvature="ggn" if curved.norms.along else "hessian",
     )
 
 
@@ -162,10 +170,13 @@ class _Curvature:
             return none
         gradients = found.gradients
         try:
-            norms = _norms(case, found, options)
+            norms = _norms(case, found, options, curvature)
+            if norms.along:
+                notes = [*filter(None, [_GAUSS_NEWTON, norms.why_estimated])]
+                return cls(norms, dict(norms.along), math.nan, math.nan, [], notes)
             along = layer_curvatures(case, gradients, options.max_memory)
             eigenvalue = rate = math.nan
-            if curvature == "all":
+            if curvature != "layers":
                 spectral = {**vars(options), "norms": ("spectral",)}
                 eigenvalue = model_hessian(*case[:4], **spectral).spectral
                 square = sum(g.double().square().sum().item() for g in gradients.values())
@@ -185,8 +196,23 @@ class _Curvature:
         return cls(norms, along, eigenvalue, rate, trials, notes)
 
 
-def _norms(case: Case, found: Pass, options: Options) -> HessianReport:
-    """Compute the norms of the layers' Hessians, exactly where there is a route to that."""
+_GAUSS_NEWTON = (
+    "norms and gains are of Gauss-Newton blocks, estimated, which leave out the curvature of the "
+    'network itself; curvature="all" gives those of the Hessian, and learning rates'
+)
+
+
+def _norms(case: Case, found: Pass, options: Options, curvature: str) -> HessianReport:
+    """Compute the norms of the layers' Hessians, or of their Gauss-Newton blocks alone."""
+    small = sum(weight.numel() for weight in case.parameters.values()) <= _SMALL
+    if curvature == "auto" and small and found.output_axes == 2:
+        with suppress(NotImplementedError):
+            return layer_hessians(*case[:4], **{**vars(options), "method": "exact"})
+    if curvature in ("auto", "ggn"):
+        chosen = {**vars(options), "curvature": "ggn", "budget": _BUDGET}
+        weights = {name: g for name, g in found.gradients.items() if name in case.weights}
+        with suppress(*[NotImplementedError] if curvature == "auto" else []):
+            return ggn_hessians(case, Options(**chosen), directions=weights)
     if found.output_axes != 2:  # tokens, pixels: no exact route takes these
         why = f"outputs of {found.output_axes} axes"
         return estimated_hessians(case, options, why)

@@ -38,8 +38,10 @@ STYLE = {
 }
 
 
-def draw(found: Sequence[LayerDiagnosis]) -> Figure:
+def draw(found: Sequence[LayerDiagnosis], curvature: str = "hessian") -> Figure:
     """Draw gains, signals, gradients and Hessian norms against the layers, a panel each.
+
+    The norms are those of Gauss-Newton blocks if `curvature` is "ggn".
 
     Layers stand in the order of the forward pass; color and marker tell the verdict. What is
     zero, not finite or not known has no point.
@@ -48,6 +50,9 @@ def draw(found: Sequence[LayerDiagnosis]) -> Figure:
         ImportError: matplotlib is not installed (the package's extra `report`).
     """
     plt = needed("matplotlib.pyplot", "diagnosis.plot()")
+    titles = QUANTITIES
+    if curvature == "ggn":
+        titles = {**QUANTITIES, "hessian_norm": r"Gauss-Newton $\|G_k\|_F$"}
     last = len(found)
     layers = sorted(found, key=lambda x: last if x.order is None else x.order)
     places = np.arange(len(layers))
@@ -55,7 +60,7 @@ def draw(found: Sequence[LayerDiagnosis]) -> Figure:
     with plt.rc_context(STYLE):
         height = max(2.6, 0.17 * len(layers) + 1.2)
         figure, axes = plt.subplots(1, len(QUANTITIES), figsize=(9.5, height), sharey=True)
-        for ax, (quantity, title) in zip(axes, QUANTITIES.items(), strict=True):
+        for ax, (quantity, title) in zip(axes, titles.items(), strict=True):
             values = np.array([getattr(layer, quantity) for layer in layers])
             shown = np.isfinite(values) & (values > 0)
             ax.plot(values[shown], places[shown], color="#999999", linewidth=0.8, zorder=1)

@@ -173,7 +173,7 @@ def _for_weights(
                 }
     if trials.mends(REDRAWN, draw_all):
         return usual, dict.fromkeys(places, f"draw all weights by {usual!r}")
-    problem = trials.case[1:]
+    problem = trials.case[1:4]
     if trials.mends(REDRAWN, lambda model: hessian_(model, *problem, generator=_seeded())):
         words = "initialize the network by hessinit_lib.init.hessian_"
         return "hessian_", dict.fromkeys(places, words)

@@ -89,6 +89,8 @@ class Diagnosis:
         notes: what to know about how the numbers were found.
         trials: the rates that were tried: the suggested one, that which was asked about, and
             halves of them.
+        curvature: "hessian"; or "ggn" where norms and predicted gains of layers are those of
+            the Gauss-Newton blocks.
 
     Example:
         >>> empty = Diagnosis(
@@ -109,6 +111,7 @@ class Diagnosis:
     scheme: str
     notes: tuple[str, ...]
     trials: tuple[Trial, ...] = ()
+    curvature: str = "hessian"
 
     @property
     def verdict(self) -> Verdict:
@@ -148,14 +151,20 @@ class Diagnosis:
 
     def rows(self) -> list[tuple[str, ...]]:
         """Give the table of layers as text, titles first."""
-        return [_TITLES, *(_row(layer) for layer in self.layers)]
+        titles = tuple(self._words(title) for title in _TITLES)
+        return [titles, *(_row(layer) for layer in self.layers)]
+
+    def _words(self, text: str) -> str:
+        if self.curvature == "hessian":
+            return text
+        return text.replace("the Hessian in", "the Gauss-Newton block of").replace("Hessian", "GGN")
 
     def __str__(self) -> str:
         rows = self.rows()
         numbers = text_table([row[:-1] for row in rows])
         lines = [f"{line}  {row[-1]}" for line, row in zip(numbers, rows, strict=True)]
         reasons = [f"{layer.name}: {reason}" for layer in self.layers for reason in layer.reasons]
-        legend = [f"{name}: {what}" for name, what in _NUMBERS.items()]
+        legend = [self._words(f"{name}: {what}") for name, what in _NUMBERS.items()]
         blocks = [lines, reasons, self.summary(), textwrap.wrap("; ".join(legend), 100)]
         return "\n\n".join("\n".join(block) for block in blocks if block)
 
@@ -164,8 +173,9 @@ class Diagnosis:
     def _repr_html_(self) -> str:
         titles, *rows = self.rows()
         head = "".join(
-            f"<th scope='col' title='{_NUMBERS.get(title, title)}'>{html.escape(title)}</th>"
-            for title in titles
+            f"<th scope='col' title='{self._words(_NUMBERS.get(name, name))}'>"
+            f"{html.escape(title)}</th>"
+            for name, title in zip(_TITLES, titles, strict=True)
         )
         body = "".join(
             f"<tr title='{html.escape('; '.join(layer.reasons), quote=True)}'>"
@@ -185,7 +195,7 @@ class Diagnosis:
         """
         from hessinit_lib.diagnosis.plot import draw
 
-        return draw(self.layers)
+        return draw(self.layers, self.curvature)
 
     def to_json(self) -> str:
         """Write it as JSON, every number in full."""

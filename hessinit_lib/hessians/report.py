@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hessinit_lib.errors import needed
@@ -136,6 +137,7 @@ class HessianReport(Mapping[str, LayerHessian]):
         layers: what the mapping holds.
         why_estimated: what kept the norms from being computed exactly.
         not_finite: what made norms NaN.
+        along: the curvature along directions that were given, by parameter name.
 
     Example:
         >>> zero = BlockNorms(0.0, 0.0, 0.0)
@@ -147,11 +149,16 @@ class HessianReport(Mapping[str, LayerHessian]):
     """
 
     def __init__(
-        self, layers: list[LayerHessian], why_estimated: str = "", not_finite: str = ""
+        self,
+        layers: list[LayerHessian],
+        why_estimated: str = "",
+        not_finite: str = "",
+        along: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self._layers = {layer.name: layer for layer in layers}
         self.why_estimated = why_estimated
         self.not_finite = not_finite
+        self.along = along
 
     def __getitem__(self, name: str) -> LayerHessian:
         if name not in self._layers:

@@ -262,6 +262,17 @@ class SampleGradients:
                 total += torch.linalg.vector_norm(rows[index], dim=1).double().square()
         return found, own
 
+    def along(self, direction: Tensor, vectors: int) -> list[Tensor]:
+        """Compute the inner products of each g_b with a tensor of the weight's shape, (B,) each."""
+        flat = direction.reshape(self._height, -1)
+        found = [self._like.new_zeros(self._samples) for _ in range(vectors)]
+        step = max(1, self._piece * self._height // (self._samples * self._size))
+        for start in range(0, self._height if self._products or self._others else 0, step):
+            piece = slice(start, min(start + step, self._height))
+            for index, total in enumerate(found):
+                total += self._gradients(index, piece) @ flat[piece].reshape(-1)
+        return found
+
     def _gradients(self, index: int, piece: slice) -> Tensor:
         """Give some rows of the weight's gradient for one vector, shape (B, entries)."""
         parts = [each.gradients(index, piece) for each in self._products]

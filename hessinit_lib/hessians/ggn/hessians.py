@@ -11,8 +11,8 @@ $$\|G\|_F^2 = \mathbb{E} \sum_{b,c} (g_b \cdot g'_c)^2 , \qquad
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.ggn.estimates import Products, sketch_of, spectral_bounds
 from hessinit_lib.hessians.ggn.passes import Passes
+from hessinit_lib.hessians.ggn.uses import Plan
 from hessinit_lib.hessians.numerics.estimates import Sketch, mean_norms
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
@@ -35,12 +36,27 @@ _GRADIENTS = 24  # per-sample gradients, of all vectors together, that tell an e
 _ONCE, _EACH = 1.0, 0.8
 
 
+@dataclass
+class Known:
+    """What is known of a model from an earlier call: that its derivatives are right, its graph."""
+
+    note: str | None = None
+    plan: Plan | None = None
+
+
 def forecast(case: Case, options: Options) -> float:
     """Give the training steps that Gauss-Newton norms take, if the first vectors will do."""
     return _ONCE + _EACH * _first(case.samples)
 
 
-def ggn_hessians(case: Case, options: Options, *, whole: bool = False) -> HessianReport:
+def ggn_hessians(
+    case: Case,
+    options: Options,
+    *,
+    whole: bool = False,
+    directions: Mapping[str, Tensor] | None = None,
+    known: Known | None = None,
+) -> HessianReport:
     r"""Estimate the norms of every layer's Gauss-Newton block, of any model.
 
     Args:
@@ -48,13 +64,20 @@ def ggn_hessians(case: Case, options: Options, *, whole: bool = False) -> Hessia
         options: what to compute. Vectors are added until the standard errors of the Frobenius
             norms are within `tolerance`, or the budget is spent.
         whole: take all weights as one block, "model".
+        directions: u for each weight; $u^\top G u = \mathbb{E} \sum_b (u \cdot g_b)^2$ is then
+            estimated by the same vectors, see `HessianReport.along`.
+        known: of the same model, from an earlier call; what is found is noted there.
 
     Raises:
         NotImplementedError: active dropout, a loss that couples samples.
         ValueError: outputs that are not one tensor, a loss that is not one number.
     """
-    notes = [check_derivatives(case, exact=False)]
-    passes = Passes(case, options.max_memory)
+    known = known or Known()
+    if known.note is None:
+        known.note = check_derivatives(case, exact=False)
+    notes = [known.note]
+    passes = Passes(case, options.max_memory, known.plan)
+    known.plan = passes.plan
     shapes = {name: tuple(weight.shape) for name, weight in case.weights.items()}
     if whole:
         shapes = {"model": (sum(math.prod(shape) for shape in shapes.values()),)}
@@ -62,7 +85,7 @@ def ggn_hessians(case: Case, options: Options, *, whole: bool = False) -> Hessia
     if passes.finite:
         generator = options.generator or torch.Generator().manual_seed(0)
         with torch.no_grad():
-            notes.append(_add_vectors(passes, case, blocks, options, generator))
+            notes.append(_add_vectors(passes, case, blocks, options, generator, directions or {}))
     layers = []
     for name, block in blocks.items():
         norms = block.norms() if passes.finite else NOT_FINITE
@@ -71,7 +94,8 @@ def ggn_hessians(case: Case, options: Options, *, whole: bool = False) -> Hessia
                 name, shapes[name], norms, norms, NOT_FINITE, exact=False, curvature="ggn"
             )
         )
-    return HessianReport(layers, "; ".join(filter(None, notes)))
+    along = {name: blocks[name].along() for name in directions or {}}
+    return HessianReport(layers, "; ".join(filter(None, notes)), along=along)
 
 
 def _first(samples: int) -> int:
@@ -85,6 +109,7 @@ def _add_vectors(
     blocks: dict[str, _Block],
     options: Options,
     generator: torch.Generator,
+    directions: Mapping[str, Tensor],
 ) -> str:
     """Add vectors until all blocks are known well enough; say so if they are not."""
     whole = [*blocks] == ["model"] and "model" not in case.weights
@@ -95,7 +120,8 @@ def _add_vectors(
     with tqdm(desc="Gauss-Newton norms", unit="pass", total=needed, delay=3, leave=False) as bar:
         while needed:
             count = min(needed, _MOST) if needed - _MOST != 1 else _MOST - 1
-            _add(passes, [*case.weights] if whole else unknown, blocks, options, count, generator)
+            names = [*case.weights] if whole else unknown
+            _add(passes, names, blocks, options, count, generator, directions)
             done += count
             bar.update(count)
             excess = {name: blocks[name].excess() for name in unknown}
@@ -121,6 +147,7 @@ def _add(
     options: Options,
     count: int,
     generator: torch.Generator,
+    directions: Mapping[str, Tensor],
 ) -> None:
     """Draw some vectors, and add what they tell about some weights."""
     drawn = [passes.hessian.draw(generator) for _ in range(count)]
@@ -139,6 +166,8 @@ def _add(
         own = own or [products[a, a].diagonal() for a in range(count)]
         if name in blocks:
             blocks[name].add(products, own)
+            if name in directions:
+                blocks[name].add_along(gradients.along(directions[name], len(vectors)), both)
             continue
         for pair, matrix in products.items():
             whole[pair] = whole[pair] + matrix if pair in whole else matrix
@@ -154,12 +183,23 @@ class _Block:
         self._options = options
         self._sketches: list[Sketch] = []
         self._bounds: list[tuple[float, ...]] = []
+        self._along: list[float] = []
 
     def add(self, products: Products, own: Sequence[Tensor]) -> None:
         """Take in the inner products of the per-sample gradients of some vectors."""
         self._sketches.append(sketch_of(products, own))
         if self._options.spectral and (0, 0) in products:
             self._bounds.append((len(own), *spectral_bounds(products)))
+
+    def add_along(self, products: list[Tensor], both: bool) -> None:
+        """Take in the inner products of the per-sample gradients with a fixed direction."""
+        step = 2 if both else 1
+        pairs = zip(products[::step], products[step - 1 :: step], strict=True)
+        self._along += [(left.double() @ right.double()).item() for left, right in pairs]
+
+    def along(self) -> float:
+        """Average what all vectors told of u^T G u."""
+        return sum(self._along) / len(self._along) if self._along else 0.0
 
     def norms(self) -> BlockNorms:
         """Average what all vectors told."""

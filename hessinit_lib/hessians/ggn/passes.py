@@ -22,7 +22,7 @@ from hessinit_lib.hessians.ggn.gradients import (
     products_of,
 )
 from hessinit_lib.hessians.ggn.outputs import OutputHessian
-from hessinit_lib.hessians.ggn.uses import Edge, Graph, Use, backward
+from hessinit_lib.hessians.ggn.uses import Edge, Graph, Plan, Use, backward
 from hessinit_lib.hessians.graph.nodes import edge_shape, operation
 from hessinit_lib.hessians.inputs import take
 from hessinit_lib.hessians.isolation import attribute
@@ -39,11 +39,13 @@ class Passes:
     Args:
         case: outputs of shape (n, ...), n a multiple of the number of samples B.
         max_memory: bytes to use beside the graph of the forward pass; None for no bound.
+        plan: of the graph, as an earlier call found it.
 
     Attributes:
         finite: whether outputs, loss and its gradient are.
         hessian: of the loss in the outputs.
         samples: B.
+        plan: of the graph, for a later call.
         unknown: names of the weights whose samples take a backward pass each.
 
     Raises:
@@ -58,7 +60,7 @@ class Passes:
         6.0
     """
 
-    def __init__(self, case: Case, max_memory: int | None = None) -> None:
+    def __init__(self, case: Case, max_memory: int | None = None, plan: Plan | None = None) -> None:
         pure = PureModel(case.model, case.weights)
         with pure.running(twice=False), torch.enable_grad(), _StepByStep():
             outputs, axis = pure.logits(case.inputs)
@@ -72,10 +74,11 @@ class Passes:
         self._weights = {name: pure.state[name] for name in case.weights}
         self.hessian = OutputHessian(case, on_logits(case.loss_fn, axis), outputs)
         self.finite = self.hessian.finite and bool(torch.isfinite(outputs).all())
-        self._graph = Graph(outputs, self._weights, case.samples, self._of_few(pure, case))
-        self.unknown = self._graph.unknown
+        plan = plan or self._plan_of_few(pure, case)
+        self._graph = Graph(outputs, self._weights, case.samples, plan)
+        self.plan, self.unknown = self._graph.plan, self._graph.unknown
 
-    def _of_few(self, pure: PureModel, case: Case) -> Graph | None:
+    def _plan_of_few(self, pure: PureModel, case: Case) -> Plan | None:
         """Look at the graph of a few samples, if that is cheaper."""
         recurrent = any(isinstance(module, nn.RNNBase) for module in case.model.modules())
         if case.samples < 4 * _FEW or recurrent:  # as many small operations, however few samples
@@ -87,7 +90,7 @@ class Passes:
                 return None
         if outputs.ndim == 0 or len(outputs) * case.samples != len(self._outputs) * _FEW:
             return None
-        return Graph(outputs, self._weights, _FEW)
+        return Graph(outputs, self._weights, _FEW).plan
 
     def gradients(
         self, names: Sequence[str], vectors: Sequence[Tensor]

@@ -67,6 +67,22 @@ class Use:
     layout: Layout
 
 
+class Plan(NamedTuple):
+    """What a graph was found to be, for others of the same kind.
+
+    Attributes:
+        operations: of all nodes, inputs first.
+        edges: where weights are read, as place of the node and outlet.
+        shapes: of these edges.
+        layouts: of these edges.
+    """
+
+    operations: tuple[str, ...]
+    edges: tuple[tuple[int, int], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    layouts: tuple[Layout | None, ...]
+
+
 class Graph:
     """The graph between weights and outputs.
 
@@ -74,7 +90,7 @@ class Graph:
         outputs: shape (n, ...), n a multiple of `samples`, with the graph from the weights.
         weights: leaves of the graph, by name.
         samples: B.
-        few: the graph of some of the samples: where the samples are is then not tried again.
+        plan: of the same model, on other samples or before: where these are is not tried again.
 
     Attributes:
         uses: of each weight, in the order of the graph; of those alone whose uses are all known.
@@ -92,7 +108,7 @@ class Graph:
         outputs: Tensor,
         weights: Mapping[str, Tensor],
         samples: int,
-        few: Graph | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self._outputs, self._samples = outputs, samples
         names = {id(weight): name for name, weight in weights.items()}
@@ -115,7 +131,7 @@ class Graph:
         # What only rearranges weights has no samples.
         tried = [n for n in readers if n not in self._made or operation(n) not in _REARRANGING]
         self._edges = [(n, i) for n in tried for i in sorted(self._outlets.get(n, {0}))]
-        self._layouts = (few and self._layouts_as_in(few)) or self._find_layouts()
+        self._layouts = (plan and self._layouts_by(plan)) or self._find_layouts()
         self.uses: dict[str, list[Use]] = {}
         self.unknown: list[str] = []
         for name in (name for name in weights if name in leaves):
@@ -152,24 +168,31 @@ class Graph:
                 break
         return layouts
 
-    def _layouts_as_in(self, few: Graph) -> dict[Edge, Layout | None] | None:
-        """Take over the layouts found on fewer samples, if the graph is the same but for these."""
-        pairs = dict(zip(few._nodes, self._nodes, strict=False))
-        same = len(few._nodes) == len(self._nodes) and all(
-            operation(a) == operation(b) for a, b in pairs.items()
+    @property
+    def plan(self) -> Plan:
+        """What was found."""
+        places = {node: place for place, node in enumerate(self._nodes)}
+        return Plan(
+            tuple(operation(node) for node in self._nodes),
+            tuple((places[node], outlet) for node, outlet in self._edges),
+            tuple(edge_shape(GradientEdge(*edge)) for edge in self._edges),
+            tuple(self._layouts[edge] for edge in self._edges),
         )
-        if not same or [(pairs[n], i) for n, i in few._edges] != self._edges:
+
+    def _layouts_by(self, plan: Plan) -> dict[Edge, Layout | None] | None:
+        """Take over what was found, if the graph is the same but for the number of samples."""
+        edges = [(self._nodes[n], i) for n, i in plan.edges if n < len(self._nodes)]
+        if plan.operations != tuple(map(operation, self._nodes)) or edges != self._edges:
             return None
         layouts: dict[Edge, Layout | None] = {}
-        for edge, layout in few._layouts.items():
-            mine = (pairs[edge[0]], edge[1])
-            shape = list(edge_shape(GradientEdge(*edge)))
+        for edge, known, layout in zip(edges, plan.shapes, plan.layouts, strict=True):
+            shape = list(known)
             if layout is not None:
                 layout = layout._replace(samples=self._samples)
                 shape[layout.axis] = layout.inner * self._samples
-            if tuple(shape) != edge_shape(GradientEdge(*mine)):
+            if tuple(shape) != edge_shape(GradientEdge(*edge)):
                 return None
-            layouts[mine] = layout
+            layouts[edge] = layout
         return layouts
 
     def _gradients_of(self, samples: Tensor, edges: list[Edge]) -> list[Tensor | None]:
