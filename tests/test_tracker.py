@@ -18,6 +18,7 @@ from torch import nn
 
 from hessinit_lib import HessianTracker, layer_hessians
 from hessinit_lib.hessians.background import take_snapshot
+from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 from hessinit_lib.hessians.tracker import log_schedule
 
@@ -198,13 +199,12 @@ def test_a_logger_is_called_after_each_record() -> None:
 def test_options_reach_layer_hessians(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def spy(*_: object, **options: object) -> HessianReport:
-        generator = options["generator"]
-        assert isinstance(generator, torch.Generator)
-        calls.append((options["norms"], float(torch.rand((), generator=generator))))
+    def spy(_: object, options: Options, *__: object) -> HessianReport:
+        assert isinstance(options.generator, torch.Generator)
+        calls.append((options.norms, float(torch.rand((), generator=options.generator))))
         return HessianReport([])
 
-    monkeypatch.setattr("hessinit_lib.hessians.background.layer_hessians", spy)
+    monkeypatch.setattr("hessinit_lib.hessians.background.block_hessians", spy)
     mine, other = seeded(0), seeded(0)
     tracker, _, _ = make_training(every=1, norms=("frobenius",), generator=mine)
     tracker.step()
@@ -312,3 +312,18 @@ def test_one_process_of_several_tracks_without_the_others(
     finally:
         distributed.destroy_process_group()
     assert type(pickle.loads(later)[0]) is nn.Sequential  # a worker is in no group of processes
+
+
+def test_networks_without_an_exact_route_are_tracked_by_their_gauss_newton_blocks() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Dropout(0.5), nn.Linear(8, 3))
+    x, y = torch.randn(32, 4), torch.randint(3, (32,))
+    tracker = HessianTracker(model, nn.CrossEntropyLoss(), x, y)
+    first, second = tracker.record(), tracker.record()
+    assert {layer.curvature for layer in first.values()} == {"ggn"}
+    assert "stopped at the budget of 2.5 training steps" in first.why_estimated
+    assert repr(first) == repr(second)  # what is kept from one record to the next changes nothing
+    close = HessianTracker(model, nn.CrossEntropyLoss(), x, y, tolerance=0.1).record()
+    assert all(layer.stderr <= 0.1 * layer.frobenius for layer in close.values())
+    whole = HessianTracker(model, nn.CrossEntropyLoss(), x, y, curvature="hessian").record()
+    assert {layer.curvature for layer in whole.values()} == {"hessian"}

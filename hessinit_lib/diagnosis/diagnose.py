@@ -22,6 +22,7 @@ from hessinit_lib.diagnosis.report import Diagnosis, Fault
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
 from hessinit_lib.errors import first_line
+from hessinit_lib.hessians.background import SMALL
 from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians, model_hessian
 from hessinit_lib.hessians.functional import FROZEN, by_batch_statistics
@@ -37,7 +38,6 @@ from hessinit_lib.theory.steps import best_rate
 
 CURVATURES = ("auto", "all", "layers", "ggn", "none")
 
-_SMALL = 1_000_000  # parameters up to which the Hessian of a network with an exact route is had
 _BUDGET = 5.0  # training steps for Gauss-Newton norms
 
 
@@ -204,7 +204,7 @@ _GAUSS_NEWTON = (
 
 def _norms(case: Case, found: Pass, options: Options, curvature: str) -> HessianReport:
     """Compute the norms of the layers' Hessians, or of their Gauss-Newton blocks alone."""
-    small = sum(weight.numel() for weight in case.parameters.values()) <= _SMALL
+    small = sum(weight.numel() for weight in case.parameters.values()) <= SMALL
     if curvature == "auto" and small and found.output_axes == 2:
         with suppress(NotImplementedError):
             return layer_hessians(*case[:4], **{**vars(options), "method": "exact"})

@@ -11,17 +11,21 @@ import pickle
 import signal
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import unwrapped
+from hessinit_lib.hessians.ggn.hessians import Known
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.isolation import entry
-from hessinit_lib.hessians.layers import layer_hessians
+from hessinit_lib.hessians.layers import block_hessians
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.noise import without_noise
+from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 
 
@@ -101,11 +105,52 @@ def _compute(snapshot: bytes) -> tuple[HessianReport, torch.Generator | None]:
     return report, options.get("generator")
 
 
+# Parameters up to which exact norms are computed where there is a route to them.
+SMALL = 1_000_000
+
+_BUDGET = 2.5  # training steps: one in twenty of the 50 between two records
+
+
 @entry
 def training_hessians(
-    model: nn.Module, loss_fn: LossFn, inputs: Inputs, targets: Tensor, **options: Any
+    model: nn.Module,
+    loss_fn: LossFn,
+    inputs: Inputs,
+    targets: Tensor,
+    *,
+    known: Known | None = None,
+    **options: Any,
 ) -> HessianReport:
-    """Compute `layer_hessians` of a model in training, without the noise of dropout."""
+    """Compute `layer_hessians` of a model in training, without the noise of dropout.
+
+    Unless a curvature or a method is chosen, exact norms of networks of up to a million
+    parameters that have an exact route, and for all others the norms of Gauss-Newton blocks, from
+    the fewest vectors that tell their errors unless a tolerance is chosen.
+
+    Args:
+        model: see `layer_hessians`, as all others.
+        loss_fn: see there.
+        inputs: see there.
+        targets: see there.
+        known: of this model, from an earlier call; what is found is noted there.
+        options: the keyword arguments of `layer_hessians`.
+    """
     model = unwrapped(model)  # no other process need take part
-    with without_noise(model, inputs):
-        return layer_hessians(model, loss_fn, inputs, targets, **options)
+    known = known or Known()
+    names = {key: options.pop(key) for key in ("layers", "exclude") if key in options}
+    case = Case.checked(model, loss_fn, inputs, targets, **names)
+    with without_noise(model, inputs, known.drawing) as known.drawing:
+        if "curvature" in options or "method" in options:
+            return block_hessians(case, Options(**options), known)
+        size = sum(parameter.numel() for parameter in case.parameters.values())
+        if known.exact and size <= SMALL:
+            try:
+                return block_hessians(case, Options(**options, method="exact"), known)
+            except NotImplementedError:
+                known.exact = False
+        default = {"norms": ("frobenius",)}
+        budget = {} if "tolerance" in options else {"budget": _BUDGET}
+        chosen = {**default, **budget, **options, "curvature": "ggn"}
+        with suppress(NotImplementedError):
+            return block_hessians(case, Options(**chosen), known)
+        return block_hessians(case, Options(**options), known)

@@ -15,7 +15,7 @@ from hessinit_lib.hessians.chain.network import Chain
 from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.equal_functions import equal_functions
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians
-from hessinit_lib.hessians.ggn.hessians import ggn_hessians
+from hessinit_lib.hessians.ggn.hessians import Known, ggn_hessians
 from hessinit_lib.hessians.graph.hessians import graph_hessians
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.isolation import entry
@@ -131,7 +131,12 @@ def layer_hessians(
         budget=budget,
     )
     case = Case.checked(model, loss_fn, inputs, targets, layers=layers, exclude=exclude)
-    found = _computed(case, options)
+    return block_hessians(case, options)
+
+
+def block_hessians(case: Case, options: Options, known: Known | None = None) -> HessianReport:
+    """Do what `layer_hessians` does once its arguments are checked."""
+    found = _computed(case, options, known)
     # One norm that was asked for tells: the trace comes with Frobenius norms alone.
     asked = "frobenius" if options.frobenius else "spectral"
     if any(math.isnan(getattr(layer, asked)) for layer in found.values()):
@@ -139,10 +144,11 @@ def layer_hessians(
     return found
 
 
-def _computed(case: Case, options: Options) -> HessianReport:
+def _computed(case: Case, options: Options, known: Known | None) -> HessianReport:
     if options.curvature == "ggn":
-        ggn = ggn_hessians if options.frobenius else estimated_hessians
-        return ggn(case, options)
+        if options.frobenius:
+            return ggn_hessians(case, options, known=known)
+        return estimated_hessians(case, options)
     why = 'method="estimate"'
     # Factors of the Gauss-Newton block give exact norms, and with random signs estimates of
     # Frobenius norms; all else goes by products of the block with vectors.

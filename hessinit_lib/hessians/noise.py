@@ -74,8 +74,12 @@ def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
 
 
 @contextmanager
-def without_noise(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+def without_noise(
+    model: nn.Module, inputs: Inputs, drawing: set[nn.Module] | None = None
+) -> Iterator[set[nn.Module]]:
     """Put the modules of a model that draw random numbers in evaluation mode, and back.
+
+    Which these are is found, and given for a later call; or known from an earlier one.
 
     All others stay in their mode: at the start of training, running statistics say nothing
     yet, so that batch normalization keeps its batch's, and what `layer_hessians` warns of is
@@ -91,16 +95,16 @@ def without_noise(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     """
     model = unwrapped(model)
     with PROCESS, warnings.catch_warnings():  # also for others that work on this model
-        drawing = set()
-        if any(module.training for module in model.modules()):
-            drawing = _drawing(model, inputs)
+        if drawing is None:
+            trained = any(module.training for module in model.modules())
+            drawing = _drawing(model, inputs) if trained else set()
         modes = [(module, module.training) for module in model.modules()]  # some are new now
         try:
             for module in model.modules():
                 if module in drawing or isinstance(module, NOISE):
                     module.training = False
             warnings.filterwarnings("ignore", message=re.escape(FROZEN), category=UserWarning)
-            yield
+            yield drawing
         finally:
             for module, training in modes:
                 module.training = training

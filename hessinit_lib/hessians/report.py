@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hessinit_lib.errors import needed
@@ -27,7 +26,7 @@ class BlockNorms:
             samples it is widened: plus and minus 1.96 of it is a 95 % interval at least.
         trace_stderr: the same of the trace.
         spectral_stderr: standard error of a spectral norm that is a lower bound.
-        spectral_upper: with it, an upper bound on average; NaN where the norm itself is known.
+        spectral_gap: from that to an upper bound, on average; 0 where the norm itself is known.
     """
 
     frobenius: float
@@ -36,7 +35,7 @@ class BlockNorms:
     stderr: float = 0.0
     trace_stderr: float = 0.0
     spectral_stderr: float = 0.0
-    spectral_upper: float = math.nan
+    spectral_gap: float = 0.0
 
 
 ZERO = BlockNorms(0.0, 0.0, 0.0)
@@ -68,7 +67,7 @@ class LayerHessian:
         products: products of the block with a vector that were computed; 0 where the norms
             come from factors.
         spectral_stderr: see `BlockNorms`.
-        spectral_upper: see `BlockNorms`.
+        spectral_gap: see `BlockNorms`.
         curvature: "hessian"; or "ggn" where all of these are norms of $G_k$.
     """
 
@@ -84,7 +83,7 @@ class LayerHessian:
     trace_stderr: float = 0.0
     products: int = 0
     spectral_stderr: float = 0.0
-    spectral_upper: float = math.nan
+    spectral_gap: float = 0.0
     curvature: str = "hessian"
 
     @classmethod
@@ -114,7 +113,7 @@ class LayerHessian:
             total.trace_stderr,
             products,
             total.spectral_stderr,
-            total.spectral_upper,
+            total.spectral_gap,
             curvature,
         )
 
@@ -153,12 +152,12 @@ class HessianReport(Mapping[str, LayerHessian]):
         layers: list[LayerHessian],
         why_estimated: str = "",
         not_finite: str = "",
-        along: Mapping[str, float] = MappingProxyType({}),
+        along: Mapping[str, float] | None = None,
     ) -> None:
         self._layers = {layer.name: layer for layer in layers}
         self.why_estimated = why_estimated
         self.not_finite = not_finite
-        self.along = along
+        self.along = along or {}
 
     def __getitem__(self, name: str) -> LayerHessian:
         if name not in self._layers:
@@ -207,11 +206,11 @@ class HessianReport(Mapping[str, LayerHessian]):
         columns = ["frobenius", "spectral", "trace", "residual_ratio"]
         what = f"{len(self)} layers"
         if any(layer.curvature == "ggn" for layer in self.values()):
-            bounds = any(math.isfinite(layer.spectral_upper) for layer in self.values())
-            columns = ["frobenius", "spectral", "spectral_upper", "trace"]
+            bounds = any(layer.spectral_gap for layer in self.values())
+            columns = ["frobenius", "spectral", "spectral_gap", "trace"]
             columns = columns if bounds else ["frobenius", "spectral", "trace"]
             what += ', Gauss-Newton blocks (curvature="ggn")'
-            what += ": spectral norms between two bounds" if bounds else ""
+            what += ": spectral: a lower bound, and the gap to an upper one" if bounds else ""
         if not all(layer.exact for layer in self.values()):
             columns.insert(1, "stderr")
         rows = [

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_lib.hessians.case import Case
@@ -38,10 +38,19 @@ _ONCE, _EACH = 1.0, 0.8
 
 @dataclass
 class Known:
-    """What is known of a model from an earlier call: that its derivatives are right, its graph."""
+    """What is known of a model from an earlier call.
+
+    Attributes:
+        note: of the check of its derivatives.
+        plan: of its graph.
+        drawing: modules that draw random numbers.
+        exact: whether there is an exact route.
+    """
 
     note: str | None = None
     plan: Plan | None = None
+    drawing: set[nn.Module] | None = None
+    exact: bool = True
 
 
 def forecast(case: Case, options: Options) -> float:
@@ -212,7 +221,9 @@ class _Block:
         pairs = list(zip(weights, self._bounds, strict=True))
         lower, upper = (sum(w * each[i] for w, each in pairs) for i in (1, 3))
         error = math.sqrt(sum((w * each[2]) ** 2 for w, each in pairs))
-        return replace(found, spectral=lower, spectral_stderr=error, spectral_upper=upper)
+        return replace(
+            found, spectral=lower, spectral_stderr=error, spectral_gap=max(0.0, upper - lower)
+        )
 
     def excess(self) -> float:
         """Give the error of the Frobenius norm over what is allowed."""

@@ -36,9 +36,11 @@ class OutputHessian:
         case: its loss is a function of the outputs, or of the logits.
         loss_fn: function of (outputs, targets) that gives one number.
         outputs: z, shape (n, ...), n a multiple of the number of samples.
+        softmax: the axis that this loss is known to take a softmax over.
 
     Attributes:
         finite: whether the loss and its gradient are.
+        softmax: the axis of a softmax, if A is that of one.
 
     Raises:
         ValueError: see `OutputCurvature`.
@@ -56,7 +58,10 @@ class OutputHessian:
                 [-1., -1.,  2.]])
     """
 
-    def __init__(self, case: Case, loss_fn: LossFn, outputs: Tensor) -> None:
+    def __init__(
+        self, case: Case, loss_fn: LossFn, outputs: Tensor, softmax: int | None = None
+    ) -> None:
+        self.softmax = softmax
         self._like, self._name, self._samples = outputs.detach(), name_of(loss_fn), case.samples
         # Second derivatives of saturated losses are small differences.
         types = [torch.float64, outputs.dtype]
@@ -83,16 +88,23 @@ class OutputHessian:
     def _structured(self) -> Draw | None:
         """Try whether A is what losses have: of a softmax, or diagonal."""
         generator = torch.Generator().manual_seed(0)
-        other, xi = (self._vector(generator) for _ in range(2))
-        image = self._curvature.hvp(other)
-        bound = max(1e-6, torch.finfo(image.dtype).eps ** (2 / 3)) * image.norm()
+        xi = self._vector(generator)
         slopes = xi * self._curvature.hvp(xi)
-        for axis in sorted({1, self._z.ndim - 1} - {0}, reverse=True):
+        other = image = xi  # not looked at if a softmax is known
+        bound = image.new_zeros(())
+        if self.softmax is None:
+            other = self._vector(generator)
+            image = self._curvature.hvp(other)
+            bound = max(1e-6, torch.finfo(image.dtype).eps ** (2 / 3)) * image.norm()
+        axes = sorted({1, self._z.ndim - 1} - {0}, reverse=True)
+        for axis in axes if self.softmax is None else [self.softmax]:
             p = self._z.softmax(axis)
             slope = (xi * _softmax_hvp(p, xi, axis)).sum(axis, keepdim=True)
             mass = slopes.sum(axis, keepdim=True) / slope
             mass = mass.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
-            if (mass * _softmax_hvp(p, other, axis) - image).norm() <= bound:
+            known = self.softmax == axis
+            if known or (mass * _softmax_hvp(p, other, axis) - image).norm() <= bound:
+                self.softmax = axis
                 return partial(
                     self._of_softmax, self._cast(p.sqrt()), self._cast(mass.sqrt()), axis
                 )

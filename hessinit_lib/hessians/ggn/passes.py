@@ -72,11 +72,14 @@ class Passes:
             )
         self._outputs, self.samples, self._memory = outputs, case.samples, max_memory
         self._weights = {name: pure.state[name] for name in case.weights}
-        self.hessian = OutputHessian(case, on_logits(case.loss_fn, axis), outputs)
+        self.hessian = OutputHessian(
+            case, on_logits(case.loss_fn, axis), outputs, plan and plan.softmax
+        )
         self.finite = self.hessian.finite and bool(torch.isfinite(outputs).all())
         plan = plan or self._plan_of_few(pure, case)
         self._graph = Graph(outputs, self._weights, case.samples, plan)
-        self.plan, self.unknown = self._graph.plan, self._graph.unknown
+        self.unknown = self._graph.unknown
+        self.plan = self._graph.plan._replace(softmax=self.hessian.softmax)
 
     def _plan_of_few(self, pure: PureModel, case: Case) -> Plan | None:
         """Look at the graph of a few samples, if that is cheaper."""

@@ -75,12 +75,14 @@ class Plan(NamedTuple):
         edges: where weights are read, as place of the node and outlet.
         shapes: of these edges.
         layouts: of these edges.
+        softmax: the axis that the loss takes a softmax over, see `OutputHessian`.
     """
 
     operations: tuple[str, ...]
     edges: tuple[tuple[int, int], ...]
     shapes: tuple[tuple[int, ...], ...]
     layouts: tuple[Layout | None, ...]
+    softmax: int | None = None
 
 
 class Graph:
