@@ -149,7 +149,8 @@ def test_small_blocks_are_found_without_sampling(name: str, parts: bool) -> None
     # The subspace grows to the whole space: nothing is left to estimate.
     make, x, y, loss_fn = CASES[name]
     model = initialized(make)
-    report = estimated_hessians(model, loss_fn, x, y, Options(parts=parts, tolerance=1e-9))
+    options = Options(parts=parts, tolerance=1e-9, budget=None)
+    report = estimated_hessians(model, loss_fn, x, y, options)
     assert list(report) == [n for n, p in model.named_parameters() if p.ndim > 1]
     for layer in report.values():
         hessian, gauss_newton = dense(model, loss_fn, x, y, [layer.name])
@@ -349,3 +350,32 @@ def test_coupled_samples_and_a_memory_bound() -> None:
     )
     with pytest.raises(NotImplementedError, match="couples the samples"):
         products.apply({"w": torch.eye(9)[:1]})
+
+
+@pytest.mark.parametrize("budget", [4.0, 25.0, 60.0])
+def test_the_budget_ends_the_work_and_says_what_was_reached(budget: float) -> None:
+    make, x, y, loss_fn = CASES["transformer"]
+    model = initialized(make)
+    report = layer_hessians(model, loss_fn, x, y, method="estimate", tolerance=1e-6, budget=budget)
+    assert f"stopped at the budget of {budget:g} training steps" in report.why_estimated
+    assert "curvature='ggn' takes about" in report.why_estimated
+    products = [layer.products for layer in report.values()]
+    assert all(2 <= count <= 2 + budget for count in products)
+    for layer in report.values():
+        hessian, _ = dense(model, loss_fn, x, y, [layer.name])
+        assert layer.stderr > 0
+        assert abs(layer.frobenius - hessian.norm()) < 4 * layer.stderr
+
+
+def test_what_is_known_within_the_budget_does_not_depend_on_it() -> None:
+    make, x, y, loss_fn = CASES["gru"]
+    model = initialized(make)
+    found = [
+        layer_hessians(model, loss_fn, x, y, norms=("spectral",), tolerance=0.1, budget=budget)
+        for budget in (2000.0, None)
+    ]
+    for name, layer in found[0].items():
+        assert (layer.spectral, layer.products) == (
+            found[1][name].spectral,
+            found[1][name].products,
+        )

@@ -92,7 +92,7 @@ def test_a_rate_is_finite_where_the_gauss_newton_part_is_zero() -> None:
     loss, targets = LINEAR["critic"]
     model, (x, y) = net("normalized"), batch(targets)
     top = float(torch.linalg.matrix_norm(dense(model, loss, x, y), 2))
-    found = diagnose(model, loss, x, y).largest_stable_rate
+    found = diagnose(model, loss, x, y, curvature="all").largest_stable_rate
     assert found == pytest.approx(2 / top, rel=0.1)
 
 

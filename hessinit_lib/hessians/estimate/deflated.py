@@ -60,6 +60,7 @@ class DeflatedNorms:
         capacity: rows that the subspace may have.
         like: a tensor of the type and device of the vectors.
         options: which norms, and how well.
+        limit: products that may be asked for; then `done`, with whatever error is left.
 
     Example:
         >>> matrix = torch.diag(torch.tensor([1.0, -5.0, 2.0]))
@@ -74,7 +75,10 @@ class DeflatedNorms:
         5.0
     """
 
-    def __init__(self, size: int, capacity: int, like: Tensor, options: Options) -> None:
+    def __init__(
+        self, size: int, capacity: int, like: Tensor, options: Options, limit: float = math.inf
+    ) -> None:
+        self._limit, self._count = limit, 0
         self._operators = PARTS if options.parts else WHOLE
         if options.curvature == "ggn":
             self._operators = GAUSS_NEWTON
@@ -92,21 +96,31 @@ class DeflatedNorms:
 
     def start(self, vectors: Float[Tensor, "p _"]) -> Float[Tensor, "k _"]:
         """Give the rows to begin with, from vectors that reach what is large in the block."""
-        return self._space.new_directions(vectors)
+        return self._space.new_directions(vectors)[: self._affordable]
+
+    @property
+    def _affordable(self) -> int:
+        """Rows that may still be asked for: at least two probes are to follow."""
+        reserve = 2 if self._options.frobenius else 0
+        return int(min(max(0, self._limit - self._count - reserve), 1 << 30))
 
     def add_rows(self, rows: Float[Tensor, "k _"], images: Float[Tensor, "o k _"]) -> None:
         """Take in the products of the rows that were asked for."""
         if self._check is not None and self._extended:
             self._check.places += range(self._space.count, self._space.count + len(rows))
         self._extended = False
+        self._count += len(rows)
         self._finite = self._finite and bool(torch.isfinite(images).all())
         self._space.add(rows, images)
         self._probed = []  # they were drawn from a larger complement
 
     def growth(self) -> Float[Tensor, "k _"]:
         """Give the rows to go on with; none if the spectral norms are known."""
+        return self._growth()[: self._affordable]
+
+    def _growth(self) -> Float[Tensor, "k _"]:
         space = self._space
-        if not self._options.spectral or space.whole or not self._finite:
+        if not self._options.spectral or space.whole or not self._finite or not self._affordable:
             return space.rows[:0]
         leading = [space.leading(weights) for weights in self._operators] if space.count else []
         scale = abs(leading[0].value) if leading else 0.0
@@ -173,9 +187,18 @@ class DeflatedNorms:
         """Whether the Frobenius norms are known well enough."""
         if not self._options.frobenius or self._space.whole:
             return True
+        if self._limit - self._count < 2 and (self._probed or not self._affordable):
+            return True
         if not self._probed:
             return False
         return max(self._excess()) <= 1
+
+    @property
+    def excess(self) -> float:
+        """The largest error of a Frobenius norm, over what is allowed; infinite if unknown."""
+        if not self._options.frobenius or self._space.whole:
+            return 0.0
+        return max(self._excess()) if self._probed else math.inf
 
     def _excess(self) -> list[float]:
         """Give the errors of the Frobenius norms over what is allowed."""
@@ -193,6 +216,9 @@ class DeflatedNorms:
 
         All there are, where sampling costs about as much: twice the least is little.
         """
+        return self._deflation()[: self._affordable]
+
+    def _deflation(self) -> Float[Tensor, "k _"]:
         space = self._space
         excess = self._excess() if self._probed else [0.0]
         drawn = _PROBES * len(self._probed) * max(excess) ** 2
@@ -212,11 +238,13 @@ class DeflatedNorms:
     def probes(self, generator: torch.Generator) -> Float[Tensor, "p _"]:
         """Draw random vectors in the complement of the subspace, for `add_probes`."""
         rows = self._space.rows
-        drawn = torch.randn(_PROBES, rows.shape[1], generator=generator)
+        count = int(min(_PROBES, max(2, self._limit - self._count)))
+        drawn = torch.randn(count, rows.shape[1], generator=generator)
         return self._space.project_out(drawn.to(rows))
 
     def add_probes(self, probes: Float[Tensor, "p _"], images: Float[Tensor, "o p _"]) -> None:
         """Take in the products of the probes."""
+        self._count += len(probes)
         kept = []
         for weights in self._operators:
             image = sum(w * part for w, part in zip(weights, images, strict=True) if w)
@@ -233,7 +261,8 @@ class DeflatedNorms:
     def _norms(self, index: int) -> BlockNorms:
         space, weights = self._space, self._operators[index]
         images = space.images(weights)
-        if not torch.isfinite(images).all():
+        unknown = not self._probed and not space.whole and self._options.frobenius
+        if not torch.isfinite(images).all() or (unknown and self._limit < math.inf):
             return NOT_FINITE
         inner = (images @ space.rows.mT).double()
         square = float(2 * _inner_products(images).trace() - inner.square().sum())
@@ -257,10 +286,15 @@ class DeflatedNorms:
         stderr = square_error / (2 * frobenius) if frobenius else 0.0
         spectral = math.nan
         if self._options.spectral:
-            spectral = abs(space.leading(weights).value) if space.count else 0.0
+            spectral = abs(space.leading(weights).value) if space.count else self._without_rows
         if not self._options.frobenius:
             return BlockNorms(math.nan, spectral, math.nan)
         return BlockNorms(frobenius, spectral, trace, stderr, trace_error)
+
+    @property
+    def _without_rows(self) -> float:
+        """The spectral norm where no row was asked for: 0, unless the limit did not allow one."""
+        return math.nan if self._limit < math.inf else 0.0
 
 
 @dataclass

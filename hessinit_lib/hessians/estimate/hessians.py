@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.estimate.deflated import DeflatedNorms
 from hessinit_lib.hessians.estimate.products import BlockProducts, Blocks, bytes_per_sample
-from hessinit_lib.hessians.ggn.hessians import ggn_hessians
+from hessinit_lib.hessians.ggn.hessians import forecast, ggn_hessians
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.loss import LossFn
@@ -23,6 +24,11 @@ from hessinit_lib.hessians.report import NOT_FINITE, BlockNorms, HessianReport, 
 # Vectors that a subspace starts from, by norms. Where spectral norms are asked for it grows to
 # the outliers of the spectrum by itself, to the largest soon; where not, it should reach them.
 _START = {("spectral",): 2, ("frobenius", "spectral"): 4, ("frobenius",): 12}
+
+# Training steps that the graph of all gradients takes; and products that a block usually takes,
+# for the forecast.
+_ONCE, _USUAL = 2.0, 40
+_SILENT = 3  # seconds without a progress bar
 
 # Rows of a subspace: as many as there is memory for, between these.
 _FEWEST, _MOST = 16, 64
@@ -51,7 +57,11 @@ def estimated_hessians(case: Case, options: Options, why: str = "") -> HessianRe
     weights = case.weights
     why = "; ".join(filter(None, (why, check_derivatives(case, twice=True, exact=False))))
     products = block_products(case, {name: [name] for name in weights}, options)
-    found = block_norms(products, options)
+    instead = ""
+    if options.curvature == "hessian" and options.frobenius:
+        instead = f"; curvature='ggn' takes about {forecast(case.samples):.0f}"
+    found, note = block_norms(products, options, instead)
+    why = "; ".join(filter(None, (why, note)))
     return HessianReport(
         [
             LayerHessian.from_parts(
@@ -103,7 +113,7 @@ def model_hessian(
     products = block_products(case, {"model": list(case.weights)}, options)
     if not products.finite:
         raise ValueError(f"there is no Hessian: {what_is_not_finite(case)}")
-    (norms,) = block_norms(products, options).values()
+    (norms,) = block_norms(products, options).norms.values()
     return LayerHessian.from_parts(
         "model",
         (products.sizes["model"],),
@@ -126,20 +136,41 @@ def block_products(case: Case, blocks: Blocks, options: Options) -> BlockProduct
     return BlockProducts(case, blocks, parts=parts, residual=whole, chunk=chunk)
 
 
+class Found(NamedTuple):
+    """Norms of blocks, of their linearizations and residuals, and what to know about them."""
+
+    norms: dict[str, tuple[BlockNorms, BlockNorms, BlockNorms]]
+    note: str = ""
+
+
 @torch.no_grad()
-def block_norms(
-    products: BlockProducts, options: Options
-) -> dict[str, tuple[BlockNorms, BlockNorms, BlockNorms]]:
-    """Estimate the norms of each block, of its linearization and of its residual."""
+def block_norms(products: BlockProducts, options: Options, instead: str = "") -> Found:
+    """Estimate the norms of each block, of its linearization and of its residual.
+
+    Until they are known to the tolerance, or the budget is spent: each block then has as many
+    products as all others, but for what those leave that are known sooner.
+
+    Args:
+        products: of the blocks.
+        options: which norms, how well, at what cost.
+        instead: what would cost less, for the forecast.
+    """
+    none = (NOT_FINITE, NOT_FINITE, NOT_FINITE)
     if not products.finite:
-        return dict.fromkeys(products.sizes, (NOT_FINITE, NOT_FINITE, NOT_FINITE))
+        return Found(dict.fromkeys(products.sizes, none))
     generator = options.generator or torch.Generator().manual_seed(0)
     found: dict[str, tuple[BlockNorms, BlockNorms, BlockNorms]] = {}
-    bar = tqdm(total=len(products.sizes), desc="layers", unit="layer", delay=3, leave=False)
-    with bar:
+    excess: dict[str, float] = {}
+    left, waiting = options.steps - _ONCE, sum(products.cost.values())
+    needed = min(options.steps, _ONCE + _USUAL * waiting)
+    title = f"layers (about {needed:.0f} training steps{instead})"
+    with tqdm(
+        total=len(products.sizes), desc=title, unit="layer", delay=_SILENT, leave=False
+    ) as bar:
         for capacities in _groups(products, options):
+            limit = max(2.0, left // waiting) if math.isfinite(left) else left
             group = {
-                name: DeflatedNorms(products.sizes[name], rows, products.like, options)
+                name: DeflatedNorms(products.sizes[name], rows, products.like, options, limit)
                 for name, rows in capacities.items()
             }
             _grow(products, group, generator, _START[tuple(sorted(set(options.norms)))])
@@ -150,8 +181,19 @@ def block_norms(
                     parts = [total]
                 linear, residual, *_ = (*parts, NOT_FINITE, NOT_FINITE)
                 found[name] = (total, linear, residual)
+                excess[name] = norms.excess
+                left -= products.count[name] * products.cost[name]
+                waiting = max(waiting - products.cost[name], 1e-9)
             bar.update(len(group))
-    return found
+    unknown = [value for value in excess.values() if value > 1]
+    if not unknown or options.budget is None:
+        return Found(found)
+    return Found(
+        found,
+        f"stopped at the budget of {options.budget:g} training steps: {len(unknown)} of "
+        f"{len(found)} norms are not known to the tolerance, with standard errors up to "
+        f"{max(unknown) * options.tolerance:.2g} of the norm{instead}",
+    )
 
 
 def _grow(

@@ -22,8 +22,12 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import PureModel, one_tensor
+from hessinit_lib.hessians.graph.nodes import inputs_first
 from hessinit_lib.hessians.inputs import Inputs, sample_count, take
 from hessinit_lib.hessians.loss import OutputCurvature, on_logits
+
+_PRODUCT = 2.0  # training steps that a product with the deepest block takes, as measured
+_CHUNKED = 1.3  # and to make the graph again
 
 Blocks = Mapping[str, Sequence[str]]
 """Parameter names by block: one for a layer, all of them for the whole model."""
@@ -55,6 +59,7 @@ class BlockProducts:
         finite: whether outputs, loss and its gradient are finite; if not, products mean nothing.
         like: an empty tensor of the type and device that vectors have.
         count: products computed, by block.
+        cost: of a product, by block, in training steps, about.
 
     Raises:
         ValueError: outputs that are not a tensor, a loss that is not a number.
@@ -105,6 +110,28 @@ class BlockProducts:
             for block, names in blocks.items()
         }
         self.count = dict.fromkeys(blocks, 0)
+        self.cost = self._costs(outputs)
+
+    def _costs(self, outputs: Tensor) -> dict[str, float]:
+        """Estimate what a product costs: the deepest block's two steps, by the nodes above it."""
+        chunked = _CHUNKED if self._chunk else 0.0
+        if self._held is None or outputs.grad_fn is None:
+            return dict.fromkeys(self.sizes, _PRODUCT + chunked)
+        names = {id(weight): name for name, weight in self._weights.items()}
+        first: dict[str, int] = {}
+        nodes = list(inputs_first(outputs.grad_fn))
+        for place, node in enumerate(nodes):
+            for source, _ in node.next_functions:
+                name = names.get(id(getattr(source, "variable", None)))
+                if name is not None:
+                    first.setdefault(name, place)
+        places = {
+            block: min((first[n] for n in chosen if n in first), default=len(nodes))
+            for block, chosen in self._blocks.items()
+        }
+        above = {block: len(nodes) - place for block, place in places.items()}
+        deepest = max(1, *above.values()) if above else 1
+        return {block: _PRODUCT * n / deepest for block, n in above.items()}
 
     def range_sketch(
         self, count: int, chosen: Sequence[str], generator: torch.Generator

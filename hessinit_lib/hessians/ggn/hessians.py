@@ -53,9 +53,9 @@ class Known:
     exact: bool = True
 
 
-def forecast(case: Case, options: Options) -> float:
+def forecast(samples: int) -> float:
     """Give the training steps that Gauss-Newton norms take, if the first vectors will do."""
-    return _ONCE + _EACH * _first(case.samples)
+    return _ONCE + _EACH * _first(samples)
 
 
 def ggn_hessians(
