@@ -222,6 +222,7 @@ def measure(model: nn.Module, batch: Batch) -> dict[str, Any]:
         norms=("frobenius",),
         method="estimate",
         tolerance=TOLERANCE,
+        budget=None,
     )
     layers = list(report.values())
     kept = [layer.linearization.frobenius / layer.frobenius for layer in layers]
