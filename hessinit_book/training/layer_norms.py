@@ -42,9 +42,8 @@ def layer_norms(
     """
     norms = ("frobenius", "spectral") if spectral else ("frobenius",)
     with without_noise(model, inputs), _only(model, names):
-        report = layer_hessians(
-            model, F.cross_entropy, inputs, labels, norms=norms, parts=False, tolerance=tolerance
-        )
+        options = {"norms": norms, "parts": False, "tolerance": tolerance, "budget": None}
+        report = layer_hessians(model, F.cross_entropy, inputs, labels, **options)
         gradients = torch.autograd.grad(
             _loss(model, inputs, labels), [model.get_parameter(name) for name in names]
         )

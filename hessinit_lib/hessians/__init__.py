@@ -16,6 +16,12 @@ can be asked for, `report` what comes back.
 - `estimate/`, with standard errors: any model that can be differentiated twice, by `products`
   of its blocks with vectors.
 
+With `curvature="ggn"` there is one more, for any model whose samples do not mix:
+
+- `ggn/`, with standard errors: Gauss-Newton blocks, by `passes` back from random vectors at the
+  `outputs`. `uses` finds where weights meet the samples, `gradients` what each sample has there,
+  `estimates` what follows.
+
 In the exact routes `sketched` estimates Frobenius norms where that costs less.
 
 What all routes use: `case` checks model, loss and batch, once. `functional` runs a model so

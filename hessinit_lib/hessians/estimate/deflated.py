@@ -96,13 +96,12 @@ class DeflatedNorms:
 
     def start(self, vectors: Float[Tensor, "p _"]) -> Float[Tensor, "k _"]:
         """Give the rows to begin with, from vectors that reach what is large in the block."""
-        return self._space.new_directions(vectors)[: self._affordable]
+        return self._space.new_directions(vectors)[: self._affordable()]
 
-    @property
-    def _affordable(self) -> int:
-        """Rows that may still be asked for: at least two probes are to follow."""
+    def _affordable(self, share: float = 1.0) -> int:
+        """Rows that may still be asked for of a share of the limit, if two probes are to follow."""
         reserve = 2 if self._options.frobenius else 0
-        return int(min(max(0, self._limit - self._count - reserve), 1 << 30))
+        return int(min(max(0, self._limit * share - self._count - reserve), 1 << 30))
 
     def add_rows(self, rows: Float[Tensor, "k _"], images: Float[Tensor, "o k _"]) -> None:
         """Take in the products of the rows that were asked for."""
@@ -116,11 +115,12 @@ class DeflatedNorms:
 
     def growth(self) -> Float[Tensor, "k _"]:
         """Give the rows to go on with; none if the spectral norms are known."""
-        return self._growth()[: self._affordable]
+        share = 0.5 if self._options.frobenius else 1.0  # the rest is for the Frobenius norms
+        return self._growth()[: self._affordable(share)]
 
     def _growth(self) -> Float[Tensor, "k _"]:
         space = self._space
-        if not self._options.spectral or space.whole or not self._finite or not self._affordable:
+        if not self._options.spectral or space.whole or not self._finite or not self._affordable():
             return space.rows[:0]
         leading = [space.leading(weights) for weights in self._operators] if space.count else []
         scale = abs(leading[0].value) if leading else 0.0
@@ -187,7 +187,7 @@ class DeflatedNorms:
         """Whether the Frobenius norms are known well enough."""
         if not self._options.frobenius or self._space.whole:
             return True
-        if self._limit - self._count < 2 and (self._probed or not self._affordable):
+        if self._limit - self._count < 2 and (self._probed or not self._affordable()):
             return True
         if not self._probed:
             return False
@@ -216,7 +216,7 @@ class DeflatedNorms:
 
         All there are, where sampling costs about as much: twice the least is little.
         """
-        return self._deflation()[: self._affordable]
+        return self._deflation()[: self._affordable()]
 
     def _deflation(self) -> Float[Tensor, "k _"]:
         space = self._space
