@@ -116,6 +116,10 @@ def make(name: str) -> Case:
         "bce": lambda: (images().eval(), nn.BCEWithLogitsLoss(), pictures, torch.rand(6, 4)),
         "coupled outputs": lambda: (images().eval(), log_loss, pictures, torch.rand(6, 4)),
         "not convex": lambda: (images().eval(), wavy, pictures, torch.rand(6, 4)),
+        "one output": lambda: (
+            nn.Sequential(nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0)),
+            *(nn.BCEWithLogitsLoss(), torch.randn(6, 5), torch.rand(6)),
+        ),
         "bare": lambda: (Bare(), loss, torch.randn(6, 6), y),
     }
     model, loss_fn, inputs, targets = networks[name]()
@@ -125,7 +129,7 @@ def make(name: str) -> Case:
 
 NAMES = [
     *("tied", "untied", "lstm", "gru", "rnn", "images", "bce", "coupled outputs", "not convex"),
-    "bare",
+    *("one output", "bare"),
 ]
 
 
@@ -344,3 +348,23 @@ def test_a_report_says_which_matrix_its_norms_are_of() -> None:
     assert set(report.to_frame()["curvature"]) == {"ggn"}
     with pytest.raises(ValueError, match="curvature='fisher': expected one of hessian, ggn"):
         layer_hessians(*case[:4], curvature="fisher")
+
+
+def test_samples_that_mix_in_the_network_are_told_apart_at_its_outputs() -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = torch.tanh(self.a(x))
+            return self.b(z - z.mean(0))
+
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 3, dtype=torch.float64), torch.arange(8) % 2
+    case = Case.checked(Mixing().double(), nn.CrossEntropyLoss(), x, y)
+    passes = Passes(case)
+    assert passes.unknown == ["a.weight"]
+    report = layer_hessians(*case[:4], curvature="ggn", norms=("frobenius",), tolerance=0.05)
+    for name, block in dense(case).items():
+        assert abs(report[name].frobenius - block.norm()) < 3.5 * report[name].stderr

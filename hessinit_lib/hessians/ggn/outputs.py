@@ -84,6 +84,8 @@ class OutputHessian:
             if found is not None:
                 break
         self.draw: Draw = found or self._unstructured()
+        if found is not None and self.finite:
+            del self._curvature, self._z  # the graph of the loss is no longer needed
 
     def _structured(self) -> Draw | None:
         """Try whether A is what losses have: of a softmax, or diagonal."""
@@ -96,7 +98,7 @@ class OutputHessian:
             other = self._vector(generator)
             image = self._curvature.hvp(other)
             bound = max(1e-6, torch.finfo(image.dtype).eps ** (2 / 3)) * image.norm()
-        axes = sorted({1, self._z.ndim - 1} - {0}, reverse=True)
+        axes = sorted({1, self._z.ndim - 1} & {*range(1, self._z.ndim)}, reverse=True)
         for axis in axes if self.softmax is None else [self.softmax]:
             p = self._z.softmax(axis)
             slope = (xi * _softmax_hvp(p, xi, axis)).sum(axis, keepdim=True)
@@ -177,7 +179,7 @@ class OutputHessian:
 
     def _signs(self, generator: torch.Generator, axis: int = -1) -> Tensor:
         """Draw signs, balanced over the entries along an axis."""
-        moved = self._z.movedim(axis, -1).shape
+        moved = self._like.movedim(axis, -1).shape
         rows = balanced_signs(math.prod(moved[:-1]), moved[-1], generator)
         return rows.to(self._like).view(moved).movedim(-1, axis)
 

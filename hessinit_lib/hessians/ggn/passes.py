@@ -28,6 +28,8 @@ from hessinit_lib.hessians.inputs import take
 from hessinit_lib.hessians.isolation import attribute
 from hessinit_lib.hessians.loss import on_logits
 
+_GRADIENTS = 1 << 28  # bytes of gradients of single samples, where no bound is given
+
 _FEW = 4  # samples that show where a tensor has the samples
 
 _TRANSPOSES = ("T", "Transpose", "Permute")
@@ -116,8 +118,7 @@ class Passes:
                     left[edge] -= 1
                     for gradients in found if not left[edge] else ():
                         gradients.pop(edge)  # not held longer than needed
-        for name in (name for name in names if name in self.unknown):
-            yield name, self._one_by_one(name, vectors)
+        yield from self._one_by_one([name for name in names if name in self.unknown], vectors)
 
     def _groups(self, names: Sequence[str], vectors: int) -> Iterator[list[str]]:
         """Put weights together whose gradients at the outputs of their nodes fit into memory."""
@@ -160,20 +161,36 @@ class Passes:
             others.append(rows if transposed is False else _carried(rows, use, weight))
         return SampleGradients(self.samples, weight, merged(products), others, self._piece)
 
-    def _one_by_one(self, name: str, vectors: Sequence[Tensor]) -> SampleGradients:
-        """Go back from each sample alone: for a weight whose place in the graph is not known."""
-        weight = self._weights[name]
-        rows = weight.new_zeros(len(vectors), self.samples, *weight.shape)
-        for index, vector in enumerate(vectors):
-            one = torch.zeros_like(vector)
-            parts = zip(one.chunk(self.samples), vector.chunk(self.samples), strict=True)
-            for sample, (place, part) in enumerate(parts):
-                place.copy_(part)
-                (rows[index, sample],) = torch.autograd.grad(
-                    self._outputs, [weight], one, retain_graph=True, materialize_grads=True
-                )
-                place.zero_()
-        return SampleGradients(self.samples, weight, [], [rows], self._piece)
+    def _one_by_one(
+        self, names: Sequence[str], vectors: Sequence[Tensor]
+    ) -> Iterator[tuple[str, SampleGradients]]:
+        """Go back from each sample alone: for weights whose places in the graph are not known."""
+        waiting = list(names)
+        while waiting:
+            group = [waiting.pop(0)]
+            size = self._weights[group[0]].numel()
+            each = len(vectors) * self.samples * self._outputs.element_size()
+            while waiting and (size + self._weights[waiting[0]].numel()) * each <= (
+                self._memory or _GRADIENTS
+            ):
+                group.append(waiting.pop(0))
+                size += self._weights[group[-1]].numel()
+            weights = [self._weights[name] for name in group]
+            shape = (len(vectors), self.samples)
+            rows = [weight.new_zeros(*shape, *weight.shape) for weight in weights]
+            for index, vector in enumerate(vectors):
+                one = torch.zeros_like(vector)
+                parts = zip(one.chunk(self.samples), vector.chunk(self.samples), strict=True)
+                for sample, (place, part) in enumerate(parts):
+                    place.copy_(part)
+                    found = torch.autograd.grad(
+                        self._outputs, weights, one, retain_graph=True, materialize_grads=True
+                    )
+                    for row, gradient in zip(rows, found, strict=True):
+                        row[index, sample] = gradient
+                    place.zero_()
+            for name, weight, row in zip(group, weights, rows, strict=True):
+                yield name, SampleGradients(self.samples, weight, [], [row], self._piece)
 
 
 def _transposed(read: Any, weight: Tensor) -> bool | None:
