@@ -38,7 +38,7 @@ from hessinit_lib.theory.steps import best_rate
 
 CURVATURES = ("auto", "all", "layers", "ggn", "none")
 
-_BUDGET = 5.0  # training steps for Gauss-Newton norms
+_BUDGET = 4.0  # training steps for Gauss-Newton norms
 
 
 @entry
