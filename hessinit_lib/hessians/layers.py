@@ -89,7 +89,7 @@ def layer_hessians(
             samples, see `hessinit_lib.hessians.ggn.hessians`. Of its spectral norms, those
             beside Frobenius norms are lower bounds with an upper one; asked for alone, they
             are iterated to the tolerance.
-        layers: names of parameters, or patterns such as "*.bias": these have a block, also if
+        layers: names of parameters, or patterns such as `"*.bias"`: these have a block, also if
             they have one axis. All weights of two or more axes if None.
         exclude: names or patterns of parameters that have none.
         budget: training steps that estimates may take, about, None for any number; what was
