@@ -258,12 +258,18 @@ def find_layouts(
         ]
     found: list[Layout] = []
     most = -1
+    nonzero = None if gradient is None else gradient != 0
+    seen: dict[int, Tensor] = {}
     for layout in among:
-        rest = [axis for axis in range(len(shape)) if axis != layout.axis]
-        seen = torch.zeros(shape[layout.axis])
-        if gradient is not None:
-            seen = ((gradient != 0).sum(rest) if rest else gradient).cpu()
-        by_sample = layout._replace(axis=0).split(seen).any(1)
+        axis = layout.axis
+        if found and found[0].axis != axis and most == int(chosen.sum()):
+            break  # all of the samples are seen along another axis
+        if axis not in seen:
+            rest = [other for other in range(len(shape)) if other != axis]
+            seen[axis] = torch.zeros(shape[axis], dtype=torch.bool)
+            if nonzero is not None:
+                seen[axis] = (nonzero.sum(rest) if rest else nonzero).cpu()
+        by_sample = layout._replace(axis=0).split(seen[axis]).any(1)
         count = int(by_sample.sum())
         if not by_sample[~chosen].any() and count >= most:
             found = [*(found if count == most else ()), layout]
