@@ -368,3 +368,53 @@ def test_samples_that_mix_in_the_network_are_told_apart_at_its_outputs() -> None
     report = layer_hessians(*case[:4], curvature="ggn", norms=("frobenius",), tolerance=0.05)
     for name, block in dense(case).items():
         assert abs(report[name].frobenius - block.norm()) < 3.5 * report[name].stderr
+
+
+class Both(torch.autograd.Function):
+    """Two outputs of one operation on samples and a weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x)
+        return x @ w, x @ (2 * w)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        (x,) = ctx.saved_tensors
+        return None, x.T @ (gradients[0] + 2 * gradients[1])
+
+
+class Turned(nn.Module):
+    """Square weights, turned in ways that leave them as they are or transpose them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.randn(4, 4)) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.tanh(x @ self.a.transpose(1, 1))
+        z = torch.tanh(z @ self.b.permute(0, 1))
+        return z @ self.c.permute(1, 0) + z @ self.c.transpose(-1, 0)
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = Both.apply(x, self.w)
+        return torch.tanh(first) + second.square()
+
+
+@pytest.mark.parametrize("kind", [Pair, Turned])
+def test_places_of_a_weight_that_look_like_others_are_told_apart(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 4, dtype=torch.float64), torch.arange(8) % 4
+    case = Case.checked(kind().double(), nn.CrossEntropyLoss(), x, y)
+    _, _, rows = jacobians(case)
+    vector = torch.randn(8, 4, dtype=torch.float64)
+    for name, gradients in Passes(case).gradients(list(case.weights), [vector]):
+        (product,), _ = gradients.inner_products([(0, 0)])
+        g = torch.einsum("bc,bcp->bp", vector, rows[name].view(8, 4, -1))
+        torch.testing.assert_close(product, g @ g.T)

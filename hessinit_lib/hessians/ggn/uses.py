@@ -132,7 +132,8 @@ class Graph:
         readers = dict.fromkeys(node for pairs in self._readers.values() for node, _ in pairs)
         # What only rearranges weights has no samples.
         tried = [n for n in readers if n not in self._made or operation(n) not in _REARRANGING]
-        self._edges = [(n, i) for n in tried for i in sorted(self._outlets.get(n, {0}))]
+        self._edges = [(node, min(self._outlets[node])) for node in tried]
+        self._operations = tuple(map(operation, self._nodes))
         self._layouts = (plan and self._layouts_by(plan)) or self._find_layouts()
         self.uses: dict[str, list[Use]] = {}
         self.unknown: list[str] = []
@@ -147,9 +148,10 @@ class Graph:
         below = [source for source, _ in node.next_functions if source is not None]
         made = [self._made[source] for source in below if source in self._made]
         for place, (source, outlet) in enumerate(node.next_functions):
-            if source is not None and source in self._made:
-                self._readers.setdefault(source, []).append((node, place))
+            if source is not None:
                 self._outlets.setdefault(source, set()).add(outlet)
+            if source in self._made:
+                self._readers.setdefault(source, []).append((node, place))
         alone = below and len(made) == len(below)
         if alone and operation(node) not in MEETINGS and max(made) < _LONGEST:
             self._made[node] = max(made) + 1
@@ -175,7 +177,7 @@ class Graph:
         """What was found."""
         places = {node: place for place, node in enumerate(self._nodes)}
         return Plan(
-            tuple(operation(node) for node in self._nodes),
+            self._operations,
             tuple((places[node], outlet) for node, outlet in self._edges),
             tuple(edge_shape(GradientEdge(*edge)) for edge in self._edges),
             tuple(self._layouts[edge] for edge in self._edges),
@@ -184,7 +186,7 @@ class Graph:
     def _layouts_by(self, plan: Plan) -> dict[Edge, Layout | None] | None:
         """Take over what was found, if the graph is the same but for the number of samples."""
         edges = [(self._nodes[n], i) for n, i in plan.edges if n < len(self._nodes)]
-        if plan.operations != tuple(map(operation, self._nodes)) or edges != self._edges:
+        if plan.operations != self._operations or edges != self._edges:
             return None
         layouts: dict[Edge, Layout | None] = {}
         for edge, known, layout in zip(edges, plan.shapes, plan.layouts, strict=True):
@@ -212,8 +214,10 @@ class Graph:
             if source not in self._readers:
                 return None  # the outputs are made of weights alone
             for node, place in self._readers[source]:
-                outlet = min(self._outlets.get(node, {0}))
+                outlet = min(self._outlets[node])
                 layout = self._layouts.get((node, outlet))
+                if layout is not None and len(self._outlets[node]) > 1:
+                    return None  # samples come out at several places
                 if layout is not None:
                     read = node.next_functions[place]
                     assert read[0] is not None
