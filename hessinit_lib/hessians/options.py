@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +61,23 @@ class Options:
     def steps(self) -> float:
         """The budget, infinite if there is none."""
         return math.inf if self.budget is None else self.budget
+
+    def stopped(self, excess: Iterable[float], instead: str = "") -> str:
+        """Say that the budget ended the work, if it did: "" if all errors are within tolerance.
+
+        Args:
+            excess: of each norm, its standard error over what is allowed.
+            instead: what would cost less.
+        """
+        found = list(excess)
+        unknown = [value for value in found if value > 1]
+        if not unknown or self.budget is None:
+            return ""
+        return (
+            f"stopped at the budget of {self.budget:g} training steps: {len(unknown)} of "
+            f"{len(found)} norms are not known to the tolerance, with standard errors up to "
+            f"{max(unknown) * self.tolerance:.2g} of the norm{instead}"
+        )
 
     @property
     def frobenius(self) -> bool:

@@ -185,13 +185,8 @@ class DeflatedNorms:
     @property
     def done(self) -> bool:
         """Whether the Frobenius norms are known well enough."""
-        if not self._options.frobenius or self._space.whole:
-            return True
-        if self._limit - self._count < 2 and (self._probed or not self._affordable()):
-            return True
-        if not self._probed:
-            return False
-        return max(self._excess()) <= 1
+        spent = self._limit - self._count < 2 and (self._probed or not self._affordable())
+        return bool(spent) or self.excess <= 1
 
     @property
     def excess(self) -> float:
@@ -286,15 +281,12 @@ class DeflatedNorms:
         stderr = square_error / (2 * frobenius) if frobenius else 0.0
         spectral = math.nan
         if self._options.spectral:
-            spectral = abs(space.leading(weights).value) if space.count else self._without_rows
+            # No row was asked for: the block is zero, unless the limit did not allow one.
+            none = math.nan if self._limit < math.inf else 0.0
+            spectral = abs(space.leading(weights).value) if space.count else none
         if not self._options.frobenius:
             return BlockNorms(math.nan, spectral, math.nan)
         return BlockNorms(frobenius, spectral, trace, stderr, trace_error)
-
-    @property
-    def _without_rows(self) -> float:
-        """The spectral norm where no row was asked for: 0, unless the limit did not allow one."""
-        return math.nan if self._limit < math.inf else 0.0
 
 
 @dataclass

@@ -28,7 +28,6 @@ _START = {("spectral",): 2, ("frobenius", "spectral"): 4, ("frobenius",): 12}
 # Training steps that the graph of all gradients takes; and products that a block usually takes,
 # for the forecast.
 _ONCE, _USUAL = 2.0, 40
-_SILENT = 3  # seconds without a progress bar
 
 # Rows of a subspace: as many as there is memory for, between these.
 _FEWEST, _MOST = 16, 64
@@ -164,9 +163,7 @@ def block_norms(products: BlockProducts, options: Options, instead: str = "") ->
     left, waiting = options.steps - _ONCE, sum(products.cost.values())
     needed = min(options.steps, _ONCE + _USUAL * waiting)
     title = f"layers (about {needed:.0f} training steps{instead})"
-    with tqdm(
-        total=len(products.sizes), desc=title, unit="layer", delay=_SILENT, leave=False
-    ) as bar:
+    with tqdm(total=len(products.sizes), desc=title, unit="layer", delay=3, leave=False) as bar:
         for capacities in _groups(products, options):
             limit = max(2.0, left // waiting) if math.isfinite(left) else left
             group = {
@@ -185,15 +182,7 @@ def block_norms(products: BlockProducts, options: Options, instead: str = "") ->
                 left -= products.count[name] * products.cost[name]
                 waiting = max(waiting - products.cost[name], 1e-9)
             bar.update(len(group))
-    unknown = [value for value in excess.values() if value > 1]
-    if not unknown or options.budget is None:
-        return Found(found)
-    return Found(
-        found,
-        f"stopped at the budget of {options.budget:g} training steps: {len(unknown)} of "
-        f"{len(found)} norms are not known to the tolerance, with standard errors up to "
-        f"{max(unknown) * options.tolerance:.2g} of the norm{instead}",
-    )
+    return Found(found, options.stopped(excess.values(), instead))
 
 
 def _grow(

@@ -12,7 +12,7 @@ and what takes fewer multiplications is computed: the gradients or the sums over
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from torch.autograd.graph import GradientEdge
 
 from hessinit_lib.hessians.ggn.uses import Use
 from hessinit_lib.hessians.graph.nodes import edge_shape, operation
+from hessinit_lib.hessians.graph.patches import windows
 
 PIECE = 1 << 20
 """Entries of per-sample gradients, or of products of positions, held at a time."""
@@ -50,6 +51,11 @@ class Products(NamedTuple):
     transposed: bool
 
     @property
+    def indexed(self) -> bool:
+        """Whether columns are told by their index."""
+        return self.columns.dtype == torch.int64
+
+    @property
     def positions(self) -> int:
         """T."""
         return self.rows[0].shape[2]
@@ -64,7 +70,7 @@ class Products(NamedTuple):
     def gradients(self, index: int, piece: slice) -> Tensor:
         """Give some rows of the per-sample gradients for one vector, shape (B, rows, rest)."""
         s, x = self.rows[index], self.columns
-        if x.dtype == torch.int64:
+        if self.indexed:
             start, stop, _ = piece.indices(self.width)
             inside = (x >= start) & (x < stop)
             sample = torch.arange(len(x), device=x.device)[:, None].expand_as(x)
@@ -83,7 +89,7 @@ class Products(NamedTuple):
     def sides(self, index: int) -> tuple[Tensor, Tensor]:
         """Give both factors of all positions, (B, T, .) each, that of the weight's rows first."""
         s, x = self.rows[index][:, 0], self.columns
-        x = x if x.dtype == torch.int64 else x[:, 0]
+        x = x if self.indexed else x[:, 0]
         return (x, s) if self.transposed else (s, x)
 
 
@@ -94,7 +100,7 @@ def products_of(use: Use, gradients: Sequence[Tensor]) -> Products | None:
         use: where a weight is read.
         gradients: at the output of the node.
     """
-    kind, node = operation(use.node), _any(use.node)
+    kind, node = operation(use.node), cast(Any, use.node)
     layout, first = use.layout, gradients[0]
     if kind in _OTHER:
         place = use.place - (kind == "Addmm")
@@ -141,12 +147,7 @@ def _of_convolution(use: Use, node: Any, gradients: Sequence[Tensor]) -> Product
     def patches(tensor: Tensor, counts: Sequence[int]) -> Tensor:
         if max(kernel) == max(stride) == 1 and not any(around):
             return tensor
-        padded = F.pad(tensor, around).contiguous()
-        steps = padded.stride()[2:]
-        strides = [d * s for d, s in zip(dilation, steps, strict=True)]
-        strides += [d * s for d, s in zip(stride, steps, strict=True)]
-        size = (*padded.shape[:2], *kernel, *counts)
-        return padded.as_strided(size, (*padded.stride()[:2], *strides))
+        return windows(F.pad(tensor, around), kernel, stride, dilation, counts)
 
     inputs = node._saved_input
     if node._saved_transposed:
@@ -163,8 +164,7 @@ def gradients_of(use: Use, gradients: Sequence[Tensor]) -> Tensor:
     Where the node broadcasts, its gradient still has the samples; else it is asked for each.
     """
     shape = edge_shape(GradientEdge(*use.read))
-    layout, kind = use.layout, operation(use.node)
-    node: Any = use.node
+    layout, kind, node = use.layout, operation(use.node), cast(Any, use.node)
     found = []
     for gradient in gradients:
         whole = None
@@ -191,16 +191,11 @@ def gradients_of(use: Use, gradients: Sequence[Tensor]) -> Tensor:
 
 
 def _called(use: Use, gradient: Tensor) -> Tensor:
-    node: Any = use.node
+    node = cast(Any, use.node)
     gradients: list[Tensor | None] = [None] * len(node._input_metadata)
     gradients[use.outlet] = gradient
     found = node(*gradients)
     return found[use.place] if isinstance(found, tuple) else found
-
-
-def _any(node: object) -> Any:
-    """Give a node as what has attributes that only its kind has."""
-    return node
 
 
 def _sum_to(samples: Tensor, shape: Sequence[int]) -> Tensor:
@@ -339,18 +334,14 @@ def merged(products: Sequence[Products]) -> list[Products]:
     """Join products of the same kind, as those of a recurrent weight, along the positions."""
     kinds: dict[tuple[object, ...], list[Products]] = {}
     for each in products:
-        shapes = (each.transposed, each.columns.dtype, each.shape, each.rows[0].shape[1])
+        shapes = (each.transposed, each.indexed, each.shape, each.rows[0].shape[1])
         kinds.setdefault(shapes, []).append(each)
     return [
         same[0]
         if len(same) == 1
         else same[0]._replace(
             rows=tuple(torch.cat(rows, 2) for rows in zip(*(p.rows for p in same), strict=True)),
-            columns=torch.cat([p.columns for p in same], -1 if _is_index(same[0]) else 2),
+            columns=torch.cat([p.columns for p in same], -1 if same[0].indexed else 2),
         )
         for same in kinds.values()
     ]
-
-
-def _is_index(products: Products) -> bool:
-    return products.columns.dtype == torch.int64

@@ -94,7 +94,8 @@ def ggn_hessians(
     if passes.finite:
         generator = options.generator or torch.Generator().manual_seed(0)
         with torch.no_grad():
-            notes.append(_add_vectors(passes, case, blocks, options, generator, directions or {}))
+            work = _Work(passes, options, generator, blocks, directions or {}, whole)
+            notes.append(work.run([*case.weights]))
     layers = []
     for name, block in blocks.items():
         norms = block.norms() if passes.finite else NOT_FINITE
@@ -112,77 +113,65 @@ def _first(samples: int) -> int:
     return 2 if 2 * samples >= _GRADIENTS else max(3, math.ceil(_GRADIENTS / samples / 2))
 
 
-def _add_vectors(
-    passes: Passes,
-    case: Case,
-    blocks: dict[str, _Block],
-    options: Options,
-    generator: torch.Generator,
-    directions: Mapping[str, Tensor],
-) -> str:
-    """Add vectors until all blocks are known well enough; say so if they are not."""
-    whole = [*blocks] == ["model"] and "model" not in case.weights
-    affordable = min((options.steps - _ONCE) / _EACH, _MANY)
-    most = max(_first(case.samples), int(affordable))
-    needed, done = _first(case.samples), 0
-    unknown = list(blocks)
-    with tqdm(desc="Gauss-Newton norms", unit="pass", total=needed, delay=3, leave=False) as bar:
-        while needed:
-            count = min(needed, _MOST) if needed - _MOST != 1 else _MOST - 1
-            names = [*case.weights] if whole else unknown
-            _add(passes, names, blocks, options, count, generator, directions)
-            done += count
-            bar.update(count)
-            excess = {name: blocks[name].excess() for name in unknown}
-            unknown = [name for name in unknown if excess[name] > 1]
-            # The error of a mean falls with the root of their number.
-            wanted = max((math.ceil(1.1 * done * excess[n] ** 2) for n in unknown), default=done)
-            needed = min(max(wanted - done, 3 if unknown else 0), most - done)
-            needed = needed if needed > 1 else 0
-            bar.total = done + needed
-    if not unknown:
-        return ""
-    worst = max(blocks[name].excess() for name in unknown) * options.tolerance
-    return (
-        f"stopped at the budget of {options.budget:g} training steps: standard errors of "
-        f"{len(unknown)} norms are above the tolerance, up to {worst:.2g} of the norm"
-    )
+@dataclass
+class _Work:
+    """One call: what it adds vectors to, until all blocks are known well enough."""
 
+    passes: Passes
+    options: Options
+    generator: torch.Generator
+    blocks: dict[str, _Block]
+    directions: Mapping[str, Tensor]
+    whole: bool
 
-def _add(
-    passes: Passes,
-    names: list[str],
-    blocks: dict[str, _Block],
-    options: Options,
-    count: int,
-    generator: torch.Generator,
-    directions: Mapping[str, Tensor],
-) -> None:
-    """Draw some vectors, and add what they tell about some weights."""
-    drawn = [passes.hessian.draw(generator) for _ in range(count)]
-    vectors = [vector for pair in drawn for vector in pair]
-    both = len(drawn[0]) == 2  # (e, A e) in place of S e twice
-    every = ((a, c) for a in range(count) for c in range(count) if both or a <= c)
-    wanted = {(a, c): (2 * a, 2 * c + 1) if both else (a, c) for a, c in every}
-    whole: dict[tuple[int, int], Tensor] = {}
-    lengths: list[Tensor] = []
-    for name, gradients in passes.gradients(names, vectors):
+    def run(self, names: list[str]) -> str:
+        """Add vectors; say so if the budget ends that."""
+        first, blocks = _first(self.passes.samples), self.blocks
+        most = max(first, int(min((self.options.steps - _ONCE) / _EACH, _MANY)))
+        needed, done, unknown = first, 0, list(blocks)
+        bar = tqdm(desc="Gauss-Newton norms", unit="pass", total=needed, delay=3, leave=False)
+        with bar:
+            while needed:
+                count = min(needed, _MOST) if needed - _MOST != 1 else _MOST - 1
+                self._add(names if self.whole else unknown, count)
+                done += count
+                bar.update(count)
+                excess = {name: blocks[name].excess() for name in unknown}
+                unknown = [name for name in unknown if excess[name] > 1]
+                # The error of a mean falls with the root of their number.
+                wanted = (math.ceil(1.1 * done * excess[name] ** 2) for name in unknown)
+                needed = min(
+                    max(max(wanted, default=done) - done, 3 if unknown else 0), most - done
+                )
+                needed = needed if needed > 1 else 0
+                bar.total = done + needed
+        return self.options.stopped(block.excess() for block in blocks.values())
+
+    def _add(self, names: list[str], count: int) -> None:
+        """Draw some vectors, and add what they tell about some weights."""
+        drawn = [self.passes.hessian.draw(self.generator) for _ in range(count)]
+        vectors = [vector for pair in drawn for vector in pair]
+        both = len(drawn[0]) == 2  # (e, A e) in place of S e twice
         # Of products with themselves the diagonal will do, unless spectral norms are asked for.
-        alone = not (options.spectral or both)
-        pairs = {pair: at for pair, at in wanted.items() if not alone or pair[0] != pair[1]}
-        found, own = gradients.inner_products(list(pairs.values()), squares=alone)
-        products = dict(zip(pairs, found, strict=True))
-        own = own or [products[a, a].diagonal() for a in range(count)]
-        if name in blocks:
-            blocks[name].add(products, own)
-            if name in directions:
-                blocks[name].add_along(gradients.along(directions[name], len(vectors)), both)
-            continue
-        for pair, matrix in products.items():
-            whole[pair] = whole[pair] + matrix if pair in whole else matrix
-        lengths = [a + b for a, b in zip(lengths, own, strict=True)] if lengths else own
-    if whole:
-        blocks["model"].add(whole, lengths)
+        alone = not (self.options.spectral or both)
+        every = ((a, c) for a in range(count) for c in range(count) if both or a + alone <= c)
+        pairs = {(a, c): (2 * a, 2 * c + 1) if both else (a, c) for a, c in every}
+        total: dict[tuple[int, int], Tensor] = {}
+        lengths: list[Tensor] = []
+        for name, gradients in self.passes.gradients(names, vectors):
+            found, own = gradients.inner_products(list(pairs.values()), squares=alone)
+            products = dict(zip(pairs, found, strict=True))
+            own = own or [products[a, a].diagonal() for a in range(count)]
+            if self.whole:
+                total = {pair: total.get(pair, 0) + matrix for pair, matrix in products.items()}
+                lengths = [a + b for a, b in zip(lengths or [0] * count, own, strict=True)]
+                continue
+            self.blocks[name].add(products, own)
+            if name in self.directions:
+                along = gradients.along(self.directions[name], len(vectors))
+                self.blocks[name].add_along(along, both)
+        if total:
+            self.blocks["model"].add(total, lengths)
 
 
 class _Block:

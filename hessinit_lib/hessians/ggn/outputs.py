@@ -23,6 +23,7 @@ from hessinit_lib.hessians.loss import (
 from hessinit_lib.hessians.loss_value import LossFn, name_of
 
 _LARGEST = 128  # outputs of a block whose Hessian is formed
+_WIDEST = 1024  # columns of a Hadamard matrix
 _MANY = 100_000  # outputs for which float64 is not tried first
 
 Draw = Callable[[torch.Generator], tuple[Tensor, ...]]
@@ -64,7 +65,7 @@ class OutputHessian:
         self.softmax = softmax
         self._like, self._name, self._samples = outputs.detach(), name_of(loss_fn), case.samples
         # Second derivatives of saturated losses are small differences.
-        types = [torch.float64, outputs.dtype]
+        types = list(dict.fromkeys((torch.float64, outputs.dtype)))
         if outputs.numel() > _MANY:
             types.reverse()
         found: Draw | None = None
@@ -92,28 +93,31 @@ class OutputHessian:
         generator = torch.Generator().manual_seed(0)
         xi = self._vector(generator)
         slopes = xi * self._curvature.hvp(xi)
-        other = image = xi  # not looked at if a softmax is known
-        bound = image.new_zeros(())
-        if self.softmax is None:
-            other = self._vector(generator)
-            image = self._curvature.hvp(other)
-            bound = max(1e-6, torch.finfo(image.dtype).eps ** (2 / 3)) * image.norm()
-        axes = sorted({1, self._z.ndim - 1} & {*range(1, self._z.ndim)}, reverse=True)
-        for axis in axes if self.softmax is None else [self.softmax]:
+
+        def softmax(axis: int) -> tuple[Tensor, Tensor]:
+            """Give p, and the factors that A would have for each softmax."""
             p = self._z.softmax(axis)
             slope = (xi * _softmax_hvp(p, xi, axis)).sum(axis, keepdim=True)
             mass = slopes.sum(axis, keepdim=True) / slope
-            mass = mass.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
-            known = self.softmax == axis
-            if known or (mass * _softmax_hvp(p, other, axis) - image).norm() <= bound:
+            return p, mass.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+
+        if self.softmax is not None:
+            return self._draw_softmax(*softmax(self.softmax), self.softmax)
+        other = self._vector(generator)
+        image = self._curvature.hvp(other)
+        bound = max(1e-6, torch.finfo(image.dtype).eps ** (2 / 3)) * image.norm()
+        for axis in sorted({1, self._z.ndim - 1} & {*range(1, self._z.ndim)}, reverse=True):
+            p, mass = softmax(axis)
+            if (mass * _softmax_hvp(p, other, axis) - image).norm() <= bound:
                 self.softmax = axis
-                return partial(
-                    self._of_softmax, self._cast(p.sqrt()), self._cast(mass.sqrt()), axis
-                )
+                return self._draw_softmax(p, mass, axis)
         diagonal = self._curvature.hvp(torch.ones_like(other)).clamp(min=0)
         if (diagonal * other - image).norm() <= bound:
             return partial(self._of_diagonal, self._cast(diagonal.sqrt()))
         return None
+
+    def _draw_softmax(self, p: Tensor, mass: Tensor, axis: int) -> Draw:
+        return partial(self._of_softmax, self._cast(p.sqrt()), self._cast(mass.sqrt()), axis)
 
     def _of_softmax(
         self, root: Tensor, mass: Tensor, axis: int, generator: torch.Generator
@@ -228,6 +232,3 @@ def balanced_signs(rows: int, columns: int, generator: torch.Generator) -> Tenso
         flips = torch.randint(2, (columns,), generator=generator, dtype=torch.int8)
         groups.append(hadamard[order, :columns] * flips.mul_(2).sub_(1))
     return torch.cat(groups) * signs.mul_(2).sub_(1)
-
-
-_WIDEST = 1024  # columns of a Hadamard matrix

@@ -32,8 +32,6 @@ _GRADIENTS = 1 << 28  # bytes of gradients of single samples, where no bound is 
 
 _FEW = 4  # samples that show where a tensor has the samples
 
-_TRANSPOSES = ("T", "Transpose", "Permute")
-
 
 class Passes:
     """One forward pass, and backward passes from random vectors.
@@ -197,16 +195,15 @@ def _transposed(read: Any, weight: Tensor) -> bool | None:
     """Tell whether what is read is the weight (False), its transpose (True), or else (None)."""
     if getattr(read, "variable", None) is weight:
         return False
-    below = [source for source, _ in read.next_functions]
-    turned = operation(read) in _TRANSPOSES and weight.ndim == 2 and len(below) == 1
-    if turned and getattr(below[0], "variable", None) is weight:
-        shape = read._input_metadata[0].shape
-        axes = getattr(read, "_saved_dims", (1, 0))
-        same = (
-            [axis % 2**64 % 2 for axis in axes] == [0, 1] if operation(read) == "Permute" else False
-        )
-        return None if same or tuple(shape) != tuple(weight.shape[::-1]) else True
-    return None
+    kind, below = operation(read), [source for source, _ in read.next_functions]
+    if weight.ndim != 2 or getattr(below[0], "variable", None) is not weight:
+        return None
+    # Axes are saved modulo 2^64: whether they are even stays.
+    turned = kind == "T" or (
+        (kind == "Transpose" and (read._saved_dim0 - read._saved_dim1) % 2 == 1)
+        or (kind == "Permute" and read._saved_dims[0] % 2 == 1 and len(read._saved_dims) == 2)
+    )
+    return True if turned else None
 
 
 def _formed(product: Products, use: Use, vectors: int) -> Tensor:

@@ -91,7 +91,7 @@ def extract_patches(layer: CapturedLayer, out: Float[Tensor, "b g m t"]) -> None
         assert layer.edge is not None
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         z = F.pad(z.to(out.dtype), _padding(module), mode=mode)
-        z = _windows(z, module, edge_shape(layer.edge)[-space:])
+        z = windows(z, *_kernel(module), edge_shape(layer.edge)[-space:])
     unfolded = _by_sample(z, len(out), module.groups, space)
     out.view(unfolded.shape).copy_(unfolded)
 
@@ -119,7 +119,7 @@ def extract_factor(
         # change places with those of the convolution that goes the other way.
         assert layer.inputs is not None
         around = [int(p) for p in reversed(module.padding) for _ in (0, 1)]
-        s = _windows(F.pad(s, around), module, layer.inputs.shape[-space:])
+        s = windows(F.pad(s, around), *_kernel(module), layer.inputs.shape[-space:])
     unfolded = _by_sample(s, shape.batch, module.groups, space)
     return unfolded.reshape(shape.batch, shape.groups, shape.units, shape.positions)
 
@@ -158,18 +158,26 @@ def _padding(module: nn.Module) -> list[int]:
     return amounts
 
 
-def _windows(
-    padded: Float[Tensor, "n c *space"], module: nn.Module, counts: Sequence[int]
-) -> Float[Tensor, "n c *both"]:
-    """View the patches under the kernel, shape (n, c, window..., positions...)."""
+def _kernel(module: nn.Module) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
     assert isinstance(module, CONVOLUTIONS + TRANSPOSED)
+    return module.kernel_size, module.stride, module.dilation
+
+
+def windows(
+    padded: Float[Tensor, "n c *space"],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    counts: Sequence[int],
+) -> Float[Tensor, "n c *both"]:
+    """View the patches under a kernel, shape (n, c, window..., positions...)."""
     padded = padded.contiguous()
     steps = padded.stride()[2:]
     return padded.as_strided(
-        (*padded.shape[:2], *module.kernel_size, *counts),
+        (*padded.shape[:2], *kernel, *counts),
         (
             *padded.stride()[:2],
-            *(d * s for d, s in zip(module.dilation, steps, strict=True)),
-            *(d * s for d, s in zip(module.stride, steps, strict=True)),
+            *(d * s for d, s in zip(dilation, steps, strict=True)),
+            *(d * s for d, s in zip(stride, steps, strict=True)),
         ),
     )
