@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from hessinit_lib import layer_hessians, model_hessian
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import PureModel
-from hessinit_lib.hessians.ggn.estimates import sketch_of
 from hessinit_lib.hessians.ggn.outputs import OutputHessian, balanced_signs
 from hessinit_lib.hessians.ggn.passes import Passes
 from hessinit_lib.hessians.ggn.uses import find_layouts
 from hessinit_lib.hessians.loss import on_logits
 from hessinit_lib.hessians.loss_value import evaluate
+from hessinit_lib.hessians.numerics.estimates import sketch_of
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import pytest
 import torch
@@ -10,8 +11,7 @@ from networks import graph_hessians, labels, seeded
 from test_graph_hessians import ResNet, normal, prepare
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.graph.sketched import squared_sum
-from hessinit_lib.hessians.numerics.estimates import Estimate, combine
+from hessinit_lib.hessians.numerics.estimates import Estimate, combine, sketch_of
 from hessinit_lib.hessians.options import Options
 
 
@@ -38,7 +38,8 @@ def jacobian_rows(batch: int, classes: int, seed: int) -> Tensor:
 def draw(rows: Tensor, sketches: int, generator: torch.Generator) -> Estimate:
     signs = torch.randint(2, (sketches, *rows.shape[:2]), generator=generator) * 2.0 - 1
     mixed = torch.einsum("mbr,brp->mbp", signs.double(), rows)
-    return squared_sum(torch.einsum("mbp,ncp->mbnc", mixed, mixed))
+    pairs = {(a, c): mixed[a] @ mixed[c].mT for a, c in combinations(range(sketches), 2)}
+    return sketch_of(pairs, [each.square().sum(1) for each in mixed]).square
 
 
 @pytest.mark.parametrize("sketches", [4, 8])

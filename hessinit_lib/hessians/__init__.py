@@ -20,7 +20,7 @@ With `curvature="ggn"` there is one more, for any model whose samples do not mix
 
 - `ggn/`, with standard errors: Gauss-Newton blocks, by `passes` back from random vectors at the
   `outputs`. `uses` finds where weights meet the samples, `gradients` what each sample has there,
-  `estimates` what follows.
+  `spectral` bounds of spectral norms.
 
 In the exact routes `sketched` estimates Frobenius norms where that costs less.
 

@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.derivatives import check_derivatives
-from hessinit_lib.hessians.ggn.estimates import Products, sketch_of, spectral_bounds
 from hessinit_lib.hessians.ggn.passes import Passes
+from hessinit_lib.hessians.ggn.spectral import spectral_bounds
 from hessinit_lib.hessians.ggn.uses import Plan
-from hessinit_lib.hessians.numerics.estimates import Sketch, mean_norms
+from hessinit_lib.hessians.numerics.estimates import Products, Sketch, mean_norms, sketch_of
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
 

@@ -11,8 +11,8 @@ sketches give m (m - 1) such sums.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from itertools import combinations
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import CapturedLayer
-from hessinit_lib.hessians.numerics.estimates import Estimate, Sketch, random_signs, sketched_norms
+from hessinit_lib.hessians.numerics.estimates import Sketch, random_signs, sketch_of, sketched_norms
 from hessinit_lib.hessians.numerics.precision import may_round
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import BlockNorms
@@ -53,44 +53,11 @@ def graph_sketched_norms(
             limit=options.max_memory,
         ):
             products = gram.products()
-            own = products.diagonal(dim1=0, dim2=2).diagonal(dim1=0, dim2=1).double()
-            yield gram.layer.name, [Sketch(count, squared_sum(products), _sum_of_means(own, 1.0))]
+            pairs = {(a, c): products[a, :, c] for a, c in combinations(range(count), 2)}
+            own = [products[a, :, a].diagonal() for a in range(count)]
+            yield gram.layer.name, [sketch_of(pairs, own)]
 
     # The exact norms take a backward pass for each factor.
     return sketched_norms(
         sketch, batch, options.tolerance, lambda done, needed: needed < rank, least=_FEWEST
     )
-
-
-def squared_sum(products: Float[Tensor, "m b m b"]) -> Estimate:
-    r"""Estimate $\sum_{b,b',i,i'} (j_{bi} \cdot j_{b'i'})^2$ from the products of m sketches.
-
-    To first order (Hoeffding) the error is a sum over samples b and sketches a of what the
-    signs there change; the part of the sum with $j_b^a$ on the left, whose expectation is
-    the same for all a, shows how much that is.
-
-    Args:
-        products: $j_b^a \cdot j_{b'}^{a'}$ of at least three sketches.
-
-    Example:
-        >>> j = torch.tensor([[[1.0], [2.0]], [[1.0], [-2.0]], [[-1.0], [2.0]]])
-        >>> squared_sum(torch.einsum("abp,cdp->abcd", j, j)).mean  # (1 + 4)^2
-        25.0
-    """
-    count = len(products)
-    squares = products.double().square()
-    own = squares.diagonal(dim1=0, dim2=2).sum(1).T
-    rows = (squares.sum((2, 3)) - own) / (count - 1)
-    # Two rows share each product, which hides some of their variance. Leaving sketches out in
-    # turn (the jackknife) multiplies by the square of this ratio, which is too much.
-    return _sum_of_means(rows, 4.0 * (count - 1) / (count - 2))
-
-
-def _sum_of_means(draws: Float[Tensor, "m b"], scale: float) -> Estimate:
-    """Average over sketches, sum over samples; the error from each sample's own variance."""
-    count = len(draws)
-    variances = draws.var(0)
-    variance, fourth = float(variances.sum()), float(variances.square().sum())
-    # Welch and Satterthwaite: a variance from m draws has E s^4 = (1 + 2 / (m - 1)) sigma^4.
-    degrees = (count + 1) * variance**2 / fourth if fourth else math.inf
-    return Estimate(float(draws.mean(0).sum()), scale * variance / count, degrees)

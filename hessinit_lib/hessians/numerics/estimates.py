@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hessinit_lib.hessians.numerics.lanczos import power_of_two
 from hessinit_lib.hessians.report import BlockNorms
 
 _NORMAL = 1.959964  # the 97.5 % quantile
@@ -134,6 +136,65 @@ class Sketch(NamedTuple):
     number: int
     square: Estimate
     trace: Estimate
+
+
+Products = Mapping[tuple[int, int], Float[Tensor, "b b"]]
+"""Inner products of all samples, of pairs of vectors by their places."""
+
+
+def sketch_of(products: Products, own: Sequence[Float[Tensor, " b"]]) -> Sketch:
+    r"""Estimate $\|G\|_F^2$ and $\operatorname{tr} G$ with the variances of these estimates.
+
+    To first order (Hoeffding) the error of the square is a sum over samples and vectors of what
+    the signs there change. The part with $g^a_b$ on the left has the same expectation for all a,
+    so that its spread over a tells how much that is.
+
+    Args:
+        products: $g^a_b \cdot g^{a'}_c$ of pairs a, a' of m vectors, shape (B, B) each. Where left
+            and right factors differ, those of both orders.
+        own: $|g^a_b|^2$ for each of the vectors, two at least.
+
+    Example:
+        >>> g = torch.tensor([[[1.0], [2.0]], [[1.0], [-2.0]], [[-1.0], [2.0]]])
+        >>> pairs = {(a, c): g[a] @ g[c].T for a, c in ((0, 1), (0, 2), (1, 2))}
+        >>> sketch = sketch_of(pairs, list(g.square().sum(2)))
+        >>> sketch.square.mean, sketch.trace.mean  # (1 + 4)^2
+        (25.0, 5.0)
+    """
+    count = len(own)
+    rows = own[0].new_zeros(count, len(own[0]), dtype=torch.float64)
+    alone = torch.zeros_like(rows[0])
+    for a, c in combinations(range(count), 2):
+        left = products[a, c]
+        right = products[c, a].mT if (c, a) in products else left
+        # Squares of small numbers leave the range of float32.
+        unit = power_of_two(left.abs().max().item())
+        squares = (left / unit) * (right / unit)
+        scale = float(unit) ** 2 / (count - 1)
+        rows[a] += scale * squares.sum(1, dtype=torch.float64)
+        rows[c] += scale * squares.sum(0, dtype=torch.float64)
+        alone += scale * squares.diagonal()
+    if count == 2:
+        # What both vectors move alike, the sample's own term, cancels in the difference.
+        deviations = (rows[0] - rows[1]).abs() + alone
+        square = _sum_over_samples(rows.mean(0), deviations.square(), 1)
+    else:
+        # Two rows share a product, which hides some of their variance. Leaving vectors out in
+        # turn (the jackknife) multiplies by the square of this ratio, which is too much.
+        scale = 4.0 * (count - 1) / (count - 2) / count
+        square = _sum_over_samples(rows.mean(0), scale * rows.var(0), count - 1)
+    lengths = torch.stack([*own]).double()
+    return Sketch(
+        count, square, _sum_over_samples(lengths.mean(0), lengths.var(0) / count, count - 1)
+    )
+
+
+def _sum_over_samples(means: Tensor, variances: Tensor, degrees: int) -> Estimate:
+    """Sum over samples; by Welch and Satterthwaite, of a variance with few degrees for each."""
+    mean, total, fourth = torch.stack(
+        (means.sum(), variances.sum(), variances.square().sum())
+    ).tolist()
+    return Estimate(mean, total, (degrees + 2) * total**2 / fourth if fourth else math.inf)
 
 
 def sketched_norms(
