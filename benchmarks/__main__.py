@@ -106,6 +106,17 @@ def show(values: dict[str, Any]) -> None:
             print(f"  {what}: {values[what]}")
 
 
+def prepare() -> dict[str, str]:
+    """Set the threads, say what is there and whether the machine is busy; give the libraries."""
+    torch.set_num_threads(THREADS)
+    libraries = peers.installed()
+    print(describe_device(torch.device("cpu")), libraries or "none of the other libraries")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > BUSY:
+        print(f"warning: the machine is busy (load {load:.1f}); timings may be far off")
+    return libraries
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -117,12 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     profile = "quick" if chosen.quick else "paper"
     budget = 1.0 if chosen.quick else chosen.budget
 
-    torch.set_num_threads(THREADS)
-    ways, libraries = peers.load_ways(), peers.installed()
-    print(describe_device(torch.device("cpu")), libraries or "none of the other libraries")
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load > BUSY:
-        print(f"warning: the machine is busy (load {load:.1f}); timings may be far off")
+    ways, libraries = peers.load_ways(), prepare()
     for name in chosen.rows:
         recording = Recording(name, chosen.results, profile)
         row = ROWS[name]

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import compare, ours, peers
-from benchmarks.__main__ import BUSY, THREADS
+from benchmarks.__main__ import THREADS, prepare
 from benchmarks.modern_networks import NETWORKS
 from benchmarks.peers import with_torch_func
 from benchmarks.per_sample import KEPT, Values, all_columns, fits, from_gradients
@@ -41,7 +40,6 @@ from benchmarks.rows import Problem
 from benchmarks.ways import Average, GgnWay, PerSample, Stepwise
 from hessinit_book.data import load
 from hessinit_book.randomness import generator
-from hessinit_book.records.machine import describe_device
 from hessinit_lib import layer_hessians
 
 ACCURACY, REFERENCE = 0.05, 0.01
@@ -313,12 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget", type=float, default=12.0, help="seconds for each way")
     parser.add_argument("--results", type=Path, default=Path("results"))
     chosen = parser.parse_args(arguments)
-    torch.set_num_threads(THREADS)
-    ways, libraries = peers.load_ggn_ways(), peers.installed()
-    print(describe_device(torch.device("cpu")), libraries or "none of the other libraries")
-    load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load_average > BUSY:
-        print(f"warning: the machine is busy (load {load_average:.1f}); timings may be far off")
+    ways, libraries = peers.load_ggn_ways(), prepare()
     recording = Recording("modern", chosen.results)
     values: dict[str, Any] = {}
     for name in chosen.names:

@@ -204,7 +204,7 @@ def test_options_reach_layer_hessians(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append((options.norms, float(torch.rand((), generator=options.generator))))
         return HessianReport([])
 
-    monkeypatch.setattr("hessinit_lib.hessians.background.block_hessians", spy)
+    monkeypatch.setattr("hessinit_lib.hessians.layers.block_hessians", spy)
     mine, other = seeded(0), seeded(0)
     tracker, _, _ = make_training(every=1, norms=("frobenius",), generator=mine)
     tracker.step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,13 @@ from hessinit_lib.diagnosis.report import Diagnosis, Fault
 from hessinit_lib.diagnosis.rules import Finding, judge_all
 from hessinit_lib.diagnosis.signals import Pass, Signal, observe
 from hessinit_lib.errors import first_line
-from hessinit_lib.hessians.background import SMALL
 from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.estimate.hessians import estimated_hessians, model_hessian
 from hessinit_lib.hessians.functional import FROZEN, by_batch_statistics
-from hessinit_lib.hessians.ggn.hessians import ggn_hessians
+from hessinit_lib.hessians.ggn.hessians import Known
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.isolation import entry
-from hessinit_lib.hessians.layers import layer_hessians
+from hessinit_lib.hessians.layers import exact_or_ggn, layer_hessians
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.noise import without_noise
 from hessinit_lib.hessians.options import Options
@@ -146,7 +145,7 @@ def diagnose(
         scheme=scheme,
         notes=tuple(notes),
         trials=(*curved.trials, *tried),
-        curvature="ggn" if curved.norms.along else "hessian",
+        curvature=curved.norms.curvature,
     )
 
 
@@ -171,7 +170,7 @@ class _Curvature:
         gradients = found.gradients
         try:
             norms = _norms(case, found, options, curvature)
-            if norms.along:
+            if norms.curvature == "ggn":
                 notes = [*filter(None, [_GAUSS_NEWTON, norms.why_estimated])]
                 return cls(norms, dict(norms.along), math.nan, math.nan, [], notes)
             along = layer_curvatures(case, gradients, options.max_memory)
@@ -204,15 +203,12 @@ _GAUSS_NEWTON = (
 
 def _norms(case: Case, found: Pass, options: Options, curvature: str) -> HessianReport:
     """Compute the norms of the layers' Hessians, or of their Gauss-Newton blocks alone."""
-    small = sum(weight.numel() for weight in case.parameters.values()) <= SMALL
-    if curvature == "auto" and small and found.output_axes == 2:
-        with suppress(NotImplementedError):
-            return layer_hessians(*case[:4], **{**vars(options), "method": "exact"})
     if curvature in ("auto", "ggn"):
-        chosen = {**vars(options), "curvature": "ggn", "budget": _BUDGET}
+        ggn = replace(options, curvature="ggn", budget=_BUDGET)
         weights = {name: g for name, g in found.gradients.items() if name in case.weights}
+        known = Known(exact=curvature == "auto" and found.output_axes == 2)
         with suppress(*[NotImplementedError] if curvature == "auto" else []):
-            return ggn_hessians(case, Options(**chosen), directions=weights)
+            return exact_or_ggn(case, options, ggn, known, weights)
     if found.output_axes != 2:  # tokens, pixels: no exact route takes these
         why = f"outputs of {found.output_axes} axes"
         return estimated_hessians(case, options, why)

@@ -22,10 +22,10 @@ from hessinit_lib.hessians.functional import unwrapped
 from hessinit_lib.hessians.ggn.hessians import Known
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.isolation import entry
-from hessinit_lib.hessians.layers import block_hessians
+from hessinit_lib.hessians.layers import block_hessians, exact_or_ggn
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.noise import without_noise
-from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.options import Options, separated
 from hessinit_lib.hessians.report import HessianReport
 
 
@@ -105,9 +105,6 @@ def _compute(snapshot: bytes) -> tuple[HessianReport, torch.Generator | None]:
     return report, options.get("generator")
 
 
-# Parameters up to which exact norms are computed where there is a route to them.
-SMALL = 1_000_000
-
 _BUDGET = 2.5  # training steps: one in twenty of the 50 between two records
 
 
@@ -137,20 +134,13 @@ def training_hessians(
     """
     model = unwrapped(model)  # no other process need take part
     known = known or Known()
-    names = {key: options.pop(key) for key in ("layers", "exclude") if key in options}
-    case = Case.checked(model, loss_fn, inputs, targets, **names)
+    named, options = separated(options)
+    case = Case.checked(model, loss_fn, inputs, targets, **named)
     with without_noise(model, inputs, known.drawing) as known.drawing:
         if "curvature" in options or "method" in options:
             return block_hessians(case, Options(**options), known)
-        size = sum(parameter.numel() for parameter in case.parameters.values())
-        if known.exact and size <= SMALL:
-            try:
-                return block_hessians(case, Options(**options, method="exact"), known)
-            except NotImplementedError:
-                known.exact = False
-        default = {"norms": ("frobenius",)}
         budget = {} if "tolerance" in options else {"budget": _BUDGET}
-        chosen = {**default, **budget, **options, "curvature": "ggn"}
+        ggn = Options(**{"norms": ("frobenius",), **budget, **options, "curvature": "ggn"})
         with suppress(NotImplementedError):
-            return block_hessians(case, Options(**chosen), known)
+            return exact_or_ggn(case, Options(**options), ggn, known)
         return block_hessians(case, Options(**options), known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
@@ -23,6 +23,8 @@ from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.numerics.precision import PROCESS
 from hessinit_lib.hessians.options import NORMS, Options
 from hessinit_lib.hessians.report import HessianReport
+
+_SMALL = 1_000_000  # parameters up to which exact norms are had where only ggn would do
 
 
 @entry
@@ -134,9 +136,17 @@ def layer_hessians(
     return block_hessians(case, options)
 
 
-def block_hessians(case: Case, options: Options, known: Known | None = None) -> HessianReport:
+def block_hessians(
+    case: Case,
+    options: Options,
+    known: Known | None = None,
+    directions: Mapping[str, Tensor] | None = None,
+) -> HessianReport:
     """Do what `layer_hessians` does once its arguments are checked."""
-    found = _computed(case, options, known)
+    if options.curvature == "ggn" and options.frobenius:
+        found = ggn_hessians(case, options, known=known, directions=directions)
+    else:
+        found = _computed(case, options)
     # One norm that was asked for tells: the trace comes with Frobenius norms alone.
     asked = "frobenius" if options.frobenius else "spectral"
     if any(math.isnan(getattr(layer, asked)) for layer in found.values()):
@@ -144,10 +154,38 @@ def block_hessians(case: Case, options: Options, known: Known | None = None) -> 
     return found
 
 
-def _computed(case: Case, options: Options, known: Known | None) -> HessianReport:
+def exact_or_ggn(
+    case: Case,
+    exact: Options,
+    ggn: Options,
+    known: Known | None = None,
+    directions: Mapping[str, Tensor] | None = None,
+) -> HessianReport:
+    """Compute exact norms of a small network that has a route to them, else Gauss-Newton norms.
+
+    Args:
+        case: a model and a batch.
+        exact: options of exact norms.
+        ggn: options of Gauss-Newton norms.
+        known: see `ggn_hessians`; whether there is an exact route is noted there.
+        directions: see `ggn_hessians`.
+
+    Raises:
+        NotImplementedError: there are neither.
+    """
+    known = known or Known()
+    if sum(parameter.numel() for parameter in case.parameters.values()) > _SMALL:
+        known.exact = False
+    if known.exact:
+        try:
+            return block_hessians(case, replace(exact, method="exact"))
+        except NotImplementedError:
+            known.exact = False
+    return block_hessians(case, ggn, known, directions)
+
+
+def _computed(case: Case, options: Options) -> HessianReport:
     if options.curvature == "ggn":
-        if options.frobenius:
-            return ggn_hessians(case, options, known=known)
         return estimated_hessians(case, options)
     why = 'method="estimate"'
     # Factors of the Gauss-Newton block give exact norms, and with random signs estimates of

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 METHODS = ("auto", "exact", "estimate")
 NORMS = ("frobenius", "spectral")
 CURVATURES = ("hessian", "ggn")
+
+
+def separated(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Separate the arguments of `layer_hessians` that choose parameters from its options.
+
+    Example:
+        >>> separated({"exclude": "0.*", "tolerance": 0.1})
+        ({'exclude': '0.*'}, {'tolerance': 0.1})
+    """
+    names = {key: value for key, value in chosen.items() if key in ("layers", "exclude")}
+    return names, {key: value for key, value in chosen.items() if key not in names}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,6 +159,11 @@ class HessianReport(Mapping[str, LayerHessian]):
         self.not_finite = not_finite
         self.along = along or {}
 
+    @property
+    def curvature(self) -> str:
+        """Which matrix the norms are of, "hessian" or "ggn"."""
+        return next((layer.curvature for layer in self.values()), "hessian")
+
     def __getitem__(self, name: str) -> LayerHessian:
         if name not in self._layers:
             raise KeyError(f"{name!r}: expected one of {', '.join(self._layers)}")
@@ -205,7 +210,7 @@ class HessianReport(Mapping[str, LayerHessian]):
     def __repr__(self) -> str:
         columns = ["frobenius", "spectral", "trace", "residual_ratio"]
         what = f"{len(self)} layers"
-        if any(layer.curvature == "ggn" for layer in self.values()):
+        if self.curvature == "ggn":
             bounds = any(layer.spectral_gap for layer in self.values())
             columns = ["frobenius", "spectral", "spectral_gap", "trace"]
             columns = columns if bounds else ["frobenius", "spectral", "trace"]

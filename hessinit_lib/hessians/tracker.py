@@ -17,7 +17,7 @@ from hessinit_lib.hessians.case import check_kinds
 from hessinit_lib.hessians.ggn.hessians import Known
 from hessinit_lib.hessians.inputs import Inputs, mapped, sample_count
 from hessinit_lib.hessians.loss import LossFn
-from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.options import Options, separated
 from hessinit_lib.hessians.report import HessianReport
 
 if TYPE_CHECKING:
@@ -105,9 +105,7 @@ class HessianTracker:
         asynchronous: bool = False,
         **options: Any,
     ) -> None:
-        generator = Options(
-            **{key: value for key, value in options.items() if key not in ("layers", "exclude")}
-        ).generator
+        generator = Options(**separated(options)[1]).generator
         if generator is not None:  # one that training shares would make records change it
             options["generator"] = generator.clone_state()
         self.model = model

@@ -18,7 +18,7 @@ from hessinit_lib.hessians.ggn.hessians import forecast, ggn_hessians
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.loss import LossFn
-from hessinit_lib.hessians.options import Options
+from hessinit_lib.hessians.options import Options, separated
 from hessinit_lib.hessians.report import NOT_FINITE, BlockNorms, HessianReport, LayerHessian
 
 # Vectors that a subspace starts from, by norms. Where spectral norms are asked for it grows to
@@ -103,8 +103,8 @@ def model_hessian(
         >>> model_hessian(model, nn.MSELoss(), x, y, norms=("spectral",)).shape
         (18,)
     """
-    named = {key: chosen.pop(key) for key in ("layers", "exclude") if key in chosen}
-    options = Options(**chosen)
+    named, others = separated(chosen)
+    options = Options(**others)
     case = Case.checked(model, loss_fn, inputs, targets, **named)
     if options.curvature == "ggn" and options.frobenius:
         return ggn_hessians(case, options, whole=True)["model"]
