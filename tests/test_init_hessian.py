@@ -373,18 +373,11 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
         hessian_(chain(2, 4, nn.ReLU), CE, *vectors(), **options)
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (
-            nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)),
-            r"1 \(BatchNorm1d\) normalizes by the statistics of its batch",
-        ),
-        (nn.Sequential(nn.Unflatten(1, (3, 4)), nn.GRU(4, 3)), "1.weight_ih_l0 belongs to a GRU"),
-    ],
-)
-def test_models_that_cannot_be_treated(model: nn.Module, message: str) -> None:
-    with pytest.raises(NotImplementedError, match=message):
+def test_models_that_cannot_be_treated() -> None:
+    model = nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+    with pytest.raises(
+        NotImplementedError, match=r"1 \(BatchNorm1d\) normalizes by the statistics"
+    ):
         hessian_(model, CE, *vectors())
 
 

@@ -8,7 +8,6 @@
 | How does a ReLU network start as a linear one? | `mirrored.py` |
 | How does `hessian_` choose the scale of each layer? | `hessian.py` |
 | How are given Hessian norms met? | `scaling.py` |
-| How are all layers' Gauss-Newton traces estimated? | `gauss_newton_traces.py` |
 | Which layers form residual branches, which is last? | `forward_graph.py` |
 | What comes back? | `report.py` |
 | What do other papers do? LSUV, MetaInit, GradInit, Fixup | `rivals/` |

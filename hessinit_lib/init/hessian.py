@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,11 @@ from hessinit_lib.init.forward_graph import (
     last_layers,
     refuse_batch_statistics,
 )
-from hessinit_lib.init.gauss_newton_traces import gauss_newton_traces
-from hessinit_lib.init.layers import Layer, restored_on_failure, weight_layers
+from hessinit_lib.init.layers import Layer, other_weights, restored_on_failure, weight_layers
 from hessinit_lib.init.mirrored import branch_factors, draw_directions
 from hessinit_lib.init.report import ScalingReport
 from hessinit_lib.init.scaling import meet_norms
-from hessinit_lib.init.schemes import apply
+from hessinit_lib.init.schemes import SCHEMES, draw_layers
 
 LEVEL = 0.1
 """Second-order term of the loss in the initial outputs, over the loss of zero outputs."""
@@ -78,10 +78,11 @@ def hessian_(
     method where it is not: then a layer's response costs one evaluation of all norms.
 
     Args:
-        model: plain, convolutional, residual or a transformer, with trainable weights in
-            Linear, convolution and Embedding layers, which may be tied. Computed in float32
-            or float64, whatever its type. Frozen parameters, gradients, buffers and modes
-            are left, and so is the global random state if a generator is given.
+        model: any whose weights multiply its signals (Linear, convolutions, attention's packed
+            and bare parameters, gates of recurrent layers, each an own matrix; also inputs
+            first or parametrized) or are added to them (tables: drawn as an Embedding, no
+            layers). Gains and frozen parameters, gradients, buffers and modes are left, and so
+            is the global random state if a generator is given. Computed in float32 or float64.
         loss_fn: function of (outputs, targets) that gives one number.
         inputs: shape (B, ...); or several tensors in a tuple, or in a dict by keyword.
         targets: what the loss takes, B of them.
@@ -100,8 +101,8 @@ def hessian_(
         estimated.
 
     Raises:
-        NotImplementedError: a trainable weight of a kind of module that is not covered (a
-            recurrent layer, say), or batch normalization in training mode.
+        NotImplementedError: a trainable weight that is used in another way (a function of it
+            multiplies, say), or batch normalization in training mode.
         ValueError: a value out of range, outputs that are not finite, a layer whose Hessian
             is zero, signals that fade on the way through the network, a target that cannot
             be met. The model is left as it was.
@@ -121,7 +122,7 @@ def hessian_(
     """
     model = Case.checked(model, loss_fn, inputs, targets, paired=False).model
     refuse_batch_statistics(model)
-    layers = weight_layers(model)
+    layers = _layers(model, inputs)
     wanted = _check(target, directions, level, norm, tolerance, rounds, layers)
     drawn = directions == "draw"
     work = _Work(model, loss_fn, inputs, targets, layers, norm, tolerance, drawn, generator)
@@ -214,8 +215,11 @@ class _Work:
         """Draw the directions, or keep them, and run the model."""
         if self.drawn:
             # The weights as given may be anything: zero ones would make all look like ReLUs.
-            apply(self.model, "lecun", generator=self.generator)
-            draw_directions(self._run(), generator=self.generator)
+            others = other_weights(self.model)
+            covered = weight_layers(self.model, others=bool(others))
+            draw_layers(covered, SCHEMES["lecun"](), self.generator)
+            for _ in range(2 if others else 1):  # others are drawn where their place is known
+                draw_directions(self._run(), generator=self.generator)
         graph = self._run()
         if not torch.isfinite(graph.outputs).all():
             raise ValueError("the model's outputs are not finite: expected finite ones to scale")
@@ -244,15 +248,19 @@ class _Work:
     def _traces(self, graph: ForwardGraph) -> dict[str, float]:
         self.evaluations += 1
         self.passes += 2 * _PROBES
-        fixed = torch.Generator().manual_seed(0)
-        traces = gauss_newton_traces(
-            graph,
-            on_logits(self.loss_fn, graph.log_softmax),
-            self.targets,
-            probes=_PROBES,
-            generator=fixed,
+        # tr G = E <J'e, J'A e> for signs e, of any loss: two backward passes for each.
+        outputs, weights = graph.outputs, list(graph.weights.values())
+        curvature = OutputCurvature(
+            on_logits(self.loss_fn, graph.log_softmax), outputs, self.targets
         )
-        return {name: traces.get(name, 0.0) for name in self.scales}
+        back = partial(torch.autograd.grad, retain_graph=True, materialize_grads=True)
+        traces, fixed = dict.fromkeys(self.scales, 0.0), torch.Generator().manual_seed(0)
+        for _ in range(_PROBES):
+            signs = torch.randint(2, outputs.shape, generator=fixed).mul_(2).sub_(1).to(outputs)
+            sides = (back(outputs, weights, vector) for vector in (signs, curvature.hvp(signs)))
+            for name, left, right in zip(graph.weights, *sides, strict=True):
+                traces[name] += (left * right).sum().item() / _PROBES
+        return traces
 
     def _norms(self) -> list[float]:
         self.evaluations += 1
@@ -265,6 +273,7 @@ class _Work:
                 norms=(self.norm,),
                 parts=False,
                 tolerance=self.tolerance / 5,
+                layers=[*self.scales],
             )
         return [getattr(report[name], self.norm) for name in self.scales]
 
@@ -273,10 +282,21 @@ class _Work:
         for layer in self.layers:
             if layer.name in factors:
                 factor = factors[layer.name]
-                layer.weight.mul_(factor)
+                layer.put(layer.weight.detach().mul_(factor))
                 self.scales[layer.name] *= factor
                 if biases and layer.bias is not None:
                     layer.bias.mul_(factor)
+
+
+def _layers(model: nn.Module, inputs: Inputs) -> list[Layer]:
+    """List the layers in model order, those that only the graph shows included."""
+    if not (others := other_weights(model)):
+        return weight_layers(model)
+    graph = forward_graph(model, inputs)
+    found = {each.name: each for each in (*weight_layers(model, others=True), *graph.layers)}
+    if not found:
+        raise NotImplementedError(f"{next(iter(others))}: expected a weight that multiplies inputs")
+    return [found[name] for name, _ in model.named_parameters() if name in found]
 
 
 def _check(

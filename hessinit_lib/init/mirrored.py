@@ -84,8 +84,9 @@ def draw_directions(graph: ForwardGraph, *, generator: torch.Generator | None = 
     Layers become orthogonal maps with rows of norm 1, or He's $\sqrt2$ behind a ReLU. Where
     the layer that follows reads a ReLU or another activation that is not odd, the outputs
     are mirrored (see `hessinit_lib.init.mirrored`) and the rows of the layer behind have
-    the norm $\sqrt2 / s$, s the activation's `mirrored_slope`. Embeddings are drawn from
-    $N(0, 1)$.
+    the norm $\sqrt2 / s$, s the activation's `mirrored_slope`. Stacked matrices (queries, keys
+    and values; gates) are drawn one by one; the biases of weights that `apply` does not know
+    become zero. Embeddings and other tables, such as positions, are drawn from $N(0, 1)$.
 
     Args:
         graph: of a forward pass of the model.
@@ -96,16 +97,19 @@ def draw_directions(graph: ForwardGraph, *, generator: torch.Generator | None = 
     """
     halves = 0  # channels of the last layer's outputs, if they are mirrored
     for index, layer in enumerate(graph.layers):
+        weight = layer.weight.detach()
         if isinstance(layer.module, nn.Embedding):
-            normal_(layer.weight, 1.0, generator=generator)
+            normal_(weight, 1.0, generator=generator)
             if layer.module.padding_idx is not None:
-                layer.weight[layer.module.padding_idx] = 0
+                weight[layer.module.padding_idx] = 0
+            layer.put(weight)
             halves = 0
             continue
-        blocks = layer.matrices()
+        blocks = layer.matrices(weight)
         groups, fan_out, fan_in = blocks.shape[:3]
         slope = graph.slopes.get(layer.name)
-        before = bool(halves) and slope is not None and groups == 1 and fan_in % halves == 0
+        before = bool(halves) and slope is not None and fan_in % halves == 0
+        before = before and (groups == 1 or layer.key != "weight")  # groups read a part each
         following = graph.layers[index + 1 : index + 2]
         after = groups == 1 and fan_out % 2 == 0
         after = after and any(other.name in graph.slopes for other in following)
@@ -113,8 +117,14 @@ def draw_directions(graph: ForwardGraph, *, generator: torch.Generator | None = 
             mirrored_(block, inputs=before, outputs=after, generator=generator)
             # Also where there are more rows than columns; a ReLU passes half of the mean square.
             square = 1 if slope is None else 2 / slope**2
-            block.mul_(math.sqrt(square * fan_out / block.square().sum().item()))
+            norm = block.square().sum().item() * layer.factor**2
+            block.mul_(math.sqrt(square * fan_out / norm))
+        layer.put(weight)
+        if layer.bias is not None:
+            layer.bias.zero_()
         halves = fan_out if after else 0
+    for table in graph.tables:
+        normal_(table, 1.0, generator=generator)
 
 
 def branch_factors(graph: ForwardGraph) -> dict[str, float]:

@@ -74,21 +74,21 @@ def apply(
         raise ValueError(f"scheme {scheme!r}: {what}; it takes {', '.join(known) or 'none'}")
     draw = SCHEMES[scheme](**options)
     layers = weight_layers(model)
-    with restored_on_failure(model, generator), torch.no_grad():
-        draw(layers, generator)
-        for layer in layers:
-            if isinstance(layer.module, nn.Embedding) and layer.module.padding_idx is not None:
-                layer.weight[layer.module.padding_idx] = 0
-        if scheme != "torch":
-            zero_biases(model)
+    with restored_on_failure(model, generator):
+        draw_layers(layers, draw, generator, biases=scheme != "torch")
     return model
 
 
 @torch.no_grad()
-def zero_biases(model: nn.Module) -> None:
-    """Set the trainable biases of all layers to zero; normalization layers keep theirs."""
-    for layer in weight_layers(model):
-        if layer.bias is not None:
+def draw_layers(
+    layers: list[Layer], draw: Draw, generator: torch.Generator | None, *, biases: bool = True
+) -> None:
+    """Draw the weights of layers; set their trainable biases to zero, too, if asked to."""
+    draw(layers, generator)
+    for layer in layers:
+        if isinstance(layer.module, nn.Embedding) and layer.module.padding_idx is not None:
+            layer.weight[layer.module.padding_idx] = 0
+        if biases and layer.bias is not None:
             layer.bias.zero_()
 
 

@@ -21,9 +21,9 @@ from hessinit_lib.hessians.graph.nodes import edge_shape, inputs_first, operatio
 MEETINGS = frozenset(["Addmm", "Mm", "Bmm", "Convolution", "Embedding"])
 """Operations that bring a weight and samples together."""
 
-_REARRANGED = """T Transpose Permute View UnsafeView ReshapeAlias Alias Clone Slice Select Split
+_NAMES = """T Transpose Permute View UnsafeView ReshapeAlias Alias Clone Slice Select Split
     SplitWithSizes Unbind Squeeze Unsqueeze ToCopy"""
-_REARRANGING = frozenset(_REARRANGED.split())
+REARRANGING = frozenset(_NAMES.split())
 """Operations on one tensor that bring no samples in."""
 
 _LONGEST = 24  # nodes between a weight and the place where it meets the samples
@@ -131,7 +131,7 @@ class Graph:
                 self._made[node] = 0
         readers = dict.fromkeys(node for pairs in self._readers.values() for node, _ in pairs)
         # What only rearranges weights has no samples.
-        tried = [n for n in readers if n not in self._made or operation(n) not in _REARRANGING]
+        tried = [n for n in readers if n not in self._made or operation(n) not in REARRANGING]
         self._edges = [(node, min(self._outlets[node])) for node in tried]
         self._operations = tuple(map(operation, self._nodes))
         self._layouts = (plan and self._layouts_by(plan)) or self._find_layouts()
