@@ -231,6 +231,33 @@ def test_queries_that_meet_other_inputs_than_keys() -> None:
     assert model.query.std() > 0.5
 
 
+def test_weights_that_are_scaled_resized_or_read_by_a_transposed_kernel() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.place = nn.Conv1d(6, 8, 1), nn.Parameter(torch.zeros(1, 8, 3))
+            self.kernel, self.scaled = (
+                nn.Parameter(torch.zeros(8, 4, 3)),
+                nn.Parameter(torch.eye(4)),
+            )
+            self.body, self.head = nn.LSTM(4, 8, bidirectional=True, proj_size=2), nn.Linear(4, 3)
+            parametrizations.weight_norm(self.body, "weight_hh_l0")
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.first(x.mT) + F.interpolate(self.place, size=5, mode="linear")
+            z = F.conv_transpose1d(z.tanh(), self.kernel)
+            z = F.linear(z.permute(2, 0, 1), self.scaled * -0.25)
+            return self.head(self.body(z)[0][-1])
+
+    model, (x, y) = Scaled(), batch()
+    hessian_(model, CE, x, y, level=0.01, generator=seeded(0))
+    torch.testing.assert_close(model.scaled @ model.scaled.T, 16 * torch.eye(4))
+    torch.testing.assert_close(model.kernel.square().sum((0, 2)), torch.ones(4))
+    assert 0.5 < model.place.std() < 1.5
+    for block in model.body.weight_hh_l0.detach().chunk(4):
+        torch.testing.assert_close(block.mT @ block, 4 * torch.eye(2))
+
+
 def test_turned_weights_are_mirrored_around_relus() -> None:
     model, (x, y) = turned(), batch()
     hessian_(model, CE, x, y, generator=seeded(0))

@@ -208,8 +208,8 @@ def _placed(
     if uses:
         raise not_placed(name, "more than its order changes before it multiplies")
     kinds = {operation(place.node) for place in places}
-    tables = {kind for kind in kinds if kind in _TABLES or "Attention" in kind}
-    if wrong := [k for k in kinds - tables - _SCALING if "Norm" not in k and "Upsample" not in k]:
+    tables = {k for k in kinds if k in _TABLES or "Attention" in k or "Upsample" in k}
+    if wrong := [k for k in kinds - tables - _SCALING if "Norm" not in k]:
         raise not_placed(name, f"it is used by {wrong[0]}")
     return bool(tables - {"Add", "Sub"}) or (bool(tables) and weight.numel() > max(weight.shape))
 

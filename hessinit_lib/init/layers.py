@@ -58,7 +58,7 @@ class Layer:
         """
         if is_parametrized(self.module, self.key):
             setattr(self.module, self.key, weight)
-            if not torch.allclose(self.weight, weight, rtol=1e-3, atol=1e-6):
+            if not torch.allclose(self.weight, weight, rtol=0.02, atol=1e-4):
                 raise not_placed(self.name, "its parametrization does not take any value")
 
     @property
