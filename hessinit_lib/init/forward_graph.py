@@ -16,12 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 from torch.nn.utils.parametrize import ParametrizationList
 
-from hessinit_lib.hessians.functional import (
-    PureModel,
-    by_batch_statistics,
-    one_tensor,
-    unwrapped,
-)
+from hessinit_lib.hessians.functional import PureModel, by_batch_statistics, one_tensor, unwrapped
 from hessinit_lib.hessians.ggn.uses import MEETINGS, REARRANGING
 from hessinit_lib.hessians.graph.nodes import edge_shape, inputs_first, operation
 from hessinit_lib.hessians.inputs import Inputs, sample_count
@@ -124,13 +119,9 @@ def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
 
 
 class Place(NamedTuple):
-    """Where what is made of weights alone meets something else.
+    """Where what is made of weights alone meets something else: a node, as which of its inputs.
 
-    Attributes:
-        node: in the graph.
-        place: as which of its inputs.
-        read: what it reads.
-        axes: of outputs and of inputs in what is read, if it is a matrix or kernel.
+    What is `read` there has the `axes` of outputs and inputs, if it is a matrix or kernel.
     """
 
     node: Any
@@ -141,11 +132,10 @@ class Place(NamedTuple):
     @property
     def reads(self) -> Tensor | None:
         """The signal that a matrix or kernel multiplies."""
-        if self.axes is None:
-            return None
         kind = operation(self.node)
         left = {"Addmm": "mat1", "Convolution": "input"}.get(kind, "self")
-        return getattr(self.node, "_saved_" + (left if self.place == _RIGHT[kind] else "mat2"))
+        saved = "_saved_" + (left if self.place == _RIGHT.get(kind) else "mat2")
+        return getattr(self.node, saved) if self.axes else None
 
 
 def _places_of(
@@ -241,8 +231,7 @@ def _axes_of(
         for g in (back(0), back(1))
     )
     single = [a for a in every if a not in out + into and weight.shape[a] == 1]
-    out = out or [single.pop() for _ in single[:1]]
-    into = into or single[:1]
+    out, into = out or [single.pop() for _ in single[:1]], into or single[:1]
     blocks = [a for a in every if a not in out[-1:] + into]
     axes = (*blocks, *out[-1:], *into)
     return (axes, len(blocks), 1, factor) if out and into and sorted(axes) == [*every] else None

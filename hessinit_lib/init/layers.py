@@ -13,13 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from hessinit_lib.hessians.case import check_model
-from hessinit_lib.hessians.kinds import (
-    COVERED,
-    TRANSPOSED,
-    covered_weights,
-    fans,
-    owned_parameters,
-)
+from hessinit_lib.hessians.kinds import COVERED, TRANSPOSED, covered_weights, fans, owned_parameters
 
 
 @dataclass(frozen=True)
