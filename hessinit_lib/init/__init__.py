@@ -8,7 +8,7 @@
 | How does a ReLU network start as a linear one? | `mirrored.py` |
 | How does `hessian_` choose the scale of each layer? | `hessian.py` |
 | How are given Hessian norms met? | `scaling.py` |
-| Which layers form residual branches, which is last? | `forward_graph.py` |
+| Where do weights meet signals? Residual branches, last layers? | `forward_graph.py` |
 | What comes back? | `report.py` |
 | What do other papers do? LSUV, MetaInit, GradInit, Fixup | `rivals/` |
 """
