@@ -76,7 +76,7 @@ def mapped(inputs: Inputs, function: Callable[[Tensor], Tensor]) -> Inputs:
     return apply(inputs) if isinstance(inputs, Tensor) else tuple(apply(each) for each in inputs)
 
 
-def take(inputs: Inputs, samples: slice) -> Inputs:
+def take(inputs: Inputs, samples: slice | Tensor) -> Inputs:
     """Take some samples of all inputs.
 
     Example:

@@ -211,11 +211,11 @@ class HessianReport(Mapping[str, LayerHessian]):
         columns = ["frobenius", "spectral", "trace", "residual_ratio"]
         what = f"{len(self)} layers"
         if self.curvature == "ggn":
-            bounds = any(layer.spectral_gap for layer in self.values())
-            columns = ["frobenius", "spectral", "spectral_gap", "trace"]
-            columns = columns if bounds else ["frobenius", "spectral", "trace"]
+            columns.pop()
             what += ', Gauss-Newton blocks (curvature="ggn")'
-            what += ": spectral: a lower bound, and the gap to an upper one" if bounds else ""
+        if any(layer.spectral_gap for layer in self.values()):
+            columns.insert(2, "spectral_gap")
+            what += ": spectral: a lower bound, and the gap to an upper one"
         if not all(layer.exact for layer in self.values()):
             columns.insert(1, "stderr")
         rows = [

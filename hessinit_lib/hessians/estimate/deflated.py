@@ -87,7 +87,7 @@ class DeflatedNorms:
         # What rounding allows is not asked for more sharply.
         self._tolerance = max(options.tolerance, 100 * torch.finfo(like.dtype).eps)
         self._probed: list[_Probes] = []
-        self._finite = True
+        self._finite, self._sure = True, False
         seed = options.generator.initial_seed() if options.generator else 0
         # Its own, so that other draws stay what they are.
         self._random = torch.Generator().manual_seed((seed + 1) % 2**63)
@@ -116,11 +116,14 @@ class DeflatedNorms:
     def growth(self) -> Float[Tensor, "k _"]:
         """Give the rows to go on with; none if the spectral norms are known."""
         share = 0.5 if self._options.frobenius else 1.0  # the rest is for the Frobenius norms
-        return self._growth()[: self._affordable(share)]
+        affordable = self._affordable(share)
+        wanted = self._growth() if affordable else self._space.rows[:0]
+        self._sure = bool(affordable) and not len(wanted)
+        return wanted[:affordable]
 
     def _growth(self) -> Float[Tensor, "k _"]:
         space = self._space
-        if not self._options.spectral or space.whole or not self._finite or not self._affordable():
+        if not self._options.spectral or space.whole or not self._finite:
             return space.rows[:0]
         leading = [space.leading(weights) for weights in self._operators] if space.count else []
         scale = abs(leading[0].value) if leading else 0.0
@@ -284,9 +287,13 @@ class DeflatedNorms:
             # No row was asked for: the block is zero, unless the limit did not allow one.
             none = math.nan if self._limit < math.inf else 0.0
             spectral = abs(space.leading(weights).value) if space.count else none
+        # Where the limit came first, others may be larger; none is larger than the Frobenius norm.
+        above = math.inf if not self._options.frobenius else frobenius + 2 * stderr
+        sure = self._sure or space.whole or not self._options.spectral
+        gap = 0.0 if sure else max(0.0, above - spectral)
         if not self._options.frobenius:
-            return BlockNorms(math.nan, spectral, math.nan)
-        return BlockNorms(frobenius, spectral, trace, stderr, trace_error)
+            return BlockNorms(math.nan, spectral, math.nan, spectral_gap=gap)
+        return BlockNorms(frobenius, spectral, trace, stderr, trace_error, spectral_gap=gap)
 
 
 @dataclass

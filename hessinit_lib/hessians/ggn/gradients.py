@@ -87,10 +87,8 @@ class Products(NamedTuple):
         return found[:, start - first * left.shape[3] : stop - first * left.shape[3]]
 
     def sides(self, index: int) -> tuple[Tensor, Tensor]:
-        """Give both factors of all positions, (B, T, .) each, that of the weight's rows first."""
-        s, x = self.rows[index][:, 0], self.columns
-        x = x if self.indexed else x[:, 0]
-        return (x, s) if self.transposed else (s, x)
+        """Give s for one vector, and x, at all positions of the one group, (B, T, .) each."""
+        return self.rows[index][:, 0], self.columns if self.indexed else self.columns[:, 0]
 
 
 def products_of(use: Use, gradients: Sequence[Tensor]) -> Products | None:
@@ -244,8 +242,8 @@ class SampleGradients:
         if not self._products and not self._others:
             return found, own
         if self._products and self._by_positions(pairs):
-            found = [self._of_positions(*pair) for pair in pairs]
-            own = [self._squares_of_positions(index) for index in vectors if squares]
+            self._add_positions(found, pairs)
+            self._add_squares(own, vectors)
             return found, own
         step = self._piece * self._height // (len(vectors) * self._samples * self._size)
         for start in range(0, self._height, max(1, step)):
@@ -280,29 +278,39 @@ class SampleGradients:
             return False
         count = self._samples * sum(each.positions for each in self._products)
         vectors = len({index for pair in pairs for index in pair})
-        width = sum(sum(each.shape) for each in self._products)
+        # What comes in is multiplied once for all vectors.
+        rows = sum(each.rows[0].shape[3] for each in self._products)
+        columns = sum(0 if each.indexed else each.width for each in self._products)
         # What is written and read costs as much as some multiplications.
         direct = self._size * (vectors * (count + _TRAFFIC * self._samples))
         direct += self._size * len(pairs) * self._samples**2
-        return len(pairs) * count**2 * (width + _TRAFFIC) < direct
+        return count**2 * (columns + len(pairs) * (rows + _TRAFFIC)) < direct
 
-    def _of_positions(self, i: int, j: int) -> Tensor:
-        found = []
-        for left in (each.sides(i) for each in self._products):
-            for right in (each.sides(j) for each in self._products):
-                product = _inner(left[0], right[0]) * _inner(left[1], right[1])
-                one = product.shape[1] == product.shape[3] == 1
-                found.append(product[:, 0, :, 0] if one else product.sum((1, 3)))
-        return found[0] if len(found) == 1 else torch.stack(found).sum(0)
+    def _add_positions(self, found: list[Tensor], pairs: Sequence[tuple[int, int]]) -> None:
+        """Add the sums over pairs of positions."""
+        for left in self._products:
+            for right in self._products:
+                seen: Tensor | None = None
+                for total, (i, j) in zip(found, pairs, strict=True):
+                    (s, x), (t, y) = left.sides(i), right.sides(j)
+                    if left.transposed != right.transposed:  # as of a tied weight
+                        product = _inner(s, y) * _inner(x, t)
+                    else:
+                        seen = _inner(x, y) if seen is None else seen  # the same for all vectors
+                        product = _inner(s, t).mul_(seen)
+                    one = product.shape[1] == product.shape[3] == 1
+                    total += product[:, 0, :, 0] if one else product.sum((1, 3))
 
-    def _squares_of_positions(self, index: int) -> Tensor:
-        sides = [each.sides(index) for each in self._products]
-        found = [
-            _inner_of_each(left[0], right[0]) * _inner_of_each(left[1], right[1])
-            for left in sides
-            for right in sides
-        ]
-        return torch.stack([product.sum((1, 2), dtype=torch.float64) for product in found]).sum(0)
+    def _add_squares(self, own: list[Tensor], vectors: Sequence[int]) -> None:
+        for left in self._products:
+            for right in self._products:
+                for total, index in zip(own, vectors, strict=False):
+                    (s, x), (t, y) = left.sides(index), right.sides(index)
+                    if left.transposed != right.transposed:
+                        product = _inner_of_each(s, y) * _inner_of_each(x, t)
+                    else:
+                        product = _inner_of_each(s, t) * _inner_of_each(x, y)
+                    total += product.sum((1, 2), dtype=torch.float64)
 
 
 def _inner(left: Tensor, right: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.ggn.passes import Passes
 from hessinit_lib.hessians.ggn.spectral import spectral_bounds
 from hessinit_lib.hessians.ggn.uses import Plan
+from hessinit_lib.hessians.ggn.vectors import BasisDraw
 from hessinit_lib.hessians.numerics.estimates import Products, Sketch, mean_norms, sketch_of
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
@@ -34,6 +36,12 @@ _GRADIENTS = 24  # per-sample gradients, of all vectors together, that tell an e
 # What a call takes in any case, in training steps: forward pass, search for the weights' places,
 # check of derivatives; and for each vector: backward pass, gradients and their products.
 _ONCE, _EACH = 1.0, 0.8
+
+# The same more closely, for bases: a backward pass, inner products of a pair, a forward pass.
+_PASS, _PAIR, _AGAIN = 0.6, 0.3, 0.4
+
+_EXTRA = 0.25  # of the batch, that may be added to it
+_SURE = 0.8  # of the square of the error allowed: what is expected should be below
 
 
 @dataclass
@@ -101,7 +109,13 @@ def ggn_hessians(
         norms = block.norms() if passes.finite else NOT_FINITE
         layers.append(
             LayerHessian.from_parts(
-                name, shapes[name], norms, norms, NOT_FINITE, exact=False, curvature="ggn"
+                name,
+                shapes[name],
+                norms,
+                norms,
+                NOT_FINITE,
+                exact=passes.finite and block.exact and not known.note,
+                curvature="ggn",
             )
         )
     along = {name: blocks[name].along() for name in directions or {}}
@@ -126,36 +140,76 @@ class _Work:
 
     def run(self, names: list[str]) -> str:
         """Add vectors; say so if the budget ends that."""
+        with tqdm(desc="Gauss-Newton norms", unit="pass", delay=3, leave=False) as bar:
+            if self.passes.hessian.rank:
+                self._by_bases(names, bar)
+            else:
+                self._by_signs(names, bar)
+        return self.options.stopped(block.excess() for block in self.blocks.values())
+
+    def _by_signs(self, names: list[str], bar: tqdm) -> None:
+        """Add independent vectors."""
         first, blocks = _first(self.passes.samples), self.blocks
         most = max(first, int(min((self.options.steps - _ONCE) / _EACH, _MANY)))
         needed, done, unknown = first, 0, list(blocks)
-        bar = tqdm(desc="Gauss-Newton norms", unit="pass", total=needed, delay=3, leave=False)
-        with bar:
-            while needed:
-                count = min(needed, _MOST) if needed - _MOST != 1 else _MOST - 1
-                self._add(names if self.whole else unknown, count)
-                done += count
-                bar.update(count)
-                excess = {name: blocks[name].excess() for name in unknown}
-                unknown = [name for name in unknown if excess[name] > 1]
-                # The error of a mean falls with the root of their number.
-                wanted = (math.ceil(1.1 * done * excess[name] ** 2) for name in unknown)
-                needed = min(
-                    max(max(wanted, default=done) - done, 3 if unknown else 0), most - done
-                )
-                needed = needed if needed > 1 else 0
-                bar.total = done + needed
-        return self.options.stopped(block.excess() for block in blocks.values())
+        while needed:
+            bar.total = done + needed
+            count = min(needed, _MOST) if needed - _MOST != 1 else _MOST - 1
+            drawn = [self.passes.hessian.draw(self.generator) for _ in range(count)]
+            both = len(drawn[0]) == 2  # (e, A e) in place of S e twice
+            # Of products with themselves the diagonal will do, unless they are asked for.
+            alone = not (self.options.spectral or both)
+            every = ((a, c) for a in range(count) for c in range(count) if both or a + alone <= c)
+            pairs = {(a, c): (2 * a, 2 * c + 1) if both else (a, c) for a, c in every}
+            vectors = [vector for pair in drawn for vector in pair]
+            self._add(names if self.whole else unknown, vectors, pairs)
+            done += count
+            bar.update(count)
+            excess = {name: blocks[name].excess() for name in unknown}
+            unknown = [name for name in unknown if excess[name] > 1]
+            # The error of a mean falls with the root of their number.
+            wanted = (math.ceil(1.1 * done * excess[name] ** 2) for name in unknown)
+            needed = min(max(max(wanted, default=done) - done, 3 if unknown else 0), most - done)
+            needed = needed if needed > 1 else 0
 
-    def _add(self, names: list[str], count: int) -> None:
-        """Draw some vectors, and add what they tell about some weights."""
-        drawn = [self.passes.hessian.draw(self.generator) for _ in range(count)]
-        vectors = [vector for pair in drawn for vector in pair]
-        both = len(drawn[0]) == 2  # (e, A e) in place of S e twice
-        # Of products with themselves the diagonal will do, unless spectral norms are asked for.
-        alone = not (self.options.spectral or both)
-        every = ((a, c) for a in range(count) for c in range(count) if both or a + alone <= c)
-        pairs = {(a, c): (2 * a, 2 * c + 1) if both else (a, c) for a, c in every}
+    def _by_bases(self, names: list[str], bar: tqdm) -> None:
+        """Add vectors of bases: all of a basis for samples that rule the error."""
+        passes, generator, samples = self.passes, self.generator, self.passes.samples
+        count = min(_first(samples), passes.hessian.rank)
+        draw = BasisDraw.of(samples, passes.hessian.rank, count, generator)
+        left, unknown = self.options.steps - _ONCE, list(self.blocks)
+        # With all vectors of a few samples only norms and traces are estimated.
+        plain = self.options.spectral or bool(self.directions)
+        while True:
+            bar.total = bar.n + draw.count
+            own = 0 if self.options.spectral else 1
+            every = ((a, c) for a in range(draw.count) for c in range(a + own, draw.count))
+            pairs = {pair: pair for pair in (*every, *draw.pairs)}
+            vectors = [passes.hessian.product(draw.vectors(a), draw.samples) for a in range(count)]
+            self._add(names if self.whole else unknown, vectors, pairs, draw)
+            bar.update(count)
+            left -= cost(draw.count, len(draw.samples) / samples, len(pairs))
+            unknown = [name for name in unknown if self.blocks[name].excess() > 1]
+            chosen = next_draw([self.blocks[name] for name in unknown], samples, left, plain)
+            if chosen is None:
+                return
+            count, complete = chosen
+            draw = BasisDraw.of(samples, passes.hessian.rank, count, generator, complete)
+            if len(draw.samples) != passes.samples and not passes.resample(draw.samples):
+                plain = True
+                draw = BasisDraw.of(samples, passes.hessian.rank, count, generator)
+
+    def _add(
+        self,
+        names: list[str],
+        vectors: Sequence[Tensor],
+        pairs: Mapping[tuple[int, int], tuple[int, int]],
+        draw: BasisDraw | None = None,
+    ) -> None:
+        """Add what some vectors tell about some weights."""
+        count = 1 + max(c for _, c in pairs)
+        both, alone = len(vectors) > count, (0, 0) not in pairs
+        weights = {pair: draw.weights(pair, vectors[0]) for pair in draw.pairs} if draw else {}
         total: dict[tuple[int, int], Tensor] = {}
         lengths: list[Tensor] = []
         for name, gradients in self.passes.gradients(names, vectors):
@@ -166,12 +220,64 @@ class _Work:
                 total = {pair: total.get(pair, 0) + matrix for pair, matrix in products.items()}
                 lengths = [a + b for a, b in zip(lengths or [0] * count, own, strict=True)]
                 continue
-            self.blocks[name].add(products, own)
+            self.blocks[name].add(products, own, draw, weights)
             if name in self.directions:
                 along = gradients.along(self.directions[name], len(vectors))
                 self.blocks[name].add_along(along, both)
         if total:
-            self.blocks["model"].add(total, lengths)
+            self.blocks["model"].add(total, lengths, draw, weights)
+
+
+def cost(count: int, share: float, pairs: int) -> float:
+    """Give the training steps of passes from vectors on a share of the batch, gradients and all."""
+    return share * (_PASS * count + _PAIR * pairs)
+
+
+def next_draw(
+    blocks: Sequence[_Block], samples: int, left: float, plain: bool
+) -> tuple[int, list[int]] | None:
+    """Choose how many vectors to draw next, and samples to draw all for, at the least cost.
+
+    Args:
+        blocks: those that are not known well enough.
+        samples: B.
+        left: training steps.
+        plain: whether no sample may be given more vectors than others.
+
+    Returns:
+        m, and samples; None if there is nothing to do, or nothing that the budget allows.
+    """
+    if not blocks:
+        return None
+    rank, done = blocks[0].rank, blocks[0].count
+    parts = torch.stack([block.parts(samples) for block in blocks])
+    excess = torch.tensor([block.excess() for block in blocks], dtype=torch.float64)
+    heavy = blocks[0].complete
+    order = parts.sum(0).argsort(descending=True).tolist()
+    numbers = [0] if plain or heavy else [0, *(1 << k for k in range(samples.bit_length()))]
+    found: list[tuple[float, float, int, list[int]]] = []
+    for count, number in product(range(2, min(rank, _MOST) + 1), numbers):
+        extra = (-(-rank // count) - 1) * (number or len(heavy)) / samples
+        if count == rank or extra > _EXTRA:
+            continue
+        complete = heavy or order[:number]
+        pairs = count * (count + (1 if complete else -1)) // 2
+        price = cost(count, 1 + extra, pairs) + (_AGAIN if number else 0)
+        fewer = (1 / count - 1 / rank) / (1 / done - 1 / rank)
+        if number:  # in place of what was found so far
+            error = (parts.sum(1) - parts[:, complete].sum(1)) * fewer
+        else:
+            error = excess.square() * (done**2 + count**2 * fewer) / (done + count) ** 2
+        found.append((float(error.max()), price, count, complete))
+    pairs = rank * (rank + 1) // 2
+    again = _AGAIN if heavy else 0
+    found.append((0.0, cost(rank, 1.0, pairs) + again, rank, []))
+    found = [each for each in found if each[1] <= left]
+    enough = [each for each in found if each[0] <= _SURE]
+    if not found:
+        return None
+    best = min(enough, key=lambda each: each[1]) if enough else min(found)
+    return best[2], best[3]
 
 
 class _Block:
@@ -182,12 +288,56 @@ class _Block:
         self._sketches: list[Sketch] = []
         self._bounds: list[tuple[float, ...]] = []
         self._along: list[float] = []
+        self._draw: BasisDraw | None = None
+        self._parts = torch.empty(0)
 
-    def add(self, products: Products, own: Sequence[Tensor]) -> None:
+    @property
+    def exact(self) -> bool:
+        """Whether all vectors of all samples were used."""
+        return not self._sketches or (self._draw is not None and self._draw.exact)
+
+    @property
+    def rank(self) -> int:
+        """Vectors of a basis."""
+        return self._draw.rank if self._draw else 0
+
+    @property
+    def count(self) -> int:
+        """Vectors that the estimate is made of."""
+        return sum(sketch.number for sketch in self._sketches)
+
+    @property
+    def complete(self) -> list[int]:
+        """Samples that had all vectors."""
+        return self._draw.all_of if self._draw else []
+
+    def parts(self, samples: int) -> Tensor:
+        """Give each sample's part of the square of `excess`, shape (B,)."""
+        assert self._draw is not None
+        found = torch.zeros(samples, dtype=torch.float64)
+        found.index_add_(0, self._draw.samples, self._parts.cpu())
+        return found / max((2 * self._options.tolerance * self.norms().frobenius**2) ** 2, 1e-300)
+
+    def add(
+        self,
+        products: Products,
+        own: Sequence[Tensor],
+        draw: BasisDraw | None = None,
+        weights: Mapping[tuple[int, int], Tensor] | None = None,
+    ) -> None:
         """Take in the inner products of the per-sample gradients of some vectors."""
-        self._sketches.append(sketch_of(products, own))
+        if draw is None:
+            self._sketches.append(sketch_of(products, own))
+        else:
+            sketch, self._parts = draw.sketch(products, own, weights or {})
+            better = draw.exact or (draw.all_of and not self.complete)
+            if better:  # chosen by what was found so far: that cannot be averaged with it
+                self._sketches, self._bounds, self._along = [], [], []
+            self._sketches.append(sketch)
+            self._draw = draw
         if self._options.spectral and (0, 0) in products:
-            self._bounds.append((len(own), *spectral_bounds(products)))
+            rank = draw.rank if draw else 0
+            self._bounds.append((len(own), *spectral_bounds(products, rank)))
 
     def add_along(self, products: list[Tensor], both: bool) -> None:
         """Take in the inner products of the per-sample gradients with a fixed direction."""

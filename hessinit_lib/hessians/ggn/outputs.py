@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.ggn.vectors import balanced_signs
 from hessinit_lib.hessians.loss import (
     OutputCurvature,
     check_independence,
@@ -23,11 +24,14 @@ from hessinit_lib.hessians.loss import (
 from hessinit_lib.hessians.loss_value import LossFn, name_of
 
 _LARGEST = 128  # outputs of a block whose Hessian is formed
-_WIDEST = 1024  # columns of a Hadamard matrix
+_COLUMNS = 64  # of S, for one sample, of which a random basis is drawn
 _MANY = 100_000  # outputs for which float64 is not tried first
 
 Draw = Callable[[torch.Generator], tuple[Tensor, ...]]
 r"""Gives $(v,)$, or where there is no S $(\epsilon, A \epsilon)$; of the outputs' shape."""
+
+Columns = Callable[[Tensor, Tensor], Tensor]
+"""Multiplies S of some samples, (n,), by a vector each, (n, rank)."""
 
 
 class OutputHessian:
@@ -42,6 +46,7 @@ class OutputHessian:
     Attributes:
         finite: whether the loss and its gradient are.
         softmax: the axis of a softmax, if A is that of one.
+        rank: columns of S for each sample, where they are few; 0 if not, or if there is no S.
 
     Raises:
         ValueError: see `OutputCurvature`.
@@ -62,7 +67,8 @@ class OutputHessian:
     def __init__(
         self, case: Case, loss_fn: LossFn, outputs: Tensor, softmax: int | None = None
     ) -> None:
-        self.softmax = softmax
+        self.softmax, self.rank = softmax, 0
+        self._columns: Columns | None = None
         self._like, self._name, self._samples = outputs.detach(), name_of(loss_fn), case.samples
         # Second derivatives of saturated losses are small differences.
         types = list(dict.fromkeys((torch.float64, outputs.dtype)))
@@ -113,11 +119,26 @@ class OutputHessian:
                 return self._draw_softmax(p, mass, axis)
         diagonal = self._curvature.hvp(torch.ones_like(other)).clamp(min=0)
         if (diagonal * other - image).norm() <= bound:
-            return partial(self._of_diagonal, self._cast(diagonal.sqrt()))
+            root = self._cast(diagonal.sqrt())
+            self._few(self._like[0].numel(), partial(_diagonal_columns, root))
+            return partial(self._of_diagonal, root)
         return None
 
     def _draw_softmax(self, p: Tensor, mass: Tensor, axis: int) -> Draw:
-        return partial(self._of_softmax, self._cast(p.sqrt()), self._cast(mass.sqrt()), axis)
+        root, mass = self._cast(p.sqrt()), self._cast(mass.sqrt())
+        count, classes = self._like[0].numel(), self._like.shape[axis]
+        self._few(count // classes * (classes - 1), partial(_softmax_columns, root, mass, axis))
+        return partial(self._of_softmax, root, mass, axis)
+
+    def product(self, vectors: Tensor, samples: Tensor) -> Tensor:
+        """Multiply S of some samples, (n,), by a vector each, (n, rank)."""
+        assert self._columns is not None
+        return self._columns(vectors.to(self._like), samples.to(self._like.device))
+
+    def _few(self, rank: int, columns: Columns) -> None:
+        """Note the columns of S, if they are few and each sample's outputs are one entry."""
+        if 0 < rank <= _COLUMNS and len(self._like) == self._samples:
+            self.rank, self._columns = rank, columns
 
     def _of_softmax(
         self, root: Tensor, mass: Tensor, axis: int, generator: torch.Generator
@@ -137,6 +158,8 @@ class OutputHessian:
         for blocks in self._block_shapes():
             factor = self._block_factor(blocks, other, image, 1e-5 * image.norm())
             if factor is not None:
+                several = factor.shape[0] // self._samples * factor.shape[1]
+                self._few(several, partial(_block_columns, factor.to(self._like), self._like.shape))
                 return partial(self._of_blocks, factor)
         rows = self._curvature.gradient.reshape(self._samples, -1)
 
@@ -196,39 +219,22 @@ def _softmax_hvp(p: Tensor, vector: Tensor, axis: int) -> Tensor:
     return p * (vector - (p * vector).sum(axis, keepdim=True))
 
 
-def balanced_signs(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    r"""Draw random signs, each row uniform, whose columns are orthogonal over groups of rows.
+def _softmax_columns(
+    root: Tensor, mass: Tensor, axis: int, vectors: Tensor, samples: Tensor
+) -> Tensor:
+    """Multiply S by vectors orthogonal to sqrt p: those of a Householder reflection without one."""
+    s = root[samples].movedim(axis, -1)
+    q = torch.nn.functional.pad(vectors.view(*s.shape[:-1], -1), (0, 1))
+    h = torch.cat((s[..., :-1], s[..., -1:] + 1), -1)
+    q = q - h * ((h * q).sum(-1, keepdim=True) / h[..., -1:])
+    return mass[samples] * (s * q).movedim(-1, axis)
 
-    Rows of a Hadamard matrix in random order, with random signs of rows and columns. Any two
-    columns of one row are then independent, as of independent signs; but the products of two
-    columns cancel over a group of rows, so that quadratic forms that are alike for all samples
-    sum to their mean without error. What differs between samples has the usual error.
 
-    Args:
-        rows: samples.
-        columns: signs of each.
-        generator: of random numbers.
+def _diagonal_columns(root: Tensor, vectors: Tensor, samples: Tensor) -> Tensor:
+    return root[samples] * vectors.view_as(root[samples])
 
-    Returns:
-        Shape (rows, columns), of type int8.
 
-    Example:
-        >>> signs = balanced_signs(8, 5, torch.Generator().manual_seed(0)).long()
-        >>> bool((signs.T @ signs == 8 * torch.eye(5)).all())
-        True
-    """
-    size = 1 << (columns - 1).bit_length()
-    signs = torch.randint(2, (rows, 1), generator=generator, dtype=torch.int8)
-    if size > _WIDEST or size > 2 * rows:
-        signs = torch.randint(2, (rows, columns), generator=generator, dtype=torch.int8)
-        return signs.mul_(2).sub_(1)
-    hadamard = torch.ones(1, 1, dtype=torch.int8)
-    while len(hadamard) < size:
-        hadamard = torch.cat((hadamard, hadamard), 1), torch.cat((hadamard, -hadamard), 1)
-        hadamard = torch.cat(hadamard)
-    groups = []
-    for start in range(0, rows, size):
-        order = torch.randperm(size, generator=generator)[: rows - start]
-        flips = torch.randint(2, (columns,), generator=generator, dtype=torch.int8)
-        groups.append(hadamard[order, :columns] * flips.mul_(2).sub_(1))
-    return torch.cat(groups) * signs.mul_(2).sub_(1)
+def _block_columns(factor: Tensor, shape: torch.Size, vectors: Tensor, samples: Tensor) -> Tensor:
+    blocks = factor.view(shape[0], -1, *factor.shape[1:])[samples]
+    found = torch.einsum("nkr,nkrc->nkc", vectors.view(*blocks.shape[:3]), blocks)
+    return found.reshape(len(samples), *shape[1:])
