@@ -377,7 +377,8 @@ def _wrong(draw: Draw, got: LayerHessian | Spectrum, block: Tensor) -> str:
         if not abs(value - true) <= allowed + 5 * error:
             return f"{kind} {value} +- {error} for {true}"
     gap = getattr(got, "spectral_gap", 0.0)  # where the budget came first
-    if not -gap <= got.spectral - spectral + 0.1 * spectral + allowed <= 0.2 * spectral + 2 * allowed:
+    bound = 0.1 * spectral + allowed
+    if not -gap - bound <= got.spectral - spectral <= bound:
         return f"spectral {got.spectral} for {spectral}"
     return ""
 

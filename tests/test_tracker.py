@@ -316,8 +316,8 @@ def test_one_process_of_several_tracks_without_the_others(
 
 def test_networks_without_an_exact_route_are_tracked_by_their_gauss_newton_blocks() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Dropout(0.5), nn.Linear(8, 3))
-    x, y = torch.randn(32, 4), torch.randint(3, (32,))
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Dropout(0.5), nn.Linear(8, 12))
+    x, y = torch.randn(32, 4), torch.randint(12, (32,))
     tracker = HessianTracker(model, nn.CrossEntropyLoss(), x, y)
     first, second = tracker.record(), tracker.record()
     assert {layer.curvature for layer in first.values()} == {"ggn"}

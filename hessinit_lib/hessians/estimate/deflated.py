@@ -99,8 +99,14 @@ class DeflatedNorms:
         return self._space.new_directions(vectors)[: self._affordable()]
 
     def _affordable(self, share: float = 1.0) -> int:
-        """Rows that may still be asked for of a share of the limit, if two probes are to follow."""
+        """Rows that may still be asked for of a share of the limit, if two probes are to follow.
+
+        All of the limit where it allows the whole space.
+        """
         reserve = 2 if self._options.frobenius else 0
+        left = self._space.rows.shape[1] - self._space.count
+        if left <= min(self._space.room, self._limit - self._count):
+            reserve, share = 0, 1.0
         return int(min(max(0, self._limit * share - self._count - reserve), 1 << 30))
 
     def add_rows(self, rows: Float[Tensor, "k _"], images: Float[Tensor, "o k _"]) -> None:
@@ -272,7 +278,11 @@ class DeflatedNorms:
             pairs = torch.stack([each.pairs[index] for each in self._probed]).mean()
             rest, square_error = mean_and_error(lengths, 2 * pairs)
             # Few eigenvectors make a skewed distribution: low draws come with low errors.
-            carriers = float(rest**2 / pairs) * len(lengths) if pairs > 0 else 1e9
+            alike = rest**2
+            if len(lengths) < _PROBES:  # where one is short by chance, the square is too large
+                alike = (lengths.sum() ** 2 - lengths.square().sum()) / len(lengths)
+                alike = alike / (len(lengths) - 1)
+            carriers = float(alike / pairs) * len(lengths) if pairs > 0 else 1e9
             square_error = float(square_error) * (1 + 2 / math.sqrt(max(carriers, 1.0)))
             degrees = max(_KNOWN * carriers, float(len(lengths)))
             square_error = max(square_error, error_of_low_draws(float(rest), degrees))

@@ -316,7 +316,7 @@ class _Block:
         assert self._draw is not None
         found = torch.zeros(samples, dtype=torch.float64)
         found.index_add_(0, self._draw.samples, self._parts.cpu())
-        return found / max((2 * self._options.tolerance * self.norms().frobenius**2) ** 2, 1e-300)
+        return found / max((2 * self._options.tolerance * self.norms().frobenius ** 2) ** 2, 1e-300)
 
     def add(
         self,

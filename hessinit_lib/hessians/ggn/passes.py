@@ -24,7 +24,7 @@ from hessinit_lib.hessians.ggn.gradients import (
 from hessinit_lib.hessians.ggn.outputs import OutputHessian
 from hessinit_lib.hessians.ggn.uses import Edge, Graph, Plan, Use, backward
 from hessinit_lib.hessians.graph.nodes import edge_shape, operation
-from hessinit_lib.hessians.inputs import take
+from hessinit_lib.hessians.inputs import Inputs, take
 from hessinit_lib.hessians.isolation import attribute
 from hessinit_lib.hessians.loss import on_logits
 
