@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
 from hessinit_book.theory.two_passes import pair_moments
+from hessinit_lib.hessians.ggn.vectors import BasisDraw
 
 
 def signs(*shape: int, seed: int) -> Tensor:
@@ -217,3 +218,34 @@ def test_statement_12_passes_through_a_transformer(name: str) -> None:
         assert abs(float(drawn.mean()) - mean) <= 4 * math.sqrt(variance / draws)
         squares = (drawn - mean).square()
         assert abs(float(squares.mean()) - variance) <= 4 * float(squares.std()) / math.sqrt(draws)
+
+
+def test_statement_12_passes_from_a_basis_over_all_choices() -> None:
+    """The mean over all places, for any basis: the norm of G. All vectors give it at once."""
+    (count, rank, passes), n = (2, 3, 2), 3.0
+    factors = random_factors(4, (rank,) * count)
+    kernel = torch.stack(factors).mT  # J S of each sample, its columns
+    exact = float((sum(m @ m.T for m in factors)).square().sum()) / n**2
+    trace = float(sum(m.square().sum() for m in factors)) / n
+    basis = torch.linalg.qr(random_factors(5, (rank,), rank)[0])[0]
+    none, groups = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.int64)
+    found = []
+    for starts in itertools.permutations(range(rank), count):
+        for shifts in itertools.permutations(range(rank), passes):
+            places = (torch.tensor(starts)[:, None] + torch.tensor(shifts)) % rank
+            draw = BasisDraw(rank, torch.arange(count), places, basis, none, groups)
+            found.append(estimates(draw, kernel))
+    norms, traces = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
+    assert norms / n**2 == pytest.approx(exact, rel=1e-12)
+    assert traces / n == pytest.approx(trace, rel=1e-12)
+    norm, all_of_it = estimates(BasisDraw.of(count, rank, rank, torch.Generator()), kernel)
+    assert (norm / n**2, all_of_it / n) == pytest.approx((exact, trace), rel=1e-12)
+
+
+def estimates(draw: BasisDraw, kernel: Tensor) -> tuple[float, float]:
+    rows = kernel[draw.samples]
+    g = [torch.einsum("br,brm->bm", draw.vectors(a), rows) for a in range(draw.count)]
+    weights = {pair: draw.weights(pair, kernel) for pair in draw.pairs}
+    products = {(a, c): g[a] @ g[c].T for a, c in draw.pairs}
+    sketch, _ = draw.sketch(products, [each.square().sum(1) for each in g], weights)
+    return sketch.square.mean, sketch.trace.mean

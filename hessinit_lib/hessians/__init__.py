@@ -18,9 +18,9 @@ can be asked for, `report` what comes back.
 
 With `curvature="ggn"` there is one more, for any model whose samples do not mix:
 
-- `ggn/`, with standard errors: Gauss-Newton blocks, by `passes` back from random vectors at the
-  `outputs`. `uses` finds where weights meet the samples, `gradients` what each sample has there,
-  `spectral` bounds of spectral norms.
+- `ggn/`, with standard errors, or exact: Gauss-Newton blocks, by `passes` back from random
+  `vectors` at the `outputs`. `uses` finds where weights meet the samples, `gradients` what each
+  sample has there, `spectral` bounds of spectral norms.
 
 In the exact routes `sketched` estimates Frobenius norms where that costs less.
 

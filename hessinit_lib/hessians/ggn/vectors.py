@@ -126,9 +126,9 @@ class BasisDraw:
         )
         found = torch.where(
             places[:, pair[0], None] == places[:, pair[1]],
-            1 / (r * same) if same else 0.0,
-            (1 - 1 / r) / max(m * m - m * (not own) - same, 1e-9),
-        ).to(like)
+            like.new_tensor(1 / (r * same) if same else 0.0),
+            like.new_tensor((1 - 1 / r) / max(m * m - m * (not own) - same, 1e-9)),
+        )
         within = 1 / (m * r) if pair[0] == pair[1] else (1 - 1 / r) / (m * (m - 1))
         found[samples[:, None] == samples] = within
         found[complete] = found[:, complete] = 1 / (m * r)
