@@ -247,18 +247,23 @@ def test_bases_give_unbiased_estimates_with_intervals_that_hold(complete: list[i
         for j in rows.values():
             kernel = j @ j.T
             exact = ((hessian @ kernel) * (hessian @ kernel).T).sum(), (hessian * kernel).sum()
-            kernels.append((j.view(6, -1, j.shape[1]), *exact))
+            kernels.append((kernel.view(6, len(j) // 6, 6, -1), *exact))
         for seed in range(60):
             generator = torch.Generator().manual_seed(seed)
             draw = BasisDraw.of(6, outputs.rank, 2 + seed % 2, generator, complete)
             vectors = [outputs.product(draw.vectors(a), draw.samples) for a in range(draw.count)]
             weights = {pair: draw.weights(pair, z) for pair in draw.pairs}
             misses = []
-            for by_sample, exact, trace in kernels:
-                j = by_sample[draw.samples]
-                g = [torch.einsum("bi,bip->bp", v.view(len(j), -1), j) for v in vectors]
-                products = {(a, c): g[a] @ g[c].T for a, c in draw.pairs}
-                found, _ = draw.sketch(products, [v.square().sum(1) for v in g], weights)
+            flat = [v.flatten(1) for v in vectors]
+            for kernel, exact, trace in kernels:
+                rows = kernel[draw.samples][:, :, draw.samples]
+                products = {
+                    (a, c): torch.einsum("bi,bidj,dj->bd", flat[a], rows, flat[c])
+                    for a in range(draw.count)
+                    for c in range(a, draw.count)
+                }
+                own = [products[a, a].diagonal() for a in range(draw.count)]
+                found, _ = draw.sketch(products, own, weights)
                 misses.append((found.square.mean - exact) / exact)
                 covered.append(misses[-1].abs() < 1.96 * found.square.error / exact)
                 covered.append(abs(found.trace.mean - trace) < 1.96 * found.trace.error)

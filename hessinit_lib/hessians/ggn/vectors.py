@@ -121,18 +121,17 @@ class BasisDraw:
         equal = times * (rest * (times + 1) + (r - rest) * (times - 1))
         equal /= max(light * (light - 1), 1)
         same = m * own * equal + m * (m - 1) * (1 - equal) / (r - 1)
-        places, complete, samples = (
-            each.to(like.device) for each in (self.places, self.complete, self.samples)
-        )
+        places, complete = self.places.to(like.device), self.complete.to(like.device)
         found = torch.where(
             places[:, pair[0], None] == places[:, pair[1]],
             like.new_tensor(1 / (r * same) if same else 0.0),
             like.new_tensor((1 - 1 / r) / max(m * m - m * (not own) - same, 1e-9)),
         )
         within = 1 / (m * r) if pair[0] == pair[1] else (1 - 1 / r) / (m * (m - 1))
-        found[samples[:, None] == samples] = within
-        found[complete] = found[:, complete] = 1 / (m * r)
-        found[complete[:, None] & complete] = 1 / r**2
+        found.fill_diagonal_(within)
+        if own:
+            found[complete] = found[:, complete] = 1 / (m * r)
+            found[complete[:, None] & complete] = 1 / r**2
         return found
 
     def sketch(
@@ -158,11 +157,11 @@ class BasisDraw:
             product, weight = products[a, c], weights[a, c]
             # Squares of small numbers leave the range of float32.
             unit = power_of_two(product.abs().max().item())
-            squares = (product / unit).square() * weight
+            squares = (product / unit).square_().mul_(weight)
             scale = m * float(unit) ** 2
-            rows[a] += scale * squares.sum(1, dtype=torch.float64)
+            rows[a] += scale * squares.sum(1).double()
             if a < c:
-                rows[c] += scale * squares.sum(0, dtype=torch.float64)
+                rows[c] += scale * squares.sum(0).double()
                 alone += scale * squares.diagonal()
         if not self.complete.any():  # the products of vectors with themselves were left out
             rows += lengths.square() / self.rank
