@@ -232,7 +232,7 @@ class PureModel:
             # Fused attention and recurrent layers have no second derivative.
             if twice:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            if self._recurrent():
+            if self.recurrent:
                 stack.enter_context(attribute(torch.backends.cudnn, "enabled", False))
             stack.enter_context(equal_functions(twice=twice))
             # Hooks and second derivatives are for eager code, also where a function is compiled.
@@ -256,7 +256,9 @@ class PureModel:
             for module in self.module.modules()
         )
 
-    def _recurrent(self) -> bool:
+    @property
+    def recurrent(self) -> bool:
+        """Whether there are recurrent layers with fused kernels."""
         return any(isinstance(module, nn.RNNBase) for module in self.module.modules())
 
     def _freeze(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

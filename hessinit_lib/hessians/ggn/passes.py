@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.overrides import TorchFunctionMode
 
@@ -112,8 +112,8 @@ class Passes:
     def _plan_of_few(self) -> Plan | None:
         """Look at the graph of a few samples, if that is cheaper."""
         case = self._case
-        recurrent = any(isinstance(module, nn.RNNBase) for module in case.model.modules())
-        if case.samples < 4 * _FEW or recurrent:  # as many small operations, however few samples
+        # A recurrent one has as many small operations, however few samples.
+        if case.samples < 4 * _FEW or self._pure.recurrent:
             return None
         try:
             outputs = self._run(take(case.inputs, slice(_FEW)))[0]
