@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.derivatives import check_derivatives
-from hessinit_lib.hessians.ggn.passes import Passes
+from hessinit_lib.hessians.ggn.passes import MOST, Passes
 from hessinit_lib.hessians.ggn.spectral import spectral_bounds
 from hessinit_lib.hessians.ggn.uses import Plan
 from hessinit_lib.hessians.ggn.vectors import BasisDraw
@@ -29,7 +29,6 @@ from hessinit_lib.hessians.numerics.estimates import Products, Sketch, mean_norm
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
 
-_MOST = 4  # vectors at a time: what they leave at each weight is held until the last
 _MANY = 1 << 20  # vectors, if the budget is none
 _GRADIENTS = 24  # per-sample gradients, of all vectors together, that tell an error
 
@@ -154,7 +153,7 @@ class _Work:
         needed, done, unknown = first, 0, list(blocks)
         while needed:
             bar.total = done + needed
-            count = min(needed, _MOST) if needed - _MOST != 1 else _MOST - 1
+            count = min(needed, MOST) if needed - MOST != 1 else MOST - 1
             drawn = [self.passes.hessian.draw(self.generator) for _ in range(count)]
             both = len(drawn[0]) == 2  # (e, A e) in place of S e twice
             # Of products with themselves the diagonal will do, unless they are asked for.
@@ -230,7 +229,7 @@ class _Work:
 
 def cost(count: int, share: float, pairs: int) -> float:
     """Give the training steps of passes from vectors on a share of the batch, gradients and all."""
-    return share * (_PASS * count + _PAIR * pairs)
+    return share * (_PASS * count * -(-count // MOST) + _PAIR * pairs)
 
 
 def next_draw(
@@ -249,25 +248,27 @@ def next_draw(
     """
     if not blocks:
         return None
-    rank, done = blocks[0].rank, blocks[0].count
+    last = blocks[0].draw
+    assert last is not None
+    rank, heavy, done = last.rank, last.all_of, blocks[0].count
     parts = torch.stack([block.parts(samples) for block in blocks])
     excess = torch.tensor([block.excess() for block in blocks], dtype=torch.float64)
-    heavy = blocks[0].complete
     order = parts.sum(0).argsort(descending=True).tolist()
     numbers = [0] if plain or heavy else [0, *(1 << k for k in range(samples.bit_length()))]
     found: list[tuple[float, float, int, list[int]]] = []
-    for count, number in product(range(2, min(rank, _MOST) + 1), numbers):
+    for count, number in product(range(2, min(rank, MOST) + 1), numbers):
         extra = (-(-rank // count) - 1) * (number or len(heavy)) / samples
         if count == rank or extra > _EXTRA:
             continue
         complete = heavy or order[:number]
         pairs = count * (count + (1 if complete else -1)) // 2
         price = cost(count, 1 + extra, pairs) + (_AGAIN if number else 0)
-        fewer = (1 / count - 1 / rank) / (1 / done - 1 / rank)
+        fewer = (1 / count - 1 / rank) / (1 / last.count - 1 / rank)
         if number:  # in place of what was found so far
             error = (parts.sum(1) - parts[:, complete].sum(1)) * fewer
         else:
-            error = excess.square() * (done**2 + count**2 * fewer) / (done + count) ** 2
+            mean = done**2 + count**2 * fewer * done / last.count
+            error = excess.square() * mean / (done + count) ** 2
         found.append((float(error.max()), price, count, complete))
     pairs = rank * (rank + 1) // 2
     again = _AGAIN if heavy else 0
@@ -288,34 +289,24 @@ class _Block:
         self._sketches: list[Sketch] = []
         self._bounds: list[tuple[float, ...]] = []
         self._along: list[float] = []
-        self._draw: BasisDraw | None = None
+        self.draw: BasisDraw | None = None  # the last one
         self._parts = torch.empty(0)
 
     @property
     def exact(self) -> bool:
         """Whether all vectors of all samples were used."""
-        return not self._sketches or (self._draw is not None and self._draw.exact)
-
-    @property
-    def rank(self) -> int:
-        """Vectors of a basis."""
-        return self._draw.rank if self._draw else 0
+        return not self._sketches or (self.draw is not None and self.draw.exact)
 
     @property
     def count(self) -> int:
         """Vectors that the estimate is made of."""
         return sum(sketch.number for sketch in self._sketches)
 
-    @property
-    def complete(self) -> list[int]:
-        """Samples that had all vectors."""
-        return self._draw.all_of if self._draw else []
-
     def parts(self, samples: int) -> Tensor:
         """Give each sample's part of the square of `excess`, shape (B,)."""
-        assert self._draw is not None
+        assert self.draw is not None
         found = torch.zeros(samples, dtype=torch.float64)
-        found.index_add_(0, self._draw.samples, self._parts.cpu())
+        found.index_add_(0, self.draw.samples, self._parts.cpu())
         return found / max((2 * self._options.tolerance * self.norms().frobenius ** 2) ** 2, 1e-300)
 
     def add(
@@ -330,11 +321,13 @@ class _Block:
             self._sketches.append(sketch_of(products, own))
         else:
             sketch, self._parts = draw.sketch(products, own, weights or {})
-            better = draw.exact or (draw.all_of and not self.complete)
-            if better:  # chosen by what was found so far: that cannot be averaged with it
+            before = self.draw.all_of if self.draw else []
+            if draw.exact or (
+                draw.all_of and not before
+            ):  # chosen by what was found so far: that cannot be averaged with it
                 self._sketches, self._bounds, self._along = [], [], []
             self._sketches.append(sketch)
-            self._draw = draw
+            self.draw = draw
         if self._options.spectral and (0, 0) in products:
             rank = draw.rank if draw else 0
             self._bounds.append((len(own), *spectral_bounds(products, rank)))

@@ -28,6 +28,9 @@ from hessinit_lib.hessians.inputs import Inputs, take
 from hessinit_lib.hessians.isolation import attribute
 from hessinit_lib.hessians.loss import on_logits
 
+MOST = 4
+"""Vectors at a time: what they leave at each weight is held until the last."""
+
 _GRADIENTS = 1 << 28  # bytes of gradients of single samples, where no bound is given
 
 _SAME = 1e-3  # relative distance of outputs that are equal but for rounding
@@ -148,20 +151,21 @@ class Passes:
 
     def _groups(self, names: Sequence[str], vectors: int) -> Iterator[list[str]]:
         """Put weights together whose gradients at the outputs of their nodes fit into memory."""
-        if self._memory is None:
-            yield list(names)
-            return
-        group: list[str] = []
-        used = 0
+        width = vectors * self._outputs.element_size()
+        needed = {}
         for name in names:
             edges = {(use.node, use.outlet) for use in self._graph.uses[name]}
-            sizes = [math.prod(edge_shape(GradientEdge(*edge))) for edge in edges]
-            needed = vectors * sum(sizes) * self._outputs.element_size()
-            if group and used + needed > self._memory // 2:
+            needed[name] = width * sum(math.prod(edge_shape(GradientEdge(*e))) for e in edges)
+        # Of many vectors no more at a time than of a few, with all weights.
+        most = sum(needed.values()) * min(1.0, MOST / vectors)
+        group: list[str] = []
+        used, most = 0, most if self._memory is None else self._memory / 2
+        for name in names:
+            if group and used + needed[name] > most * (1 + 1e-9):
                 yield group
                 group, used = [], 0
             group.append(name)
-            used += needed
+            used += needed[name]
         yield group
 
     @property
