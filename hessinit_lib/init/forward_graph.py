@@ -86,12 +86,12 @@ def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
     layers = {layer.name: layer for layer in weight_layers(model, others=bool(owners))}
     if sample_count(inputs) == 0:
         raise ValueError("inputs: got 0 samples, expected some")
-    # Layers that compute all steps at once do not show the weights' places.
     mkldnn: Any = torch.backends.mkldnn
-    fused = not any(isinstance(module, nn.RNNBase) for module in model.modules())
-    with without_noise(model, inputs), attribute(mkldnn, "enabled", mkldnn.enabled and fused):
+    with without_noise(model, inputs):
         pure = PureModel(model, [*layers, *owners])
-        with pure.running(twice=False), torch.enable_grad():
+        # Layers that compute all steps at once do not show the weights' places.
+        one_by_one = attribute(mkldnn, "enabled", mkldnn.enabled and not pure.recurrent)
+        with one_by_one, pure.running(twice=False), torch.enable_grad():
             outputs, axis = pure.logits(inputs)
             outputs = one_tensor(outputs)
     weights = {name: pure.state[name] for name in (*layers, *owners)}
