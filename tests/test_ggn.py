@@ -180,7 +180,7 @@ def test_per_sample_gradients_are_those_of_each_sample(
     for weight, gradients in found.items():
         by_sample = rows[weight].view(6, -1, rows[weight].shape[1])
         g = [torch.einsum("bc,bcp->bp", v.view(6, -1), by_sample) for v in vectors]
-        (product,), squares = gradients.inner_products([(0, 1)], squares=True)
+        (product,), squares, _ = gradients.inner_products([(0, 1)], squares=True)
         scale = g[0].norm() * g[1].norm()
         assert (product - g[0] @ g[1].T).abs().max() <= 1e-12 * scale, weight
         for one, square in zip(g, squares, strict=True):
@@ -263,7 +263,7 @@ def test_bases_give_unbiased_estimates_with_intervals_that_hold(complete: list[i
                     for c in range(a, draw.count)
                 }
                 own = [products[a, a].diagonal() for a in range(draw.count)]
-                found, _ = draw.sketch(products, own, weights)
+                found, _ = draw.sketch(products, own, weights.__getitem__)
                 misses.append((found.square.mean - exact) / exact)
                 covered.append(misses[-1].abs() < 1.96 * found.square.error / exact)
                 covered.append(abs(found.trace.mean - trace) < 1.96 * found.trace.error)
@@ -363,7 +363,7 @@ def test_rows_that_belong_to_samples_in_no_order_are_gone_through_one_by_one() -
     passes = Passes(case)
     assert passes.unknown == ["w.weight"]
     vector = torch.randn(6, 2, dtype=torch.float64)
-    (product,), _ = dict(passes.gradients(["w.weight"], [vector]))["w.weight"].inner_products(
+    (product,), *_ = dict(passes.gradients(["w.weight"], [vector]))["w.weight"].inner_products(
         [(0, 0)]
     )
     g = torch.einsum("bc,bcp->bp", vector, rows["w.weight"].view(6, 2, -1))
@@ -496,6 +496,6 @@ def test_places_of_a_weight_that_look_like_others_are_told_apart(kind: type[nn.M
     _, _, rows = jacobians(case)
     vector = torch.randn(8, 4, dtype=torch.float64)
     for name, gradients in Passes(case).gradients(list(case.weights), [vector]):
-        (product,), _ = gradients.inner_products([(0, 0)])
+        (product,), *_ = gradients.inner_products([(0, 0)])
         g = torch.einsum("bc,bcp->bp", vector, rows[name].view(8, 4, -1))
         torch.testing.assert_close(product, g @ g.T)

@@ -247,5 +247,6 @@ def estimates(draw: BasisDraw, kernel: Tensor) -> tuple[float, float]:
     g = [torch.einsum("br,brm->bm", draw.vectors(a), rows) for a in range(draw.count)]
     weights = {pair: draw.weights(pair, kernel) for pair in draw.pairs}
     products = {(a, c): g[a] @ g[c].T for a, c in draw.pairs}
-    sketch, _ = draw.sketch(products, [each.square().sum(1) for each in g], weights)
+    own = [each.square().sum(1) for each in g]
+    sketch, _ = draw.sketch(products, own, weights.__getitem__)
     return sketch.square.mean, sketch.trace.mean

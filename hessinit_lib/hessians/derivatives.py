@@ -29,7 +29,14 @@ from torch import Tensor, nn
 from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import FROZEN, PureModel, one_tensor
-from hessinit_lib.hessians.graph.nodes import PLAIN, Watch, check_leaves, inputs_first, operation
+from hessinit_lib.hessians.graph.nodes import (
+    PLAIN,
+    PLAIN_ONCE,
+    Watch,
+    check_leaves,
+    inputs_first,
+    operation,
+)
 from hessinit_lib.hessians.inputs import Inputs, take, tensors_of
 from hessinit_lib.hessians.isolation import random_state_kept
 from hessinit_lib.hessians.numerics.precision import few_threads
@@ -69,8 +76,20 @@ Direction = dict[str, Tensor]
 """A step for each weight, by name."""
 
 
+Tried = tuple[Tensor, list[Tensor]]
+"""A vector u of the outputs' shape, and $J^\\top u$ for each weight."""
+
+Look = Callable[[Tensor, Mapping[str, Tensor], int], Tried | None]
+"""Takes outputs of some samples with their graph, the weights by name, how many samples."""
+
+
 def check_derivatives(
-    case: Case, *, twice: bool = False, exact: bool = True, claim: Claim | None = None
+    case: Case,
+    *,
+    twice: bool = False,
+    exact: bool = True,
+    claim: Claim | None = None,
+    look: Look | None = None,
 ) -> str:
     """Make sure that the derivatives that autograd gives are those of the model's outputs.
 
@@ -79,6 +98,8 @@ def check_derivatives(
         twice: whether second derivatives are to be checked, too.
         exact: whether what cannot be checked is an error, and not just to be known.
         claim: what the outputs are taken to be, where it is not the model that is differentiated.
+        look: is given the graph of some samples, as for first derivatives, if all operations in it
+            are known; may give a u and the weights' gradients, which are checked then.
 
     Returns:
         What to know: "", that the model draws random numbers, or that nothing could be checked.
@@ -100,12 +121,14 @@ def check_derivatives(
     size += sum(part[:1].numel() for part in tensors_of(case.inputs))
     # Activations that are dead in all samples hide what is below.
     looked_at = max(2, case.samples // _SHARE, min(_LEAST, _SMALL // size))
+    looked_at = min(looked_at, case.samples)
     few = take(case.inputs, slice(looked_at))
     refused: Exception | None = None
     attempts = ((torch.float32, few), (torch.float64, few), (None, few), (None, case.inputs))
     for dtype, inputs in attempts[claim is not None :]:
         pure = PureModel(case.model, case.weights, dtype)
-        probe = _Probe(pure, case, inputs, size * looked_at)
+        look = None if pure.recurrent else look  # as many operations, however few samples
+        probe = _Probe(pure, case, inputs, size * looked_at, twice=look is None)
         quick = dtype is torch.float32
         try:
             with probe.running(), torch.enable_grad():
@@ -115,8 +138,11 @@ def check_derivatives(
             continue
         with probe.running(), suppress(*[NotImplementedError] if quick else ()):
             known = probe.knows(outputs)
+            tried = None
+            if known and look and inputs is few:
+                tried = look(outputs, probe.weights, looked_at)
             if known or not quick:
-                return probe.check(outputs, twice, exact, claim, known and claim is None)
+                return probe.check(outputs, twice, exact, claim, known and claim is None, tried)
     assert refused is not None
     raise refused
 
@@ -124,8 +150,10 @@ def check_derivatives(
 class _Probe:
     """The outputs of some samples as a function of the weights."""
 
-    def __init__(self, pure: PureModel, case: Case, inputs: Inputs, work: int) -> None:
-        self.pure, self.case, self.inputs, self.work = pure, case, inputs, work
+    def __init__(
+        self, pure: PureModel, case: Case, inputs: Inputs, work: int, *, twice: bool
+    ) -> None:
+        self.pure, self.case, self.inputs, self.work, self.twice = pure, case, inputs, work, twice
         self.weights = {name: pure.state[name] for name in case.weights}
         self.generator = torch.Generator().manual_seed(0)
         self.watch = Watch(double=pure.dtype == torch.float64)
@@ -140,7 +168,8 @@ class _Probe:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        with warnings.catch_warnings(), few_threads(self.work), self.pure.running(), self.watch:
+        running = self.pure.running(twice=self.twice)
+        with warnings.catch_warnings(), few_threads(self.work), running, self.watch:
             warnings.filterwarnings("ignore", message=FROZEN[:40], category=UserWarning)
             yield
 
@@ -162,14 +191,19 @@ class _Probe:
             self.pure.state = state
 
     def check(
-        self, outputs: Tensor, twice: bool, exact: bool, claim: Claim | None, known: bool
+        self,
+        outputs: Tensor,
+        twice: bool,
+        exact: bool,
+        claim: Claim | None,
+        known: bool,
+        tried: Tried | None,
     ) -> str:
         """Check the derivatives of the outputs that `run` gave, if `known` with fewer tries."""
         names, weights = list(self.weights), list(self.weights.values())
         check_leaves(outputs, self.case.parameters)
         if not torch.isfinite(outputs).all() or not outputs.numel():
             return ""
-        u = torch.randn(outputs.shape, generator=self.generator, dtype=torch.float64).to(outputs)
         if claim is None or outputs.dtype != torch.float64:
             claimed, sources = outputs, weights
         else:
@@ -181,7 +215,12 @@ class _Probe:
                     "the model does not compute what its modules do one after the other"
                 )
         twice_checked = twice and not known and not self._is_plain(claimed)
-        gradients = self._gradients(claimed, sources, u, twice_checked)
+        if tried is not None:
+            u, gradients = tried
+        else:
+            u = torch.randn(outputs.shape, generator=self.generator, dtype=torch.float64)
+            u = u.to(outputs)
+            gradients = self._gradients(claimed, sources, u, twice_checked)
         if self._check_first(u, gradients, outputs, known):
             if twice_checked:
                 self._check_second(u, gradients)
@@ -205,7 +244,7 @@ class _Probe:
         # A hook on a tensor leaves no trace in the graph.
         nodes = inputs_first(outputs.grad_fn) if outputs.grad_fn and not self.pure.hooked else ()
         names = {operation(node) for node in nodes}
-        return bool(names) and names <= PLAIN
+        return bool(names) and names <= (PLAIN if self.twice else PLAIN_ONCE)
 
     def _direction(self, weight: Tensor, scale: float, larger: bool) -> Tensor:
         """Give a weight with random signs, of rank one; or its entries times positive numbers."""

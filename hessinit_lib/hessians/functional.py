@@ -221,6 +221,8 @@ class PureModel:
     def running(self, *, twice: bool = True, training: bool = False) -> Iterator[None]:
         """Prepare for calls and for derivatives of what they give: of any order, if `twice`.
 
+        If not, recurrent layers are computed step by step: one operation for all steps does not
+        tell what comes in and goes out at each.
         For `training`, statistics of batch normalization and sparse gradients are as found there.
         """
         batch_norms = by_batch_statistics(self.module.modules())
@@ -234,6 +236,8 @@ class PureModel:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if self.recurrent:
                 stack.enter_context(attribute(torch.backends.cudnn, "enabled", False))
+                if not twice and not training:
+                    stack.enter_context(_StepByStep())
             stack.enter_context(equal_functions(twice=twice))
             # Hooks and second derivatives are for eager code, also where a function is compiled.
             if self._compiled() or "torch._dynamo" in sys.modules:
@@ -287,6 +291,21 @@ def _iterating(modules: Iterable[nn.Module]) -> list[nn.Module]:
         if type(module).__name__ == "_SpectralNorm"
         or any(type(hook).__name__ == "SpectralNorm" for hook in module._forward_pre_hooks.values())
     ]
+
+
+class _StepByStep(TorchFunctionMode):
+    """Let recurrent layers be computed by operations on one time step each."""
+
+    def __torch_function__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in _RECURRENT:
+            with attribute(torch.backends.mkldnn, "enabled", False):
+                return func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 class _LogSoftmax(TorchFunctionMode):

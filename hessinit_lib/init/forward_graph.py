@@ -20,7 +20,6 @@ from hessinit_lib.hessians.functional import PureModel, by_batch_statistics, one
 from hessinit_lib.hessians.ggn.uses import MEETINGS, REARRANGING
 from hessinit_lib.hessians.graph.nodes import edge_shape, inputs_first, operation
 from hessinit_lib.hessians.inputs import Inputs, sample_count
-from hessinit_lib.hessians.isolation import attribute
 from hessinit_lib.hessians.kinds import COVERED
 from hessinit_lib.hessians.noise import without_noise
 from hessinit_lib.init.layers import Layer, not_placed, other_weights, weight_layers
@@ -86,12 +85,10 @@ def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
     layers = {layer.name: layer for layer in weight_layers(model, others=bool(owners))}
     if sample_count(inputs) == 0:
         raise ValueError("inputs: got 0 samples, expected some")
-    mkldnn: Any = torch.backends.mkldnn
     with without_noise(model, inputs):
         pure = PureModel(model, [*layers, *owners])
         # Layers that compute all steps at once do not show the weights' places.
-        one_by_one = attribute(mkldnn, "enabled", mkldnn.enabled and not pure.recurrent)
-        with one_by_one, pure.running(twice=False), torch.enable_grad():
+        with pure.running(twice=False), torch.enable_grad():
             outputs, axis = pure.logits(inputs)
             outputs = one_tensor(outputs)
     weights = {name: pure.state[name] for name in (*layers, *owners)}

@@ -11,7 +11,8 @@ and what takes fewer multiplications is computed: the gradients or the sums over
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from hessinit_lib.hessians.ggn.uses import Use
+from hessinit_lib.hessians.ggn.vectors import Subset
 from hessinit_lib.hessians.graph.nodes import edge_shape, operation
 from hessinit_lib.hessians.graph.patches import windows
 
@@ -33,6 +35,9 @@ _OTHER["Bmm"] = _OTHER["Mm"]
 _BROADCASTING = frozenset(
     ["Add", "Sub", "Rsub", "Mul", "Div", "Addcmul", "Where", "Maximum", "Minimum", "Expand"]
 )
+
+
+Choose = Callable[[Tensor], Subset | None]
 
 
 class Products(NamedTuple):
@@ -67,8 +72,15 @@ class Products(NamedTuple):
         first, second = (self.width, height) if self.transposed else (height, self.width)
         return groups * first, second
 
-    def gradients(self, index: int, piece: slice) -> Tensor:
-        """Give some rows of the per-sample gradients for one vector, shape (B, rows, rest)."""
+    def gradients(self, indices: Sequence[int], piece: slice) -> Sequence[Tensor]:
+        """Give some rows of the per-sample gradients for some vectors, (B, rows, rest) each."""
+        if self.indexed or self.transposed or self.columns.shape[1] > 1:
+            return [self._of_one(index, piece) for index in indices]
+        # One product for all vectors: x is read once.
+        left = torch.cat([self.rows[index][:, 0, :, piece] for index in indices], 2)
+        return (left.mT @ self.columns[:, 0]).chunk(len(indices), 1)
+
+    def _of_one(self, index: int, piece: slice) -> Tensor:
         s, x = self.rows[index], self.columns
         if self.indexed:
             start, stop, _ = piece.indices(self.width)
@@ -85,6 +97,11 @@ class Products(NamedTuple):
         first, last = start // left.shape[3], -(-stop // left.shape[3])
         found = (left[:, first:last].mT @ right[:, first:last]).flatten(1, 2)
         return found[:, start - first * left.shape[3] : stop - first * left.shape[3]]
+
+    def of(self, samples: Tensor) -> Products:
+        """Leave out other samples."""
+        rows = tuple(each[samples] for each in self.rows)
+        return self._replace(rows=rows, columns=self.columns[samples])
 
     def sides(self, index: int) -> tuple[Tensor, Tensor]:
         """Give s for one vector, and x, at all positions of the one group, (B, T, .) each."""
@@ -229,31 +246,45 @@ class SampleGradients:
         self._others = [other.reshape(*other.shape[:2], self._height, -1) for other in others]
 
     def inner_products(
-        self, pairs: Sequence[tuple[int, int]], *, squares: bool = False
-    ) -> tuple[list[Tensor], list[Tensor]]:
+        self,
+        pairs: Sequence[tuple[int, int]],
+        *,
+        squares: bool = False,
+        choose: Choose | None = None,
+    ) -> tuple[list[Tensor], list[Tensor], Subset | None]:
         r"""Compute $g_b \cdot g'_c$ for pairs of vectors, and $|g_b|^2$ for all.
 
+        Args:
+            pairs: of vectors.
+            squares: whether $|g_b|^2$ is asked for.
+            choose: gives a subset of the samples for the mean of $|g_b|^2$, if a part will do;
+                asked where all pairs of positions are multiplied.
+
         Returns:
-            For each pair shape (B, B); for each vector shape (B,) and in float64, if asked for.
+            For each pair shape (B, B), or of the subset; for each vector shape (B,) and in
+            float64, if asked for; the subset.
         """
         vectors = sorted({index for pair in pairs for index in pair})
         found = [self._like.new_zeros(self._samples, self._samples) for _ in pairs]
         own = [found[0].new_zeros(self._samples, dtype=torch.float64) for _ in vectors if squares]
         if not self._products and not self._others:
-            return found, own
+            return found, own, None
         if self._products and self._by_positions(pairs):
-            self._add_positions(found, pairs)
             self._add_squares(own, vectors)
-            return found, own
+            subset = choose(torch.stack(own).mean(0)) if choose and squares else None
+            if subset is not None:
+                found = [total.new_zeros(2 * [len(subset.rows)]) for total in found]
+            self._add_positions(found, pairs, None if subset is None else subset.rows)
+            return found, own, subset
         step = self._piece * self._height // (len(vectors) * self._samples * self._size)
         for start in range(0, self._height, max(1, step)):
             piece = slice(start, min(start + max(1, step), self._height))
-            rows = {index: self._gradients(index, piece) for index in vectors}
+            rows = dict(zip(vectors, self._gradients(vectors, piece), strict=True))
             for total, (i, j) in zip(found, pairs, strict=True):
                 total += rows[i] @ rows[j].mT
             for total, index in zip(own, vectors, strict=False):
                 total += torch.linalg.vector_norm(rows[index], dim=1).double().square()
-        return found, own
+        return found, own, None
 
     def along(self, direction: Tensor, vectors: int) -> list[Tensor]:
         """Compute the inner products of each g_b with a tensor of the weight's shape, (B,) each."""
@@ -263,14 +294,15 @@ class SampleGradients:
         for start in range(0, self._height if self._products or self._others else 0, step):
             piece = slice(start, min(start + step, self._height))
             for index, total in enumerate(found):
-                total += self._gradients(index, piece) @ flat[piece].reshape(-1)
+                total += self._gradients([index], piece)[0] @ flat[piece].reshape(-1)
         return found
 
-    def _gradients(self, index: int, piece: slice) -> Tensor:
-        """Give some rows of the weight's gradient for one vector, shape (B, entries)."""
-        parts = [each.gradients(index, piece) for each in self._products]
-        parts += [each[index, :, piece] for each in self._others]
-        return sum(part.reshape(self._samples, -1) for part in parts)  # pyright: ignore[reportReturnType]
+    def _gradients(self, indices: Sequence[int], piece: slice) -> list[Tensor]:
+        """Give some rows of the weight's gradient for some vectors, shape (B, entries) each."""
+        parts = [each.gradients(indices, piece) for each in self._products]
+        parts += [[each[index, :, piece] for index in indices] for each in self._others]
+        flat = ([part.flatten(1) for part in each] for each in parts)
+        return [reduce(torch.add, same) for same in zip(*flat, strict=True)]
 
     def _by_positions(self, pairs: Sequence[tuple[int, int]]) -> bool:
         """Tell whether products of all pairs of positions take fewer multiplications."""
@@ -286,10 +318,15 @@ class SampleGradients:
         direct += self._size * len(pairs) * self._samples**2
         return count**2 * (columns + len(pairs) * (rows + _TRAFFIC)) < direct
 
-    def _add_positions(self, found: list[Tensor], pairs: Sequence[tuple[int, int]]) -> None:
-        """Add the sums over pairs of positions."""
-        for left in self._products:
-            for right in self._products:
+    def _add_positions(
+        self, found: list[Tensor], pairs: Sequence[tuple[int, int]], rows: Tensor | None
+    ) -> None:
+        """Add the sums over pairs of positions, of all samples or some."""
+        products = self._products
+        if rows is not None:
+            products = [each.of(rows) for each in products]
+        for left in products:
+            for right in products:
                 seen: Tensor | None = None
                 for total, (i, j) in zip(found, pairs, strict=True):
                     (s, x), (t, y) = left.sides(i), right.sides(j)

@@ -11,8 +11,9 @@ $$\|G\|_F^2 = \mathbb{E} \sum_{b,c} (g_b \cdot g'_c)^2 , \qquad
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import product
 
 import torch
@@ -20,17 +21,18 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.hessians.derivatives import check_derivatives
+from hessinit_lib.hessians.derivatives import Tried, check_derivatives
 from hessinit_lib.hessians.ggn.passes import MOST, Passes
 from hessinit_lib.hessians.ggn.spectral import spectral_bounds
-from hessinit_lib.hessians.ggn.uses import Plan
-from hessinit_lib.hessians.ggn.vectors import BasisDraw
+from hessinit_lib.hessians.ggn.uses import Graph, Plan
+from hessinit_lib.hessians.ggn.vectors import BasisDraw, Subset
 from hessinit_lib.hessians.numerics.estimates import Products, Sketch, mean_norms, sketch_of
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
 
 _MANY = 1 << 20  # vectors, if the budget is none
 _GRADIENTS = 24  # per-sample gradients, of all vectors together, that tell an error
+_TYPICAL = 0.85  # largest error stated of two vectors, times the root of the samples
 
 # What a call takes in any case, in training steps: forward pass, search for the weights' places,
 # check of derivatives; and for each vector: backward pass, gradients and their products.
@@ -59,10 +61,18 @@ class Known:
     drawing: set[nn.Module] | None = None
     exact: bool = True
 
+    def look(self, outputs: Tensor, weights: Mapping[str, Tensor], samples: int) -> Tried | None:
+        """Make a plan of the graph of a few samples, which takes less than of all."""
+        if outputs.ndim == 0 or not outputs.numel() or len(outputs) % samples:
+            return None
+        graph = Graph(outputs, weights, samples, gradients=True)
+        self.plan = graph.plan
+        return graph.tried
+
 
 def forecast(samples: int) -> float:
-    """Give the training steps that Gauss-Newton norms take, if the first vectors will do."""
-    return _ONCE + _EACH * _first(samples)
+    """Give the training steps that Gauss-Newton norms take, if two vectors will do."""
+    return _ONCE + _EACH * _least(samples)
 
 
 def ggn_hessians(
@@ -90,7 +100,7 @@ def ggn_hessians(
     """
     known = known or Known()
     if known.note is None:
-        known.note = check_derivatives(case, exact=False)
+        known.note = check_derivatives(case, exact=False, look=known.look)
     notes = [known.note]
     passes = Passes(case, options.max_memory, known.plan)
     known.plan = passes.plan
@@ -121,9 +131,15 @@ def ggn_hessians(
     return HessianReport(layers, "; ".join(filter(None, notes)), along=along)
 
 
-def _first(samples: int) -> int:
-    """Count the vectors to begin with: of few samples, two do not tell their error."""
+def _least(samples: int) -> int:
+    """Count the vectors that tell an error: of few samples, two do not."""
     return 2 if 2 * samples >= _GRADIENTS else max(3, math.ceil(_GRADIENTS / samples / 2))
+
+
+def _first(samples: int, tolerance: float) -> int:
+    """Count the vectors to begin with: those that will typically do, if they are few."""
+    typical = math.ceil(2 * _TYPICAL**2 / samples / tolerance**2)
+    return max(_least(samples), min(typical, MOST) if typical <= 2 * MOST else 2)
 
 
 @dataclass
@@ -148,7 +164,7 @@ class _Work:
 
     def _by_signs(self, names: list[str], bar: tqdm) -> None:
         """Add independent vectors."""
-        first, blocks = _first(self.passes.samples), self.blocks
+        first, blocks = _first(self.passes.samples, self.options.tolerance), self.blocks
         most = max(first, int(min((self.options.steps - _ONCE) / _EACH, _MANY)))
         needed, done, unknown = first, 0, list(blocks)
         while needed:
@@ -174,7 +190,7 @@ class _Work:
     def _by_bases(self, names: list[str], bar: tqdm) -> None:
         """Add vectors of bases: all of a basis for samples that rule the error."""
         passes, generator, samples = self.passes, self.generator, self.passes.samples
-        count = min(_first(samples), passes.hessian.rank)
+        count = min(_first(samples, self.options.tolerance), passes.hessian.rank)
         draw = BasisDraw.of(samples, passes.hessian.rank, count, generator)
         left, unknown = self.options.steps - _ONCE, list(self.blocks)
         # With all vectors of a few samples only norms and traces are estimated.
@@ -208,18 +224,23 @@ class _Work:
         """Add what some vectors tell about some weights."""
         count = 1 + max(c for _, c in pairs)
         both, alone = len(vectors) > count, (0, 0) not in pairs
-        weights = {pair: draw.weights(pair, vectors[0]) for pair in draw.pairs} if draw else {}
+        weights = cache(partial(draw.weights, like=vectors[0])) if draw else None
+        choose = partial(Subset.of, tolerance=self.options.tolerance, generator=self.generator)
         total: dict[tuple[int, int], Tensor] = {}
         lengths: list[Tensor] = []
         for name, gradients in self.passes.gradients(names, vectors):
-            found, own = gradients.inner_products(list(pairs.values()), squares=alone)
+            found, own, subset = gradients.inner_products(
+                list(pairs.values()),
+                squares=alone,
+                choose=choose if draw and not self.whole else None,
+            )
             products = dict(zip(pairs, found, strict=True))
             own = own or [products[a, a].diagonal() for a in range(count)]
             if self.whole:
                 total = {pair: total.get(pair, 0) + matrix for pair, matrix in products.items()}
                 lengths = [a + b for a, b in zip(lengths or [0] * count, own, strict=True)]
                 continue
-            self.blocks[name].add(products, own, draw, weights)
+            self.blocks[name].add(products, own, draw, weights, subset)
             if name in self.directions:
                 along = gradients.along(self.directions[name], len(vectors))
                 self.blocks[name].add_along(along, both)
@@ -314,13 +335,16 @@ class _Block:
         products: Products,
         own: Sequence[Tensor],
         draw: BasisDraw | None = None,
-        weights: Mapping[tuple[int, int], Tensor] | None = None,
+        weights: Callable[[tuple[int, int]], Tensor] | None = None,
+        subset: Subset | None = None,
     ) -> None:
         """Take in the inner products of the per-sample gradients of some vectors."""
-        if draw is None:
+        if draw is None or weights is None:
             self._sketches.append(sketch_of(products, own))
         else:
-            sketch, self._parts = draw.sketch(products, own, weights or {})
+            if subset is not None:
+                weights = partial(draw.weights, like=products[draw.pairs[0]], subset=subset)
+            sketch, self._parts = draw.sketch(products, own, weights, subset)
             before = self.draw.all_of if self.draw else []
             if draw.exact or (
                 draw.all_of and not before

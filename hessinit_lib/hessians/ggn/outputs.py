@@ -26,6 +26,7 @@ from hessinit_lib.hessians.loss_value import LossFn, name_of
 _LARGEST = 128  # outputs of a block whose Hessian is formed
 _COLUMNS = 64  # of S, for one sample, of which a random basis is drawn
 _MANY = 100_000  # outputs for which float64 is not tried first
+_DRAWN = 100_003  # random numbers in a vector, a prime
 
 Draw = Callable[[torch.Generator], tuple[Tensor, ...]]
 r"""Gives $(v,)$, or where there is no S $(\epsilon, A \epsilon)$; of the outputs' shape."""
@@ -96,29 +97,29 @@ class OutputHessian:
 
     def _structured(self) -> Draw | None:
         """Try whether A is what losses have: of a softmax, or diagonal."""
-        generator = torch.Generator().manual_seed(0)
-        xi = self._vector(generator)
-        slopes = xi * self._curvature.hvp(xi)
+        vector = self._vector(torch.Generator().manual_seed(0))
+        image = self._curvature.hvp(vector)
 
-        def softmax(axis: int) -> tuple[Tensor, Tensor]:
-            """Give p, and the factors that A would have for each softmax."""
+        def softmax(axis: int) -> tuple[Tensor, Tensor, Tensor]:
+            """Give p, the factors that A would have for each softmax, and its product then."""
             p = self._z.softmax(axis)
-            slope = (xi * _softmax_hvp(p, xi, axis)).sum(axis, keepdim=True)
-            mass = slopes.sum(axis, keepdim=True) / slope
-            return p, mass.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+            product = _softmax_hvp(p, vector, axis)
+            slope = (vector * product).sum(axis, keepdim=True)
+            mass = (vector * image).sum(axis, keepdim=True) / slope
+            mass = mass.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+            return p, mass, mass * product
 
         if self.softmax is not None:
-            return self._draw_softmax(*softmax(self.softmax), self.softmax)
-        other = self._vector(generator)
-        image = self._curvature.hvp(other)
+            p, mass, _ = softmax(self.softmax)
+            return self._draw_softmax(p, mass, self.softmax)
         bound = max(1e-6, torch.finfo(image.dtype).eps ** (2 / 3)) * image.norm()
         for axis in sorted({1, self._z.ndim - 1} & {*range(1, self._z.ndim)}, reverse=True):
-            p, mass = softmax(axis)
-            if (mass * _softmax_hvp(p, other, axis) - image).norm() <= bound:
+            p, mass, product = softmax(axis)
+            if (product - image).norm() <= bound:
                 self.softmax = axis
                 return self._draw_softmax(p, mass, axis)
-        diagonal = self._curvature.hvp(torch.ones_like(other)).clamp(min=0)
-        if (diagonal * other - image).norm() <= bound:
+        diagonal = self._curvature.hvp(torch.ones_like(vector)).clamp(min=0)
+        if (diagonal * vector - image).norm() <= bound:
             root = self._cast(diagonal.sqrt())
             self._few(self._like[0].numel(), partial(_diagonal_columns, root))
             return partial(self._of_diagonal, root)
@@ -211,7 +212,9 @@ class OutputHessian:
         return rows.to(self._like).view(moved).movedim(-1, axis)
 
     def _vector(self, generator: torch.Generator) -> Tensor:
-        return torch.empty(self._z.shape).uniform_(-1, 1, generator=generator).to(self._z)
+        count = self._z.numel()  # of many, the numbers come again: to draw them takes long
+        drawn = torch.empty(min(count, _DRAWN)).uniform_(-1, 1, generator=generator).to(self._z)
+        return drawn.repeat(-(-count // _DRAWN))[:count].view(self._z.shape)
 
 
 def _softmax_hvp(p: Tensor, vector: Tensor, axis: int) -> Tensor:

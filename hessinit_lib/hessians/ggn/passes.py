@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
-from torch.overrides import TorchFunctionMode
 
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import PureModel, one_tensor
@@ -25,7 +24,6 @@ from hessinit_lib.hessians.ggn.outputs import OutputHessian
 from hessinit_lib.hessians.ggn.uses import Edge, Graph, Plan, Use, backward
 from hessinit_lib.hessians.graph.nodes import edge_shape, operation
 from hessinit_lib.hessians.inputs import Inputs, take
-from hessinit_lib.hessians.isolation import attribute
 from hessinit_lib.hessians.loss import on_logits
 
 MOST = 4
@@ -35,8 +33,6 @@ _GRADIENTS = 1 << 28  # bytes of gradients of single samples, where no bound is 
 
 _SAME = 1e-3  # relative distance of outputs that are equal but for rounding
 
-_FEW = 4  # samples that show where a tensor has the samples
-
 
 class Passes:
     """One forward pass, and backward passes from random vectors.
@@ -44,7 +40,7 @@ class Passes:
     Args:
         case: outputs of shape (n, ...), n a multiple of the number of samples B.
         max_memory: bytes to use beside the graph of the forward pass; None for no bound.
-        plan: of the graph, as an earlier call found it.
+        plan: of the graph, as an earlier call or a look at a few samples found it.
 
     Attributes:
         finite: whether outputs, loss and its gradient are.
@@ -80,13 +76,12 @@ class Passes:
             case, on_logits(case.loss_fn, axis), outputs, plan and plan.softmax
         )
         self.finite = self.hessian.finite and bool(torch.isfinite(outputs).all())
-        plan = plan or self._plan_of_few()
         self._graph = Graph(outputs, self._weights, case.samples, plan)
         self.unknown = self._graph.unknown
         self.plan = self._graph.plan._replace(softmax=self.hessian.softmax)
 
     def _run(self, inputs: Inputs) -> tuple[Tensor, int | None]:
-        with self._pure.running(twice=False), torch.enable_grad(), _StepByStep():
+        with self._pure.running(twice=False), torch.enable_grad():
             outputs, axis = self._pure.logits(inputs)
             return one_tensor(outputs), axis
 
@@ -111,20 +106,6 @@ class Passes:
         self.samples = len(chosen)
         self._graph = Graph(self._outputs, self._weights, self.samples, self.plan)
         return not whole
-
-    def _plan_of_few(self) -> Plan | None:
-        """Look at the graph of a few samples, if that is cheaper."""
-        case = self._case
-        # A recurrent one has as many small operations, however few samples.
-        if case.samples < 4 * _FEW or self._pure.recurrent:
-            return None
-        try:
-            outputs = self._run(take(case.inputs, slice(_FEW)))[0]
-        except ValueError:  # a model that wants the whole batch
-            return None
-        if outputs.ndim == 0 or len(outputs) * case.samples != len(self._outputs) * _FEW:
-            return None
-        return Graph(outputs, self._weights, _FEW).plan
 
     def gradients(
         self, names: Sequence[str], vectors: Sequence[Tensor]
@@ -241,7 +222,7 @@ def _transposed(read: Any, weight: Tensor) -> bool | None:
 def _formed(product: Products, use: Use, vectors: int) -> Tensor:
     """Give the per-sample gradients of what is read, shape (n, B, *shape)."""
     whole = slice(0, product.shape[0])
-    rows = torch.stack([product.gradients(index, whole) for index in range(vectors)])
+    rows = torch.stack([*product.gradients(range(vectors), whole)])
     return rows.view(*rows.shape[:2], *edge_shape(GradientEdge(*use.read)))
 
 
@@ -261,19 +242,3 @@ def _carried(rows: Tensor, use: Use, weight: Tensor) -> Tensor:
     except RuntimeError:  # an operation that cannot be batched
         found = torch.stack([back(row, False) for row in flat])
     return found.view(*rows.shape[:2], *weight.shape)
-
-
-class _StepByStep(TorchFunctionMode):
-    """Let recurrent layers be computed by operations on one time step each.
-
-    One for all steps does not tell what comes in and goes out at each.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in _RECURRENT:
-            with attribute(torch.backends.mkldnn, "enabled", False):
-                return func(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")

@@ -86,17 +86,19 @@ class Plan(NamedTuple):
 
 
 class Graph:
-    """The graph between weights and outputs.
+    r"""The graph between weights and outputs.
 
     Args:
         outputs: shape (n, ...), n a multiple of `samples`, with the graph from the weights.
         weights: leaves of the graph, by name.
         samples: B.
         plan: of the same model, on other samples or before: where these are is not tried again.
+        gradients: whether those of the weights are wanted, of a trial without a plan.
 
     Attributes:
         uses: of each weight, in the order of the graph; of those alone whose uses are all known.
         unknown: names of the other weights that the outputs depend on.
+        tried: a vector u, of some samples, and $J^\top u$ for each weight, if `gradients`.
 
     Example:
         >>> layer = torch.nn.Linear(3, 2)
@@ -111,6 +113,8 @@ class Graph:
         weights: Mapping[str, Tensor],
         samples: int,
         plan: Plan | None = None,
+        *,
+        gradients: bool = False,
     ) -> None:
         self._outputs, self._samples = outputs, samples
         names = {id(weight): name for name, weight in weights.items()}
@@ -134,6 +138,8 @@ class Graph:
         tried = [n for n in readers if n not in self._made or operation(n) not in REARRANGING]
         self._edges = [(node, min(self._outlets[node])) for node in tried]
         self._operations = tuple(map(operation, self._nodes))
+        self._wanted = [*weights.values()] if gradients else []
+        self.tried: tuple[Tensor, list[Tensor]] | None = None
         self._layouts = (plan and self._layouts_by(plan)) or self._find_layouts()
         self.uses: dict[str, list[Use]] = {}
         self.unknown: list[str] = []
@@ -204,7 +210,15 @@ class Graph:
         z = self._outputs
         drawn = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
         kept = samples.repeat_interleave(len(z) // self._samples).view(-1, *[1] * (z.ndim - 1))
-        return backward(z, edges, (drawn * kept).to(z))
+        vector = (drawn * kept).to(z)
+        if self.tried is not None or not self._wanted:
+            return backward(z, edges, vector)
+        places = [*self._wanted, *(GradientEdge(*edge) for edge in edges)]
+        found = torch.autograd.grad(z, places, vector, retain_graph=True, allow_unused=True)
+        count = len(self._wanted)
+        own = zip(found[:count], self._wanted, strict=True)
+        self.tried = vector, [torch.zeros_like(w) if g is None else g for g, w in own]
+        return list(found[count:])
 
     def _uses_of(self, leaf: Node) -> list[Use] | None:
         found: dict[tuple[Node, int], Use] = {}
@@ -262,7 +276,7 @@ def find_layouts(
         ]
     found: list[Layout] = []
     most = -1
-    nonzero = None if gradient is None else gradient != 0
+    sizes = None if gradient is None else gradient.abs()
     seen: dict[int, Tensor] = {}
     for layout in among:
         axis = layout.axis
@@ -270,9 +284,9 @@ def find_layouts(
             break  # all of the samples are seen along another axis
         if axis not in seen:
             rest = [other for other in range(len(shape)) if other != axis]
-            seen[axis] = torch.zeros(shape[axis], dtype=torch.bool)
-            if nonzero is not None:
-                seen[axis] = (nonzero.sum(rest) if rest else nonzero).cpu()
+            seen[axis] = torch.zeros(shape[axis])
+            if sizes is not None:
+                seen[axis] = (sizes.sum(rest) if rest else sizes).cpu()
         by_sample = layout._replace(axis=0).split(seen[axis]).any(1)
         count = int(by_sample.sum())
         if not by_sample[~chosen].any() and count >= most:

@@ -11,7 +11,7 @@ summed over the whole basis, without error.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,71 @@ from hessinit_lib.hessians.numerics.estimates import Estimate, Products, Sketch
 from hessinit_lib.hessians.numerics.lanczos import power_of_two
 
 _WIDEST = 1024  # columns of a Hadamard matrix
+
+_LONG = 4.0  # times the mean: squared lengths of gradients that are always taken
+_LEAST = 64  # others that are taken, at least
+
+
+@dataclass(frozen=True)
+class Subset:
+    r"""Some rows of a draw, whose inner products tell those of all.
+
+    Those with long gradients, and a random part of the others: k of n'. A sum over pairs of the
+    others is multiplied by n' (n' - 1) / (k (k - 1)), one over these and all by n' / k.
+
+    Attributes:
+        rows: which ones, shape (k,).
+        scale: how many rows each stands for, 1 or n' / k, shape (k,).
+    """
+
+    rows: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, lengths: Tensor, tolerance: float, generator: torch.Generator) -> Subset | None:
+        r"""Choose rows by $|g_b|^2$, shape (n,), if a part of them will do.
+
+        The error of the norm that this makes is to be at most a quarter of the tolerance, if sums
+        over one sample's pairs differ as the lengths do.
+        """
+        long = lengths > _LONG * lengths.mean()
+        others = (~long).nonzero()[:, 0]
+        count = len(others)
+        variation = count * float(lengths[others].std()) / max(float(lengths.sum()), 1e-300)
+        wanted = 1 / (1 / max(count, 1) + (tolerance / 4 / max(variation, 0.25)) ** 2)
+        number = max(_LEAST, math.ceil(wanted))
+        if not 2 * (number + len(lengths) - count) < len(lengths):
+            return None
+        order = torch.randperm(count, generator=generator)[:number].to(others.device)
+        rows = torch.cat((long.nonzero()[:, 0], others[order.sort()[0]]))
+        scale = torch.ones_like(rows, dtype=torch.float64)
+        scale[len(lengths) - count :] = count / number
+        return cls(rows, scale)
+
+    def factors(self) -> Tensor:
+        """Give what the products of each pair count by, shape (k, k)."""
+        light = self.scale > 1
+        ratio, number = float(self.scale.max()), int(light.sum())
+        both = ratio * (ratio * number - 1) / (number - 1)
+        found = torch.where(light[:, None] & light, both, self.scale[:, None].maximum(self.scale))
+        found.diagonal().copy_(self.scale)
+        return found
+
+    def widened(self, estimate: Estimate, means: Tensor, hidden: Tensor) -> Estimate:
+        """Add to the variance of a sum over pairs what the choice of rows makes.
+
+        Args:
+            estimate: of the sum, for these rows.
+            means: the sums over the pairs of each row, times `scale`, shape (k,).
+            hidden: a part of them that is no pair.
+        """
+        light = self.scale > 1
+        number, ratio = int(light.sum()), float(self.scale.max())
+        each = (2 * means - hidden)[light]  # a sample is on the left, and on the right
+        variance = (1 - 1 / ratio) * number * float(each.var())
+        both = estimate.variance + variance
+        fourth = estimate.variance**2 / estimate.degrees + variance**2 / (number - 1)
+        return Estimate(estimate.mean, both, both**2 / fourth if fourth else math.inf)
 
 
 @dataclass(frozen=True)
@@ -109,8 +174,8 @@ class BasisDraw:
         chosen = self.basis[places.clamp(min=0)] * (places >= 0)[:, None]
         return chosen * math.sqrt(self.rank)
 
-    def weights(self, pair: tuple[int, int], like: Tensor) -> Tensor:
-        """Give what squared inner products count by in the sum, shape (n, n)."""
+    def weights(self, pair: tuple[int, int], like: Tensor, subset: Subset | None = None) -> Tensor:
+        """Give what squared inner products count by in the sum, of all rows or some, (n, n)."""
         r, m = self.rank, self.count
         if self.exact:
             return like.new_tensor(1 / r**2)
@@ -122,6 +187,8 @@ class BasisDraw:
         equal /= max(light * (light - 1), 1)
         same = m * own * equal + m * (m - 1) * (1 - equal) / (r - 1)
         places, complete = self.places.to(like.device), self.complete.to(like.device)
+        if subset is not None:
+            places, complete = places[subset.rows], complete[subset.rows]
         found = torch.where(
             places[:, pair[0], None] == places[:, pair[1]],
             like.new_tensor(1 / (r * same) if same else 0.0),
@@ -132,10 +199,14 @@ class BasisDraw:
         if own:
             found[complete] = found[:, complete] = 1 / (m * r)
             found[complete[:, None] & complete] = 1 / r**2
-        return found
+        return found if subset is None else found.mul_(subset.factors())
 
     def sketch(
-        self, products: Products, own: Sequence[Tensor], weights: Mapping[tuple[int, int], Tensor]
+        self,
+        products: Products,
+        own: Sequence[Tensor],
+        weights: Callable[[tuple[int, int]], Tensor],
+        subset: Subset | None = None,
     ) -> tuple[Sketch, Tensor]:
         r"""Estimate $\|G\|_F^2$ and $\operatorname{tr} G$ with the variances of these estimates.
 
@@ -145,16 +216,20 @@ class BasisDraw:
         Args:
             products: $g^a_b \cdot g^{a'}_c$ of all `pairs`, shape (n, n) each.
             own: $|g^a_b|^2$ of each vector, shape (n,).
-            weights: of each pair.
+            weights: gives those of a pair.
+            subset: the rows whose products these are, all if None.
 
         Returns:
             The estimates; and of the first one's variance the part of each row, shape (n,).
         """
         m, light = self.count, ~self.complete.to(own[0].device)
         lengths = torch.stack([*own]).double()
-        rows, alone = torch.zeros_like(lengths), torch.zeros_like(lengths[0])
+        squared = lengths.square() / self.rank
+        if subset is not None:
+            squared = squared[:, subset.rows] * subset.scale
+        rows, alone = torch.zeros_like(squared), torch.zeros_like(squared[0])
         for a, c in self.pairs:
-            product, weight = products[a, c], weights[a, c]
+            product, weight = products[a, c], weights((a, c))
             # Squares of small numbers leave the range of float32.
             unit = power_of_two(product.abs().max().item())
             squares = (product / unit).square_().mul_(weight)
@@ -164,7 +239,7 @@ class BasisDraw:
                 rows[c] += scale * squares.sum(0).double()
                 alone += scale * squares.diagonal()
         if not self.complete.any():  # the products of vectors with themselves were left out
-            rows += lengths.square() / self.rank
+            rows += squared
         parts = torch.where(light, 1.0, m / self.rank)
         if self.exact:
             exact = (
@@ -173,37 +248,47 @@ class BasisDraw:
             return Sketch(m, *exact), torch.zeros_like(alone)
         # Two rows share a product, which hides some of their variance.
         shared = 4.0 * (1 + 1 / (2 * (m - 2))) if m > 2 else 4.0
-        hidden = alone * light if m == 2 else torch.zeros_like(alone)
-        square, parts_of_it = self._spread(rows, light, shared, hidden)
-        trace, _ = self._spread(parts * lengths, light, 1.0, torch.zeros_like(alone))
+        hidden = alone if m == 2 else torch.zeros_like(alone)
+        square, parts_of_it = self._spread(rows, light, shared, hidden, subset)
+        trace, _ = self._spread(parts * lengths, light, 1.0, torch.zeros_like(lengths[0]))
         return Sketch(m, square, trace), parts_of_it
 
     def _spread(
-        self, rows: Tensor, light: Tensor, factor: float, hidden: Tensor
+        self,
+        rows: Tensor,
+        light: Tensor,
+        factor: float,
+        hidden: Tensor,
+        subset: Subset | None = None,
     ) -> tuple[Estimate, Tensor]:
         """Sum the means of rows over samples; the variance by samples or by groups of them."""
         m = self.count
-        means = rows.mean(0)
         factor *= (1 - m / self.rank) / (m * (m - 1))
-        deviations = (rows - means)[:, light]
-        groups = self.groups.to(light.device)[light]
-        grouped = deviations.new_zeros(m, int(groups.max()) + 1)
-        grouped.index_add_(1, groups, deviations)
-        kept = means[light].square().sum()
-        effective = float(means[light].sum() ** 2 / kept) if kept else 1.0
+        means, parts = rows.mean(0), rows.new_zeros(len(light))
+        chosen, scale = light, rows.new_ones(())
+        if subset is not None:  # none has all vectors
+            chosen, scale = torch.ones_like(means, dtype=torch.bool), subset.scale
+        deviations = (rows - means)[:, chosen]
+        by_sample = factor * deviations.square().sum(0) / scale
+        parts[light if subset is None else subset.rows] = by_sample
+        kept = (means[chosen].square() / scale).sum()
+        effective = float(means[chosen].sum() ** 2 / kept) if kept else 1.0
         # Of few samples that matter, two vectors may be alike by chance.
-        chance = 2 * factor * (m - 1) * float(kept) / effective**2 + float(
-            (hidden.square() * (1 - m / self.rank)).sum()
-        )
+        chance = 2 * factor * (m - 1) * float(kept) / effective**2
+        chance += float((hidden[chosen].square() / scale).sum() * (1 - m / self.rank))
+        spreads = [by_sample]
+        if subset is None:
+            groups = self.groups.to(light.device)[light]
+            grouped = deviations.new_zeros(m, int(groups.max()) + 1)
+            grouped.index_add_(1, groups, deviations)
+            spreads.append(factor * grouped.square().sum(0))
         found = []
-        by_sample = factor * deviations.square().sum(0)
-        for each in (by_sample, factor * grouped.square().sum(0)):
+        for each in spreads:
             total, fourth = float(each.sum()), float(each.square().sum())
             degrees = max(1.0, (m - 1) * total**2 / fourth) if fourth else math.inf
             found.append(Estimate(float(means.sum()), total + chance, degrees))
-        parts = torch.zeros_like(means)
-        parts[light] = by_sample
-        return min(found, key=lambda each: each.error), parts
+        best = min(found, key=lambda each: each.error)
+        return best if subset is None else subset.widened(best, means, hidden), parts
 
 
 def balanced_signs(rows: int, columns: int, generator: torch.Generator) -> Tensor:

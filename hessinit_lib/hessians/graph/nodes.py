@@ -21,6 +21,9 @@ _PLAIN = """torch::autograd::AccumulateGrad AdaptiveAvgPool2D Add Addcmul Addmm 
 PLAIN = frozenset(_PLAIN.split())
 """Operations of torch whose second derivatives this library's tests have checked."""
 
+PLAIN_ONCE = PLAIN | {"ScaledDotProductFlashAttentionForCpu"}
+"""And those whose first derivatives they have."""
+
 
 def inputs_first(root: Node) -> Iterator[Node]:
     """Yield the graph below a node in topological order: each node after those it depends on."""
