@@ -123,12 +123,14 @@ def check_derivatives(
     looked_at = max(2, case.samples // _SHARE, min(_LEAST, _SMALL // size))
     looked_at = min(looked_at, case.samples)
     few = take(case.inputs, slice(looked_at))
+    tokens = (x[:1].numel() for x in tensors_of(case.inputs) if not x.is_floating_point())
+    work = size * looked_at * max([1, *tokens])
     refused: Exception | None = None
     attempts = ((torch.float32, few), (torch.float64, few), (None, few), (None, case.inputs))
     for dtype, inputs in attempts[claim is not None :]:
         pure = PureModel(case.model, case.weights, dtype)
         look = None if pure.recurrent else look  # as many operations, however few samples
-        probe = _Probe(pure, case, inputs, size * looked_at, twice=look is None)
+        probe = _Probe(pure, case, inputs, work, twice=look is None)
         quick = dtype is torch.float32
         try:
             with probe.running(), torch.enable_grad():

@@ -25,7 +25,7 @@ from hessinit_lib.hessians.ggn.vectors import Subset
 from hessinit_lib.hessians.graph.nodes import edge_shape, operation
 from hessinit_lib.hessians.graph.patches import windows
 
-PIECE = 1 << 20
+PIECE = 1 << 22
 """Entries of per-sample gradients, or of products of positions, held at a time."""
 
 _TRAFFIC = 30  # multiplications in the time that an entry is written and read in
@@ -72,15 +72,8 @@ class Products(NamedTuple):
         first, second = (self.width, height) if self.transposed else (height, self.width)
         return groups * first, second
 
-    def gradients(self, indices: Sequence[int], piece: slice) -> Sequence[Tensor]:
-        """Give some rows of the per-sample gradients for some vectors, (B, rows, rest) each."""
-        if self.indexed or self.transposed or self.columns.shape[1] > 1:
-            return [self._of_one(index, piece) for index in indices]
-        # One product for all vectors: x is read once.
-        left = torch.cat([self.rows[index][:, 0, :, piece] for index in indices], 2)
-        return (left.mT @ self.columns[:, 0]).chunk(len(indices), 1)
-
-    def _of_one(self, index: int, piece: slice) -> Tensor:
+    def gradients(self, index: int, piece: slice) -> Tensor:
+        """Give some rows of the per-sample gradients for one vector, shape (B, rows, rest)."""
         s, x = self.rows[index], self.columns
         if self.indexed:
             start, stop, _ = piece.indices(self.width)
@@ -135,6 +128,8 @@ def products_of(use: Use, gradients: Sequence[Tensor]) -> Products | None:
         rows = tuple(grouped(g if scale == 1.0 else scale * g) for g in gradients)
         return Products(rows, grouped(other), other.shape[-1], place == 1)
     if layout.axis == 0 and kind == "Convolution" and use.place == 1:
+        if _is_depthwise(use, node):
+            return None
         return _of_convolution(use, node, gradients)
     if kind == "Embedding" and layout.axis < first.ndim - 1 and not node._saved_scale_grad_by_freq:
         axis = layout.axis
@@ -173,6 +168,30 @@ def _of_convolution(use: Use, node: Any, gradients: Sequence[Tensor]) -> Product
     return Products(tuple(map(grouped, gradients)), columns, columns.shape[3], False)
 
 
+def _is_depthwise(use: Use, node: Any) -> bool:
+    """Tell whether each channel is convolved by itself, in one image a sample."""
+    alone = node._saved_groups == node._saved_input.shape[1]
+    return alone and use.layout.inner == 1 and not node._saved_transposed
+
+
+def _of_depthwise(use: Use, node: Any, gradient: Tensor) -> Tensor:
+    """Convolve each channel of each sample with the gradient there: (B, C, 1, kernel...)."""
+    shape, inputs = edge_shape(GradientEdge(*use.read)), node._saved_input
+    around = [p for padding in reversed(node._saved_padding) for p in (padding, padding)]
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(shape) - 3]
+    channels = inputs.shape[0] * inputs.shape[1]
+    found = convolve(
+        F.pad(inputs, around).flatten(0, 1)[None],
+        gradient.flatten(0, 1)[:, None],
+        stride=node._saved_dilation,
+        dilation=node._saved_stride,
+        groups=channels,
+    )
+    # What the stride leaves over at the end makes the kernel too long.
+    kept = (0, slice(None), *map(slice, shape[2:]))
+    return found[kept].reshape(len(inputs), *shape)
+
+
 def gradients_of(use: Use, gradients: Sequence[Tensor]) -> Tensor:
     """Give the per-sample gradients at a use of any kind, shape (n, B, *shape of what is read).
 
@@ -191,6 +210,8 @@ def gradients_of(use: Use, gradients: Sequence[Tensor]) -> Tensor:
             whole = _called(use, gradient)
         if whole is not None and whole.shape == gradient.shape:
             samples = layout.split(whole).movedim(1, 1 + layout.axis)  # each as the whole is
+        elif kind == "Convolution" and use.place == 1 and _is_depthwise(use, node):
+            samples = _of_depthwise(use, node, gradient)
         elif kind == "Convolution" and use.place == 2:
             samples = layout.split(gradient).flatten(3).sum((1, 3))
         else:
@@ -279,7 +300,7 @@ class SampleGradients:
         step = self._piece * self._height // (len(vectors) * self._samples * self._size)
         for start in range(0, self._height, max(1, step)):
             piece = slice(start, min(start + max(1, step), self._height))
-            rows = dict(zip(vectors, self._gradients(vectors, piece), strict=True))
+            rows = {index: self._gradients(index, piece) for index in vectors}
             for total, (i, j) in zip(found, pairs, strict=True):
                 total += rows[i] @ rows[j].mT
             for total, index in zip(own, vectors, strict=False):
@@ -294,15 +315,14 @@ class SampleGradients:
         for start in range(0, self._height if self._products or self._others else 0, step):
             piece = slice(start, min(start + step, self._height))
             for index, total in enumerate(found):
-                total += self._gradients([index], piece)[0] @ flat[piece].reshape(-1)
+                total += self._gradients(index, piece) @ flat[piece].reshape(-1)
         return found
 
-    def _gradients(self, indices: Sequence[int], piece: slice) -> list[Tensor]:
-        """Give some rows of the weight's gradient for some vectors, shape (B, entries) each."""
-        parts = [each.gradients(indices, piece) for each in self._products]
-        parts += [[each[index, :, piece] for index in indices] for each in self._others]
-        flat = ([part.flatten(1) for part in each] for each in parts)
-        return [reduce(torch.add, same) for same in zip(*flat, strict=True)]
+    def _gradients(self, index: int, piece: slice) -> Tensor:
+        """Give some rows of the weight's gradient for one vector, shape (B, entries)."""
+        parts = [each.gradients(index, piece) for each in self._products]
+        parts += [each[index, :, piece] for each in self._others]
+        return reduce(torch.add, (part.reshape(self._samples, -1) for part in parts))
 
     def _by_positions(self, pairs: Sequence[tuple[int, int]]) -> bool:
         """Tell whether products of all pairs of positions take fewer multiplications."""
@@ -314,7 +334,8 @@ class SampleGradients:
         rows = sum(each.rows[0].shape[3] for each in self._products)
         columns = sum(0 if each.indexed else each.width for each in self._products)
         # What is written and read costs as much as some multiplications.
-        direct = self._size * (vectors * (count + _TRAFFIC * self._samples))
+        formed = self._samples * sum(0 if p.indexed else p.positions for p in self._products)
+        direct = self._size * vectors * (formed + _TRAFFIC * self._samples)
         direct += self._size * len(pairs) * self._samples**2
         return count**2 * (columns + len(pairs) * (rows + _TRAFFIC)) < direct
 

@@ -222,7 +222,7 @@ def _transposed(read: Any, weight: Tensor) -> bool | None:
 def _formed(product: Products, use: Use, vectors: int) -> Tensor:
     """Give the per-sample gradients of what is read, shape (n, B, *shape)."""
     whole = slice(0, product.shape[0])
-    rows = torch.stack([*product.gradients(range(vectors), whole)])
+    rows = torch.stack([product.gradients(index, whole) for index in range(vectors)])
     return rows.view(*rows.shape[:2], *edge_shape(GradientEdge(*use.read)))
 
 
