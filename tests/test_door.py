@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hessinit_book.rivals.metainit import metainit_
 from hessinit_lib import HessianTracker, diagnose, init, layer_hessians, model_hessian, spectrum
 
 ENTRIES: dict[str, Callable[..., Any]] = {
@@ -256,7 +257,7 @@ def test_descents_take_what_the_others_take() -> None:
             continue
         model, loss_fn, inputs, targets = make()
         with pytest.raises((ValueError, NotImplementedError), match=said) as caught:
-            init.metainit_(model, loss_fn, [(inputs, targets)])
+            metainit_(model, loss_fn, [(inputs, targets)])
         assert "\n" not in str(caught.value)
 
 

@@ -17,7 +17,7 @@ from hessinit_lib.hessians.ggn.gradients import SampleGradients
 from hessinit_lib.hessians.ggn.outputs import OutputHessian
 from hessinit_lib.hessians.ggn.passes import Passes
 from hessinit_lib.hessians.ggn.uses import find_layouts
-from hessinit_lib.hessians.ggn.vectors import BasisDraw, balanced_signs
+from hessinit_lib.hessians.ggn.vectors import BasisDraw, Subset, balanced_signs
 from hessinit_lib.hessians.loss import on_logits
 from hessinit_lib.hessians.loss_value import evaluate
 from hessinit_lib.hessians.numerics.estimates import sketch_of
@@ -499,3 +499,66 @@ def test_places_of_a_weight_that_look_like_others_are_told_apart(kind: type[nn.M
         (product,), *_ = gradients.inner_products([(0, 0)])
         g = torch.einsum("bc,bcp->bp", vector, rows[name].view(8, 4, -1))
         torch.testing.assert_close(product, g @ g.T)
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_a_part_of_many_samples_tells_the_norm_and_its_error(heavy: bool) -> None:
+    """Products of 300 samples, of which some are taken; a few may have long gradients."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).double()
+    x, y = torch.randn(300, 6).double(), torch.randint(4, (300,))
+    if heavy:
+        x[::60] *= 6
+    exact = dense(Case.checked(model, nn.CrossEntropyLoss(), x, y))
+    misses: dict[str, list[float]] = {name: [] for name in exact}
+    covered, of_traces, taken = [], [], []
+    of = Subset.of
+
+    def counted(*args: Any, **options: Any) -> Subset | None:
+        taken.append(of(*args, **options))
+        return taken[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Subset, "of", counted)
+        patch.setattr(SampleGradients, "_by_positions", lambda *_: True)
+        for seed in range(100):
+            report = layer_hessians(
+                *(model, nn.CrossEntropyLoss(), x, y),
+                **{"curvature": "ggn", "norms": ("frobenius",), "tolerance": 0.3},
+                generator=torch.Generator().manual_seed(seed),
+            )
+            for name, block in exact.items():
+                found, norm = report[name], block.norm().item()
+                misses[name].append((found.frobenius / norm) ** 2 - 1)
+                covered.append(abs(found.frobenius - norm) < 1.96 * found.stderr)
+                of_traces.append(
+                    abs(found.trace - block.trace().item()) < 1.96 * found.trace_stderr
+                )
+    assert all(subset is not None and 64 <= len(subset.rows) < 150 for subset in taken)
+    for found in (torch.tensor(each) for each in misses.values()):
+        assert abs(found.mean()) < 4 * found.std() / 10
+    for each in (covered, of_traces):
+        assert 0.9 < sum(each) / len(each) < 0.995
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_gradients_of_depthwise_convolutions(axes: int) -> None:
+    """Of any kernel, stride, padding, dilation, and several outputs a channel."""
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+    for index, (kernel, stride, padding, dilation, several) in enumerate(
+        [(3, 2, 1, 1, 1), (2, 3, 0, 2, 2), (1, 2, 1, 1, 1), (3, 1, 2, 2, 2)]
+    ):
+        torch.manual_seed(index)
+        convolution = kind(3, 3 * several, kernel, stride, padding, dilation, groups=3)
+        model = nn.Sequential(convolution, nn.Tanh(), nn.Flatten(), nn.LazyLinear(2)).double()
+        x, y = torch.randn(4, 3, *[8, 7, 6][:axes]).double(), torch.randint(2, (4,))
+        model(x)
+        passes = Passes(Case.checked(model, nn.CrossEntropyLoss(), x, y, layers="0.weight"))
+        vector = torch.randn(4, 2, dtype=torch.float64)
+        (product,), *_ = dict(passes.gradients(["0.weight"], [vector]))["0.weight"].inner_products(
+            [(0, 0)]
+        )
+        z = model(x)
+        g = [torch.autograd.grad(z[b], model[0].weight, vector[b], True)[0] for b in range(4)]
+        rows = torch.stack(g).flatten(1)
+        assert (product - rows @ rows.T).abs().max() <= 1e-12 * rows.square().sum()

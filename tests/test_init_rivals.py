@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hessinit_lib.init import apply, fixup_, gradient_quotient, gradinit_, lsuv_, metainit_
-from hessinit_lib.init.rivals.descent import ParameterLoss
+from hessinit_book.rivals.descent import ParameterLoss
+from hessinit_book.rivals.fixup import fixup_
+from hessinit_book.rivals.gradinit import gradinit_
+from hessinit_book.rivals.metainit import gradient_quotient, metainit_
+from hessinit_lib.init import apply, lsuv_
 from tests.networks import labels, seeded
 
 CE = nn.CrossEntropyLoss()

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hessinit_book.rivals.fixup import fixup_
+from hessinit_book.rivals.gradinit import gradinit_
+from hessinit_book.rivals.metainit import metainit_
 from hessinit_lib import HessianTracker, diagnose, init, layer_hessians, model_hessian, spectrum
 from hessinit_lib.hessians.tracker import due
 
@@ -115,9 +118,9 @@ WRITERS: dict[str, Callable[[nn.Module], object]] = {
         m, F.cross_entropy, X, Y, target="equal", tolerance=3.0
     ),
     "lsuv_": lambda m: init.lsuv_(m, X),
-    "fixup_": lambda m: init.fixup_(m, X),
-    "metainit_": lambda m: init.metainit_(m, F.cross_entropy, BATCHES),
-    "gradinit_": lambda m: init.gradinit_(m, F.cross_entropy, BATCHES),
+    "fixup_": lambda m: fixup_(m, X),
+    "metainit_": lambda m: metainit_(m, F.cross_entropy, BATCHES),
+    "gradinit_": lambda m: gradinit_(m, F.cross_entropy, BATCHES),
 }
 
 

@@ -1,4 +1,4 @@
-"""Initialization: named schemes, the curvature-based `hessian_`, and its rivals.
+"""Initialization: named schemes, the curvature-based `hessian_`, and LSUV.
 
 | question | file |
 | --- | --- |
@@ -10,16 +10,13 @@
 | How are given Hessian norms met? | `scaling.py` |
 | Where do weights meet signals? Residual branches, last layers? | `forward_graph.py` |
 | What comes back? | `report.py` |
-| What do other papers do? LSUV, MetaInit, GradInit, Fixup | `rivals/` |
+| How are the layers' outputs brought to variance 1 (LSUV)? | `lsuv.py` |
 """
 
 from hessinit_lib.init.hessian import hessian_
+from hessinit_lib.init.lsuv import lsuv_
 from hessinit_lib.init.mirrored import mirrored_
 from hessinit_lib.init.report import ScalingReport
-from hessinit_lib.init.rivals.fixup import fixup_
-from hessinit_lib.init.rivals.gradinit import gradinit_
-from hessinit_lib.init.rivals.lsuv import lsuv_
-from hessinit_lib.init.rivals.metainit import gradient_quotient, metainit_
 from hessinit_lib.init.schemes import SCHEMES, apply
 from hessinit_lib.init.tensors import normal_, orthogonal_, truncated_, uniform_
 
@@ -27,12 +24,8 @@ __all__ = [
     "SCHEMES",
     "ScalingReport",
     "apply",
-    "fixup_",
-    "gradient_quotient",
-    "gradinit_",
     "hessian_",
     "lsuv_",
-    "metainit_",
     "mirrored_",
     "normal_",
     "orthogonal_",

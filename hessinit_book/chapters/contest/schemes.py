@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hessinit_lib.init import apply, fixup_, gradinit_, hessian_, lsuv_, metainit_
+from hessinit_book.rivals.fixup import fixup_
+from hessinit_book.rivals.gradinit import gradinit_
+from hessinit_book.rivals.metainit import metainit_
+from hessinit_lib.init import apply, hessian_, lsuv_
 from hessinit_lib.init.forward_graph import forward_graph
 from hessinit_lib.init.mirrored import branch_factors, draw_directions
 

@@ -146,7 +146,8 @@ class OutputHessian:
     ) -> tuple[Tensor, ...]:
         """Multiply S = diag sqrt p - p sqrt p^T, of S S^T = diag p - p p^T, by signs."""
         signs = self._signs(generator, axis)
-        return (mass * root * (signs - root * (root * signs).sum(axis, keepdim=True)),)
+        mean = (root * signs).sum(axis, keepdim=True)
+        return (signs.sub_(root * mean).mul_(root).mul_(mass),)
 
     def _of_diagonal(self, root: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         return (root * self._signs(generator),)

@@ -12,14 +12,8 @@ from torch.autograd.graph import GradientEdge
 
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.functional import PureModel, one_tensor
-from hessinit_lib.hessians.ggn.gradients import (
-    PIECE,
-    Products,
-    SampleGradients,
-    gradients_of,
-    merged,
-    products_of,
-)
+from hessinit_lib.hessians.ggn.factors import Products, gradients_of, merged, products_of
+from hessinit_lib.hessians.ggn.gradients import PIECE, SampleGradients
 from hessinit_lib.hessians.ggn.outputs import OutputHessian
 from hessinit_lib.hessians.ggn.uses import Edge, Graph, Plan, Use, backward
 from hessinit_lib.hessians.graph.nodes import edge_shape, operation

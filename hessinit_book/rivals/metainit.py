@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from hessinit_book.rivals.descent import Batches, LossFn, ParameterLoss
 from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.functional import unwrapped
 from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.init.layers import restored_on_failure
-from hessinit_lib.init.rivals.descent import Batches, LossFn, ParameterLoss
 
 
 def gradient_quotient(loss: Tensor, parameters: Mapping[str, Tensor], eps: float = 1e-5) -> Tensor:

@@ -7,11 +7,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from hessinit_book.rivals.descent import Batches, Inputs, LossFn, ParameterLoss
 from hessinit_lib.hessians.functional import unwrapped
 from hessinit_lib.hessians.inputs import mapped, tensors_of
 from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.init.layers import restored_on_failure
-from hessinit_lib.init.rivals.descent import Batches, Inputs, LossFn, ParameterLoss
 
 
 @entry

@@ -1,0 +1,1 @@
+"""Other papers' initializers, for the contest: MetaInit, GradInit, Fixup."""

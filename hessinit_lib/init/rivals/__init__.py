@@ -1,1 +1,0 @@
-"""Other papers' initializers: LSUV, MetaInit, GradInit, Fixup."""
