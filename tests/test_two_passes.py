@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vjp, vmap
 
 from hessinit_book.theory.two_passes import pair_moments
-from hessinit_lib.hessians.ggn.vectors import BasisDraw
+from hessinit_lib.hessians.ggn.vectors import BasisDraw, Subset
 
 
 def signs(*shape: int, seed: int) -> Tensor:
@@ -240,6 +240,19 @@ def test_statement_12_passes_from_a_basis_over_all_choices() -> None:
     assert traces / n == pytest.approx(trace, rel=1e-12)
     norm, all_of_it = estimates(BasisDraw.of(count, rank, rank, torch.Generator()), kernel)
     assert (norm / n**2, all_of_it / n) == pytest.approx((exact, trace), rel=1e-12)
+
+
+@pytest.mark.parametrize(("long", "others", "number"), [(0, 5, 2), (2, 5, 3), (1, 4, 3)])
+def test_statement_12_a_part_of_the_samples_over_all_choices(
+    long: int, others: int, number: int
+) -> None:
+    terms = torch.randn(long + others, long + others, dtype=torch.float64)
+    found = []
+    for chosen in itertools.combinations(range(long, long + others), number):
+        rows = torch.tensor([*range(long), *chosen])
+        scale = torch.tensor([1.0] * long + [others / number] * number, dtype=torch.float64)
+        found.append((Subset(rows, scale).factors() * terms[rows][:, rows]).sum())
+    assert torch.stack(found).mean() == pytest.approx(terms.sum().item(), rel=1e-12)
 
 
 def estimates(draw: BasisDraw, kernel: Tensor) -> tuple[float, float]:
