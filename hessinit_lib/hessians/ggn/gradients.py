@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -130,21 +131,23 @@ class SampleGradients:
         self, found: list[Tensor], pairs: Sequence[tuple[int, int]], rows: Tensor | None
     ) -> None:
         """Add the sums over pairs of positions, of all samples or some."""
-        products = self._products
+        products, count = self._products, len(found[0])
         if rows is not None:
             products = [each.of(rows) for each in products]
-        for left in products:
-            for right in products:
+        for left, right in product(products, products):
+            step = max(1, self._piece // (left.positions * right.positions * count))
+            for some in (slice(start, start + step) for start in range(0, count, step)):
                 seen: Tensor | None = None
                 for total, (i, j) in zip(found, pairs, strict=True):
                     (s, x), (t, y) = left.sides(i), right.sides(j)
+                    s, x = s[some], x[some]
                     if left.transposed != right.transposed:  # as of a tied weight
-                        product = _inner(s, y) * _inner(x, t)
+                        inner = _inner(s, y) * _inner(x, t)
                     else:
                         seen = _inner(x, y) if seen is None else seen  # the same for all vectors
-                        product = _inner(s, t).mul_(seen)
-                    one = product.shape[1] == product.shape[3] == 1
-                    total += product[:, 0, :, 0] if one else product.sum((1, 3))
+                        inner = _inner(s, t).mul_(seen)
+                    one = inner.shape[1] == inner.shape[3] == 1
+                    total[some] += inner[:, 0, :, 0] if one else inner.sum((1, 3))
 
     def _add_squares(self, own: list[Tensor], vectors: Sequence[int]) -> None:
         for left in self._products:
