@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+from hessinit_lib import layer_hessians
 from hessinit_lib.hessians.numerics.lanczos import random_start, spectral_norms
 
 
@@ -134,3 +136,34 @@ def test_the_leading_eigenvalue_is_not_missed_at_low_accuracy() -> None:
     starts = torch.randn(400, 200, generator=source)
     found = [spectral_norms(lambda v, _: v * values, start[None], 0.01)[0] for start in starts]
     assert found == pytest.approx([1.0] * 400, rel=1e-2)
+
+
+def test_an_operator_that_is_not_finite_leaves_the_others_alone() -> None:
+    matrices = torch.stack([torch.diag(torch.arange(1.0, 9.0)) * scale for scale in (1, 2, 3)])
+    matrices[1, 0, 0] = math.nan
+
+    def apply(v: Tensor, chosen: list[int]) -> Tensor:
+        return torch.bmm(v[:, None], matrices[chosen])[:, 0]
+
+    first, second, third = spectral_norms(apply, random_start(3, 8, matrices))
+    assert (first, third) == pytest.approx((8.0, 24.0), rel=1e-5)
+    assert math.isnan(second)
+
+
+def test_norms_about_the_smallest_number_are_numbers() -> None:
+    """Of a deep sigmoid network with tiny weights, in float32."""
+    torch.manual_seed(0)
+    sizes = [20, *[10] * 14, 3]
+    layers: list[nn.Module] = []
+    for n, m in pairwise(sizes):
+        layers += [nn.Linear(n, m), nn.Sigmoid()]
+        nn.init.normal_(layers[-2].weight, std=3e-4)
+        nn.init.zeros_(layers[-2].bias)
+    model, x, y = nn.Sequential(*layers[:-1]), torch.rand(8, 20), torch.arange(8) % 3
+    found = layer_hessians(model, nn.CrossEntropyLoss(), x, y)
+    exact = layer_hessians(model.double(), nn.CrossEntropyLoss(), x.double(), y)
+    assert min(layer.frobenius for layer in exact.values()) < 1e-50
+    for name, layer in exact.items():
+        for norm in ("frobenius", "spectral"):
+            wanted = getattr(layer, norm)
+            assert getattr(found[name], norm) == pytest.approx(wanted, rel=1e-2, abs=1e-41)

@@ -127,7 +127,8 @@ def _scaled(layer: LayerCurvature) -> tuple[LayerCurvature, float]:
     scaled = replace(
         layer,
         factor=layer.factor / by_curvature,
-        residual=None if residual is None else residual / by_curvature**2,
+        # Twice: the square may be too small a number for the residual's type.
+        residual=None if residual is None else residual / by_curvature / by_curvature,
         inputs=layer.inputs / by_inputs,
     )
     return scaled, (by_curvature * by_inputs) ** 2

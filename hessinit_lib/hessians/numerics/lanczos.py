@@ -116,8 +116,14 @@ def spectral_norms(
             if step < steps:
                 torch.div(image, lengths[:, None], out=basis[step])
         alphas, betas = torch.stack((along, lengths)).cpu().numpy().astype(float)
-        if not np.isfinite(alphas + betas).all():
-            return [math.nan] * count
+        sound = np.flatnonzero(np.isfinite(alphas + betas))
+        if len(sound) < len(chains):  # the others go on
+            chains = [chains[place] for place in sound]
+            if not chains:
+                return norms
+            basis, alphas, betas = basis[:, sound], alphas[sound], betas[sound]
+            diagonal, beside = diagonal[:, sound], beside[:, sound]
+            scale, units = scale[sound], units[sound]
         scale = np.maximum(scale, np.maximum(np.abs(alphas), betas))
         # An exhausted chain goes on with zeros, which add nothing to its spectrum.
         ended = betas <= rounding * scale
