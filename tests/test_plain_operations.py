@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.derivatives import check_derivatives
-from hessinit_lib.hessians.graph.nodes import PLAIN, Watch, inputs_first, operation
+from hessinit_lib.hessians.graph.nodes import PLAIN, PLAIN_ONCE, Watch, inputs_first, operation
 
 SHAPE = (2, 3, 4, 4)
 
@@ -191,3 +191,15 @@ def test_what_leaves_the_graph_is_seen(step: Callable[[Tensor], object], cut: bo
     with Watch() as watch:
         step(h)
     assert watch.cut is cut
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_first_derivatives_of_fused_attention(causal: bool) -> None:
+    (name,) = PLAIN_ONCE - PLAIN
+    q, k, v = (numbers(2, 2, 5, 4).roll(i, -1).requires_grad_() for i in range(3))
+    found = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    assert found.grad_fn is not None
+    assert operation(found.grad_fn) == name
+    assert torch.autograd.gradcheck(
+        lambda *x: F.scaled_dot_product_attention(*x, is_causal=causal), (q, k, v)
+    )
