@@ -187,3 +187,17 @@ def test_a_part_of_many_samples_tells_the_norm_and_its_error(heavy: bool) -> Non
         assert abs(found.mean()) < 4 * found.std() / 10
     for each in (covered, of_traces):
         assert 0.9 < sum(each) / len(each) < 0.995
+
+
+@pytest.mark.parametrize("tolerance", [0.3, 1e-200])
+def test_one_sample_with_many_outputs(tolerance: float) -> None:
+    """There is no part of one sample to take, and no smallest tolerance."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 20)).double()
+    case = Case.checked(
+        model, nn.CrossEntropyLoss(), torch.randn(1, 6).double(), torch.ones(1).long()
+    )
+    report = layer_hessians(*case[:4], curvature="ggn", norms=("frobenius",), tolerance=tolerance)
+    for name, block in dense(case).items():
+        layer, norm = report[name], block.norm().item()
+        assert abs(layer.frobenius - norm) <= 4 * layer.stderr + 1e-9 * norm

@@ -138,8 +138,9 @@ def _least(samples: int) -> int:
 
 def _first(samples: int, tolerance: float) -> int:
     """Count the vectors to begin with: those that will typically do, if they are few."""
-    typical = math.ceil(2 * _TYPICAL**2 / samples / tolerance**2)
-    return max(_least(samples), min(typical, MOST) if typical <= 2 * MOST else 2)
+    ratio = _TYPICAL / tolerance
+    typical = 2 * ratio * ratio / samples
+    return max(_least(samples), min(math.ceil(typical), MOST) if typical <= 2 * MOST else 2)
 
 
 @dataclass

@@ -48,6 +48,8 @@ class Subset:
         The error of the norm that this makes is to be at most a quarter of the tolerance, if sums
         over one sample's pairs differ as the lengths do.
         """
+        if len(lengths) <= 2 * _LEAST:
+            return None
         long = lengths > _LONG * lengths.mean()
         others = (~long).nonzero()[:, 0]
         count = len(others)
