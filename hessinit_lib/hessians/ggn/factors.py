@@ -130,7 +130,7 @@ def _of_convolution(use: Use, node: Any, gradients: Sequence[Tensor]) -> Product
     """Give the patches under the kernel and the gradients, or the other way round if transposed."""
     shape, groups, layout = edge_shape(GradientEdge(*use.read)), node._saved_groups, use.layout
     kernel, stride, dilation = shape[2:], node._saved_stride, node._saved_dilation
-    around = [p for padding in reversed(node._saved_padding) for p in (padding, padding)]
+    around = _around(node)
 
     def grouped(tensor: Tensor) -> Tensor:
         """Turn (N, C, kernel..., positions...) into (B, G, T, features)."""
@@ -153,6 +153,11 @@ def _of_convolution(use: Use, node: Any, gradients: Sequence[Tensor]) -> Product
     return Products(tuple(map(grouped, gradients)), columns, columns.shape[3], False)
 
 
+def _around(node: Any) -> list[int]:
+    """Give the padding of a convolution as `F.pad` takes it."""
+    return [p for padding in reversed(node._saved_padding) for p in (padding, padding)]
+
+
 def _is_depthwise(use: Use, node: Any) -> bool:
     """Tell whether each channel is convolved by itself, in one image a sample."""
     alone = node._saved_groups == node._saved_input.shape[1]
@@ -162,11 +167,10 @@ def _is_depthwise(use: Use, node: Any) -> bool:
 def _of_depthwise(use: Use, node: Any, gradient: Tensor) -> Tensor:
     """Convolve each channel of each sample with the gradient there: (B, C, 1, kernel...)."""
     shape, inputs = edge_shape(GradientEdge(*use.read)), node._saved_input
-    around = [p for padding in reversed(node._saved_padding) for p in (padding, padding)]
     convolve = (F.conv1d, F.conv2d, F.conv3d)[len(shape) - 3]
     channels = inputs.shape[0] * inputs.shape[1]
     found = convolve(
-        F.pad(inputs, around).flatten(0, 1)[None],
+        F.pad(inputs, _around(node)).flatten(0, 1)[None],
         gradient.flatten(0, 1)[:, None],
         stride=node._saved_dilation,
         dilation=node._saved_stride,

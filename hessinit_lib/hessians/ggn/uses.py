@@ -211,14 +211,12 @@ class Graph:
         drawn = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
         kept = samples.repeat_interleave(len(z) // self._samples).view(-1, *[1] * (z.ndim - 1))
         vector = (drawn * kept).to(z)
-        if self.tried is not None or not self._wanted:
-            return backward(z, edges, vector)
-        places = [*self._wanted, *(GradientEdge(*edge) for edge in edges)]
-        found = torch.autograd.grad(z, places, vector, retain_graph=True, allow_unused=True)
-        count = len(self._wanted)
-        own = zip(found[:count], self._wanted, strict=True)
-        self.tried = vector, [torch.zeros_like(w) if g is None else g for g, w in own]
-        return list(found[count:])
+        wanted = [] if self.tried else self._wanted
+        found = backward(z, edges, vector, wanted)
+        if wanted:
+            own = zip(found[: len(wanted)], wanted, strict=True)
+            self.tried = vector, [torch.zeros_like(w) if g is None else g for g, w in own]
+        return found[len(wanted) :]
 
     def _uses_of(self, leaf: Node) -> list[Use] | None:
         found: dict[tuple[Node, int], Use] = {}
@@ -295,9 +293,11 @@ def find_layouts(
     return found
 
 
-def backward(outputs: Tensor, edges: Iterable[Edge], vector: Tensor) -> list[Tensor | None]:
-    """Multiply a vector by the Jacobians of the outputs in what stood at some edges."""
-    places = [GradientEdge(*edge) for edge in edges]
+def backward(
+    outputs: Tensor, edges: Iterable[Edge], vector: Tensor, weights: Sequence[Tensor] = ()
+) -> list[Tensor | None]:
+    """Multiply a vector by the Jacobians of the outputs in weights and in what stood at edges."""
+    places = [*weights, *(GradientEdge(*edge) for edge in edges)]
     if not places:
         return []
     return list(torch.autograd.grad(outputs, places, vector, retain_graph=True, allow_unused=True))
