@@ -12,6 +12,7 @@ from snakemake.exceptions import WorkflowError
 
 from hessinit_lib.errors import UserError
 from hessinit_book.chapters import parameters_of
+from hessinit_book.records.build_lock import take_build_lock
 from hessinit_book.records.stamps import code_stamp, module_stamp
 
 
@@ -37,6 +38,14 @@ PROSE = [
     "index.md",
     *(str(path) for path in sorted(Path("book").rglob("*")) if path.is_file() and "__pycache__" not in path.parts),
 ]
+
+
+onstart:
+    # Before the first job, and not in a dry run. The profiles turn Snakemake's own lock off.
+    try:
+        take_build_lock()
+    except UserError as error:
+        raise WorkflowError(str(error))
 
 
 wildcard_constraints:
