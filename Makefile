@@ -6,10 +6,14 @@ BIN := .venv/bin
 # Makes .venv if it is missing or broken.
 READY := sh tools/venv.sh "$(PYTHON)"
 
-# Kernels and caches want a HOME; where there is none that can be written, it is here.
+# Kernels and caches want a HOME; where there is none that can be written, it is here. Snakemake
+# wants a user's name, which a container's user may not have.
 ifneq ($(shell test -d "$$HOME" && test -w "$$HOME" && echo yes),yes)
 export HOME := $(CURDIR)/_build/home
 $(shell mkdir -p "$$PWD/_build/home")
+endif
+ifndef LOGNAME
+export LOGNAME := $(or $(shell id -un 2>/dev/null),$(shell id -u))
 endif
 
 .PHONY: book test paper verify confirm pdf lint bench zoo slurm lock clean help

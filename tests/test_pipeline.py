@@ -24,22 +24,25 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = "notebooks/mnist_tracking.ipynb"
 RUNS = "profiles: {smoke: {mnist_tracking: {seeds: [0, 1], steps: 30}}}\n"
 PATIENCE = 300  # seconds, after which a process hangs
+MAKE = ("tools/build.py",)  # as `make` does
+PLAIN = ("-m", "snakemake")
 
 
-def command(*arguments: str) -> list[str]:
-    build = [sys.executable, "tools/build.py", "records", "--config", "profile=smoke"]
+def command(how: tuple[str, ...], *arguments: str) -> list[str]:
+    build = [sys.executable, *how, "records", "--config", "profile=smoke"]
     return [*build, "--cores", "1", *arguments]
 
 
 def environment(root: Path) -> dict[str, str]:
     """The package is the copy in the folder, so that a test can edit it."""
-    return {**os.environ, "PYTHONPATH": str(root)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, "PYTHONPATH": str(root), "PATH": path}
 
 
-def build(root: Path, *arguments: str) -> tuple[int, str]:
+def build(root: Path, *arguments: str, how: tuple[str, ...] = MAKE) -> tuple[int, str]:
     """Build the records in a folder; gives the exit code and all that was said."""
     done = subprocess.run(
-        command(*arguments),
+        command(how, *arguments),
         cwd=root,
         env=environment(root),
         stdout=subprocess.PIPE,
@@ -82,12 +85,12 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 class Story:
-    """What happened to a build that was killed in its second job and started again."""
+    """What happened to a plain Snakemake that was killed in its second job and started again."""
 
     def __init__(self, root: Path) -> None:
         self.root = copy_sources(root)
         process = subprocess.Popen(
-            command(),
+            command(PLAIN),
             cwd=root,
             env=environment(root),
             stdout=subprocess.DEVNULL,
@@ -96,7 +99,9 @@ class Story:
         )
         try:
             wait_for(record_file(root, 0), process)
-            self.during = build(root)
+            os.killpg(process.pid, signal.SIGSTOP)  # it shall not end in the meantime
+            self.during = {how: build(root, how=how) for how in (MAKE, PLAIN)}
+            os.killpg(process.pid, signal.SIGCONT)
             wait_for(root / "_build/logs/smoke/mnist_tracking/seed-1.ipynb", process)
             process.kill()
             process.wait()
@@ -121,11 +126,14 @@ def built(story: Story, tmp_path: Path) -> Path:
 
 
 def test_second_build_at_the_same_time_says_so(story: Story) -> None:
-    code, said = story.during
+    line = "build: another build is running in this folder; wait for it or stop it"
+    code, said = story.during[MAKE]
     assert code != 0
-    assert said.splitlines() == [
-        "build: another build is running in this folder; wait for it or stop it"
-    ]
+    assert said.splitlines() == [line]
+    code, said = story.during[PLAIN]
+    assert code != 0
+    assert line in said.splitlines(), said
+    assert "rule seed:" not in said
 
 
 def test_killed_build_goes_on(story: Story) -> None:

@@ -85,3 +85,4 @@ def test_profiles_resume_and_keep_what_is_whole(name: str) -> None:
     profile = yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text())
     assert profile["rerun-incomplete"]
     assert profile["keep-incomplete"]
+    assert profile["nolock"]  # the Snakefile's lock is the one

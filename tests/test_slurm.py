@@ -15,7 +15,7 @@ from hessinit_book.records import records
 from test_pipeline import copy_sources
 from tests import slurm_cluster
 
-EXPERIMENT = "step_gain"
+EXPERIMENT = "mnist_tracking"
 SEEDS = range(8)
 PATIENCE = 1200  # seconds, after which the sweep hangs
 COMMAND = [
@@ -30,11 +30,11 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 class Sweep:
-    """A sweep of eight jobs, one of which is killed; then the same command, twice."""
+    """A sweep of eight jobs, one of which is killed; then the same command again."""
 
     def __init__(self, root: Path) -> None:
         self.root = copy_sources(root)
-        runs = f"profiles: {{smoke: {{{EXPERIMENT}: {{seeds: {list(SEEDS)}}}}}}}\n"
+        runs = f"profiles: {{smoke: {{{EXPERIMENT}: {{seeds: {list(SEEDS)}, steps: 30}}}}}}\n"
         (root / "runs.yaml").write_text(runs)
         self.log = root / "sweep.log"
         start = time.monotonic()
@@ -49,8 +49,6 @@ class Sweep:
             self.say(f"== after {time.monotonic() - start:.0f} s: the same command ==")
             self.again = self.start().wait(PATIENCE)
             self.after_again = contents(root)
-            self.say(f"== after {time.monotonic() - start:.0f} s: and once more ==")
-            self.third = self.start().wait(PATIENCE)
             self.say(f"== after {time.monotonic() - start:.0f} s: the end ==")
         self.parts = re.split("^== .*\n", self.log.read_text(), flags=re.MULTILINE)
 
@@ -108,5 +106,3 @@ def test_the_same_command_runs_the_killed_job_alone(sweep: Sweep) -> None:
     assert sweep.after_again.items() > sweep.after_first.items()
     found = records.read_all(sweep.root / "results", "smoke", EXPERIMENT)
     assert [record.seed for record in found] == list(SEEDS)
-    assert sweep.third == 0
-    assert "Nothing to be done" in sweep.parts[2]
