@@ -75,7 +75,10 @@ def cluster(cpus: int = 2) -> Iterator[dict[str, str]]:
         srun = folder / "bin" / "srun"
         srun.write_text(SRUN.format(folder=folder, srun=shutil.which("srun", path=PATH)))
         srun.chmod(0o755)
-        environment = os.environ | {"SLURM_CONF": str(configuration), "PATH": f"{srun.parent}:{PATH}"}
+        environment = os.environ | {
+            "SLURM_CONF": str(configuration),
+            "PATH": f"{srun.parent}:{PATH}",
+        }
 
         def start(*command: str) -> None:
             log = daemons.enter_context((folder / f"{command[0]}.log").open("wb"))

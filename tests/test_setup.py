@@ -1,4 +1,4 @@
-"""`make` in a fresh, half-made or moved folder: mended, or named in one line; nothing is installed."""
+"""`make` with a half-made or moved .venv, or a Python that does not fit: mended, or one line."""
 
 from __future__ import annotations
 

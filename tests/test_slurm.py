@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from test_pipeline import copy_sources
 
 from hessinit_book.records import records
-from test_pipeline import copy_sources
 from tests import slurm_cluster
 
 EXPERIMENT = "mnist_tracking"
