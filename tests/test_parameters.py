@@ -30,7 +30,7 @@ check = MnistTrackingParameters.check
         ({"steps": 2.5}, "steps: got 2.5", "a valid integer"),
         ({"steps": "many"}, "steps: got 'many'", "a valid integer"),
         ({"seeds": []}, "seeds: got ()", "at least one"),
-        ({"seeds": [1, 0, 1]}, "seeds: got [1, 0, 1]", "each seed once"),
+        ({"seeds": [1, 0, 1]}, "seeds: got [1, 0, 1]", "each once"),
         ({"seeds": [0, -1]}, "seeds[1]: got -1", "greater than or equal to 0"),
         ({"seeds": [False]}, "seeds[0]: got False", "a valid integer"),
         ({"seeds": 3}, "seeds: got 3", "a list"),
