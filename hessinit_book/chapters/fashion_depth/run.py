@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from hessinit_book.chapters.mnist_depth.run import MnistDepthParameters, run
+from hessinit_book.parameters.values import Percent
 
 __all__ = ["FashionDepthParameters", "run"]
 

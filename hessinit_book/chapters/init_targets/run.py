@@ -79,7 +79,7 @@ class InitTargetsParameters(Parameters):
 
     activations: Annotated[tuple[Literal["relu", "tanh"], ...], Field(min_length=1)]
     depths: Annotated[tuple[Annotated[Layers, Field(ge=3)], ...], Field(min_length=1)]
-    width: Annotated[Units, Field(ge=16, multiple_of=2)]
+    width: Annotated[Units, Field(ge=8, multiple_of=2)]
     starts: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(STARTS)
     rates: Rates
     steps: Annotated[Count, Field(ge=10)]
