@@ -7,6 +7,7 @@ of them are checked.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -162,6 +163,11 @@ class Parameters(BaseModel):
         from hessinit_book.records.machine import choose_device  # it imports torch
 
         choose_device(self.device)
+        if self.data_dir is None:
+            try:
+                at_home(os.environ.get("HESSINIT_DATA") or ".")
+            except ValueError as error:
+                raise _refusal("HESSINIT_DATA", os.environ["HESSINIT_DATA"], str(error)) from None
         folder = self.results / self.profile / self.EXPERIMENT
         if not all((folder / f"seed-{seed}.json").is_file() for seed in self.seeds):
             require_writable(folder)

@@ -121,7 +121,7 @@ class WidthScalingParameters(Parameters):
     steps: Count
     rates: Annotated[tuple[Annotated[int, Field(ge=-30, le=9)], ...], Field(min_length=3)]
     depths: Annotated[tuple[Layers, ...], Field(min_length=1)]
-    balanced_width: Units = 100
+    balanced_width: Annotated[Units, Field(ge=8)] = 100
 
 
 def run(parameters: WidthScalingParameters) -> list[Record]:
