@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import tempfile
+from itertools import chain
 from pathlib import Path
 
 
@@ -41,7 +42,7 @@ def _nearest(folder: Path) -> Path | str:
     """Find the nearest folder that exists, or what stands in the way."""
     try:
         absolute = Path.cwd() / folder
-        for path in (absolute, *absolute.parents):
+        for path in chain((absolute,), absolute.parents):
             try:
                 mode = path.stat().st_mode
             except (FileNotFoundError, NotADirectoryError):

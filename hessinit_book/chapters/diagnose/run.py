@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from hessinit_book.networks.gpt import Gpt
 from hessinit_book.parameters import Parameters
-from hessinit_book.parameters.values import Count, Deviation, Rates
+from hessinit_book.parameters.values import Count, Deviations, Rates
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -86,7 +86,7 @@ class DiagnoseParameters(Parameters):
     trained: tuple[Name, ...] = ("vgg11_broken", "vgg11_mended", "vgg11_hessian")
     steps: Count = 80
     learning_rates: Rates = (0.003, 0.03)
-    factors: tuple[Deviation, ...] = tuple(rounded(10 ** (k / 4), 3) for k in range(-12, 9))
+    factors: Deviations = tuple(rounded(10 ** (k / 4), 3) for k in range(-12, 9))
 
 
 def run(parameters: DiagnoseParameters) -> list[Record]:
