@@ -223,7 +223,7 @@ def require_writable(folder: Path) -> None:
     """
     fault = fault_of_writing(folder)
     if fault:
-        raise _refusal("results_dir", str(folder), f"a folder that records go to ({fault})")
+        raise _refusal("results_dir", str(folder), f"a folder to write records to ({fault})")
 
 
 def project_root() -> Path:

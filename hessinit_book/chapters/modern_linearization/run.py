@@ -81,7 +81,7 @@ class ModernLinearizationParameters(Parameters):
     corpus: CorpusName = "sample"
     width: Annotated[Units, Field(multiple_of=16)] = 64
     depth: Blocks = 2
-    context: Annotated[int, Field(ge=1, le=1000)] = 32
+    context: Annotated[int, Field(ge=2, le=1000)] = 32
     batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (8, 64)
     steps: Count = 400
     batch_size: Count = 32
