@@ -18,6 +18,9 @@ from pydantic import AfterValidator, Field
 Count = Annotated[int, Field(ge=1, le=10**9)]
 """Of steps, samples, words: of what takes time."""
 
+Several = Annotated[int, Field(ge=2, le=10**9)]
+"""Of samples, where one is too few: for a batch's variance, say."""
+
 Units = Annotated[int, Field(ge=1, le=10**5)]
 """Of a layer, or components of a vector: of what takes memory."""
 
@@ -34,7 +37,7 @@ def _is_not_tiny(value: float) -> float:
     return value
 
 
-Rate = Annotated[float, Field(gt=0, le=1000), AfterValidator(_is_not_tiny)]
+Rate = Annotated[float, Field(gt=0, le=1e6), AfterValidator(_is_not_tiny)]
 """A learning rate."""
 
 Deviation = Annotated[float, Field(gt=0, le=1000), AfterValidator(_is_not_tiny)]

@@ -22,7 +22,7 @@ from hessinit_book.errors import ParameterError
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.networks.starts import SCHEMES, weight_layers
 from hessinit_book.parameters import Parameters
-from hessinit_book.parameters.values import Count, Loss, Rates
+from hessinit_book.parameters.values import Count, Loss, Rates, Several
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -104,9 +104,9 @@ class CifarNetworksParameters(Parameters):
     learning_rates: Rates
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     steps: Count
-    batch_size: Count = 32
+    batch_size: Several = 32
     every: Count
-    probe_size: Count
+    probe_size: Several
     test_size: Count
     level: Loss = 2.0
 

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from hessinit_book.networks.gpt import Gpt
 from hessinit_book.parameters import Parameters
-from hessinit_book.parameters.values import Count, Deviations, Rates
+from hessinit_book.parameters.values import Count, Deviations, Rates, Several
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -82,7 +82,7 @@ class DiagnoseParameters(Parameters):
 
     networks: Annotated[tuple[Name, ...], Field(min_length=1)] = get_args(Name)
     rates_of: tuple[Name, ...] = ("squeezenet", "gpt")
-    batch_size: Count = 16
+    batch_size: Several = 16
     trained: tuple[Name, ...] = ("vgg11_broken", "vgg11_mended", "vgg11_hessian")
     steps: Count = 80
     learning_rates: Rates = (0.003, 0.03)

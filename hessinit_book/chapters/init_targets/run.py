@@ -19,7 +19,7 @@ from hessinit_book.chapters.init_targets.gauss_newton_norms import gauss_newton_
 from hessinit_book.chapters.init_targets.initializers import STARTS, Start, inverse_norms
 from hessinit_book.networks.dense import dense_network
 from hessinit_book.parameters import Parameters
-from hessinit_book.parameters.values import Count, Layers, Loss, Rates, Units
+from hessinit_book.parameters.values import Count, Layers, Loss, Rates, Several, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -84,7 +84,7 @@ class InitTargetsParameters(Parameters):
     rates: Rates
     steps: Annotated[Count, Field(ge=10)]
     batch_size: Count = 64
-    probe_size: Annotated[Count, Field(ge=2)] = 64
+    probe_size: Several = 64
     level: Loss = 0.8
     final_steps: Count = 20
 

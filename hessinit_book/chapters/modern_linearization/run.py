@@ -27,7 +27,7 @@ from hessinit_book.chapters.modern_linearization.networks import (
     make_network,
 )
 from hessinit_book.parameters import Parameters
-from hessinit_book.parameters.values import Blocks, CorpusName, Count, Units
+from hessinit_book.parameters.values import Blocks, CorpusName, Count, Several, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import DatasetInfo, Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
@@ -82,9 +82,9 @@ class ModernLinearizationParameters(Parameters):
     width: Annotated[Units, Field(multiple_of=16)] = 64
     depth: Blocks = 2
     context: Annotated[int, Field(ge=2, le=1000)] = 32
-    batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (8, 64)
+    batch_sizes: Annotated[tuple[Several, ...], Field(min_length=1)] = (8, 64)
     steps: Count = 400
-    batch_size: Count = 32
+    batch_size: Several = 32
 
 
 def run(parameters: ModernLinearizationParameters) -> list[Record]:

@@ -119,7 +119,7 @@ class WidthScalingParameters(Parameters):
     fit_from: Count
     train_widths: Widths
     steps: Count
-    rates: Annotated[tuple[Annotated[int, Field(ge=-30, le=9)], ...], Field(min_length=3)]
+    rates: Annotated[tuple[Annotated[int, Field(ge=-30, le=19)], ...], Field(min_length=3)]
     depths: Annotated[tuple[Layers, ...], Field(min_length=1)]
     balanced_width: Annotated[Units, Field(ge=8)] = 100
 

@@ -83,7 +83,7 @@ class Word2VecParameters(Parameters):
     window: Annotated[int, Field(ge=1, le=1000)] = 5
     negatives: Annotated[int, Field(ge=1, le=1000)] = 5
     sample: Threshold = 1e-3
-    learning_rate: Rate = 0.025
+    learning_rate: Annotated[Rate, Field(le=1000)] = 0.025  # larger ones crash gensim
     epochs: Count = 1
     candidates: Count = 30_000
 
