@@ -11,24 +11,19 @@ import yaml
 from snakemake.exceptions import WorkflowError
 
 from hessinit_lib.errors import UserError
-from hessinit_book.chapters import parameters_of
 from hessinit_book.records.build_lock import take_build_lock
+from hessinit_book.records.planned import read_planned
 from hessinit_book.records.stamps import code_stamp, module_stamp
 
-
-configfile: "runs.yaml"
-
-
+try:
+    # All of it is checked before the first run starts: a slip costs no computing.
+    PLANNED = read_planned("runs.yaml")
+except UserError as error:
+    raise WorkflowError(str(error))
 PROFILE = config.get("profile", "quick")
-if PROFILE not in config["profiles"]:
-    raise WorkflowError(f"profile: got {PROFILE!r}, expected one of {', '.join(config['profiles'])}")
-RUNS = config["profiles"][PROFILE]
-for experiment, chosen in RUNS.items():
-    # All runs are checked before the first starts: a slip in runs.yaml costs no computing.
-    try:
-        chosen["seeds"] = list(parameters_of(experiment).check(profile=PROFILE, **chosen).seeds)
-    except UserError as error:
-        raise WorkflowError(f"runs.yaml, {PROFILE}, {experiment}: {error}")
+if str(PROFILE) not in PLANNED:
+    raise WorkflowError(f"profile: got {PROFILE!r}, expected one of {', '.join(PLANNED)}")
+RUNS = PLANNED[PROFILE]
 # The extension that puts numbers into the book finds the records from here.
 os.environ["HESSINIT_ROOT"] = os.getcwd()
 
@@ -49,19 +44,19 @@ onstart:
 
 
 wildcard_constraints:
-    profile="|".join(config["profiles"]),
-    experiment=r"\w+",
+    profile="|".join(PLANNED),
+    experiment="|".join(sorted({name for runs in PLANNED.values() for name in runs})) or "none",
     seed=r"\d+",
 
 
 def parameters(profile, experiment, seeds):
     """Write a notebook's parameters as a line of YAML, papermill's `-y`."""
-    chosen = {**config["profiles"][profile][experiment], "profile": profile, "seeds": seeds}
+    chosen = {**PLANNED[profile][experiment], "profile": profile, "seeds": seeds}
     return yaml.safe_dump(chosen, default_flow_style=True, width=10**6).strip()
 
 
 def record_files(profile, experiment):
-    seeds = config["profiles"][profile][experiment]["seeds"]
+    seeds = PLANNED[profile][experiment]["seeds"]
     return expand("results/{profile}/{experiment}/seed-{seed}.json", profile=profile, experiment=experiment, seed=seeds)
 
 
@@ -135,7 +130,8 @@ rule seed:
         "_build/logs/{profile}/{experiment}/seed-{seed}.ipynb",
     threads: 1
     shell:
-        "papermill {input.notebook} {log} -y {params.yaml:q} --no-progress-bar && touch {output}"
+        "papermill {input.notebook} {log} -y {params.yaml:q} --no-progress-bar "
+        "&& touch -c {output}"  # a record that still holds counts as new; none is made of nothing
 
 
 # The same notebook once more, over all seeds: it finds their records, and draws.

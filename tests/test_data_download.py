@@ -35,7 +35,8 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.delenv("HESSINIT_DATA", raising=False)
     monkeypatch.delenv("HESSINIT_OFFLINE", raising=False)
     cache = tmp_path / "cache" / "hessinit"
-    monkeypatch.setattr(full, "user_cache_dir", lambda _name: str(cache))
+    for module in (full, download):
+        monkeypatch.setattr(module, "user_cache_dir", lambda _name: str(cache))
     monkeypatch.setattr(full, "DEBIAN", tmp_path / "not installed")
     return cache
 
@@ -306,6 +307,46 @@ def test_cifar10_is_unpacked_where_it_belongs(
     with pytest.raises(DataError, match="damaged"):  # torchvision knows what it should be
         data.load("cifar10", sample=False)
     assert files_in(alone) == sorted(full.SETS["cifar10"].files)
+
+
+# ---- text8 --------------------------------------------------------------------------------------
+
+
+def test_text8_is_absent_in_one_line(
+    alone: Path, no_network: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match="Name or service not known"):
+        download.text8(None)
+    assert len(no_network) == 1
+    with pytest.raises(DataError, match="there is no such folder"):
+        download.text8(tmp_path / "mistyped")
+    monkeypatch.setenv("HESSINIT_OFFLINE", "1")
+    with pytest.raises(DataError, match="HESSINIT_OFFLINE forbids") as caught:
+        download.text8(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(no_network) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_text8_is_downloaded_and_nothing_is_run(
+    server: Path, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gensim's downloader fetches `__init__.py`, too, and imports it."""
+    packed = gzip.compress(b" anarchism", mtime=0)
+    (server / "text8.gz").write_bytes(packed)
+    (server / "__init__.py").write_text("raise SystemExit")
+    monkeypatch.setattr(download, "_TEXT8", f"{torchvision.datasets.MNIST.mirrors[0]}text8.gz")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # see above
+        with pytest.raises(DataError, match="does not match the known hash"):
+            download.text8(None)
+        gc.collect()
+    assert not alone.parent.exists()
+    digest = hashlib.md5(packed, usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(download, "_TEXT8_PACKED_MD5", digest)
+    assert download.text8(None).read_bytes() == b" anarchism"
+    assert files_in(alone) == ["text8"]
+    assert "gensim.downloader" not in sys.modules
 
 
 def test_pooch_is_imported_for_a_download_alone() -> None:

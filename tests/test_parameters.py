@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from test_records import make_record
 
 from hessinit_book.chapters import parameters_of
 from hessinit_book.chapters.mnist_tracking.run import MnistTrackingParameters
+from hessinit_book.data import load
 from hessinit_book.errors import ParameterError
-from hessinit_book.parameters import PROFILES
+from hessinit_book.parameters import _DRAWN, _TRAINING, PROFILES, require_writable
+
+CHAPTERS = Path(__file__).resolve().parent.parent / "hessinit_book" / "chapters"
 
 check = MnistTrackingParameters.check
 
@@ -30,7 +36,7 @@ check = MnistTrackingParameters.check
         ({"steps": 2.5}, "steps: got 2.5", "a valid integer"),
         ({"steps": "many"}, "steps: got 'many'", "a valid integer"),
         ({"seeds": []}, "seeds: got ()", "at least one"),
-        ({"seeds": [1, 0, 1]}, "seeds: got [1, 0, 1]", "each seed once"),
+        ({"seeds": [1, 0, 1]}, "seeds: got [1, 0, 1]", "each once"),
         ({"seeds": [0, -1]}, "seeds[1]: got -1", "greater than or equal to 0"),
         ({"seeds": [False]}, "seeds[0]: got False", "a valid integer"),
         ({"seeds": 3}, "seeds: got 3", "a list"),
@@ -42,6 +48,16 @@ check = MnistTrackingParameters.check
         ({"learning_rate": float("inf")}, "learning_rate: got inf", "a finite number"),
         ({"learning_rate": "0.1"}, "learning_rate: got '0.1'", "a valid number"),
         ({"data_dir": "no such folder"}, "data_dir: got 'no such folder'", "an existing folder"),
+        ({"deviations": [0.1, 1, 0.1]}, "deviations: got [0.1, 1.0, 0.1]", "each once"),
+        ({"learning_rate": 1e-300}, "learning_rate: got 1e-300", "at least 1e-12"),
+        ({"batch_size": 2001}, "batch_size: got 2001", "at most 2000, the training set"),
+        ({"profile": "paper", "probe_size": 60_001}, "probe_size: got 60001", "at most 60000, "),
+        ({"device": "cuda:\u0663"}, "device: got 'cuda:\u0663'", "auto, cpu, mps, cuda or cuda:N"),
+        ({"data_dir": "~nosuchuser/x"}, "data_dir: got '~nosuchuser/x'", "no home of that name"),
+        ({"results_dir": ""}, "results_dir: got ''", "a path"),
+        ({"results_dir": "a" * 300}, f"results_dir: got '{'a' * 79}...", "File name too long"),
+        ({"results_dir": f"{__file__}/x"}, "results_dir: got '", "test_parameters.py is no folder"),
+        ({"cls": 3}, "unknown parameter 'cls'", "known: profile, seeds, device"),
         ({"stepz": 3}, "unknown parameter 'stepz'", "known: profile, seeds, device"),
         ({"stepz": None}, "unknown parameter 'stepz'", "known: profile, seeds, device"),
     ],
@@ -98,6 +114,60 @@ def test_bearing_leaves_out_places(tmp_path: Path) -> None:
     assert bearing["deviations"] == [1e-5, 1e-2, 1.0]  # as a record gives it back
 
 
+@pytest.mark.parametrize(
+    ("experiment", "given", "expected"),
+    [
+        ("contest", {"batch_size": 1501}, "batch_size: got 1501, expected at most 1500, the train"),
+        ("init_targets", {"batch_size": 2001}, "batch_size: got 2001, expected at most 2000, the"),
+        ("init_targets", {"probe_size": 10**6}, "probe_size: got 1000000, expected at most 2000,"),
+        ("diagnose", {"batch_size": 1501}, "batch_size: got 1501, expected at most 1500, the"),
+        ("fashion_depth", {"batch_size": 1001}, "batch_size: got 1001, expected at most 1000, "),
+        ("linearization_error", {"batch_sizes": [1, 2001]}, "batch_sizes: got 2001, expected at m"),
+        ("layer_structure", {"hidden": [4]}, "hidden: got (4,), expected at least two"),
+        ("width_scaling", {"rates": [1, 2]}, "rates: got (1, 2), expected at least three"),
+        ("fashion_depth", {"drop_percent": [150]}, "drop_percent[0]: got 150, expected less than"),
+        ("fashion_depth", {"drop_percent": [-20]}, "drop_percent[0]: got -20, expected greater"),
+        ("fashion_depth", {"drop_percent": [0]}, "drop_percent[0]: got 0, expected greater than 0"),
+        ("word2vec", {"seeds": [2**32]}, "seeds[0]: got 4294967296, expected less than 42949672"),
+        ("word2vec", {"learning_rate": 1e20}, "learning_rate: got 1e+20, expected less than or"),
+        ("word2vec", {"deviations": [1e20]}, "deviations[0]: got 1e+20, expected less than or"),
+        ("word2vec", {"sample": 1.0}, "sample: got 1.0, expected 0, or at least 1e-08 and less"),
+        ("word2vec", {"corpus": "text9"}, "corpus: got 'text9', expected 'sample', 'text8' or"),
+        ("init_targets", {"width": 2}, "width: got 2, expected greater than or equal to 8"),
+        ("init_targets", {"probe_size": 1}, "probe_size: got 1, expected greater than or equal"),
+    ],
+)
+def test_refused_by_an_experiment(experiment: str, given: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        parameters_of(experiment).check(**given)
+    assert str(caught.value).startswith(expected)
+
+
+def test_units_of_layers_may_be_alike() -> None:
+    assert parameters_of("layer_structure").check(hidden=[10, 10])
+
+
+def test_experiments_that_draw_from_images_name_them() -> None:
+    """All that have a batch but for the one that draws a table of its own."""
+    names = [path.parent.name for path in CHAPTERS.glob("*/run.py")]
+    drawing = [n for n in names if set(_DRAWN) & set(parameters_of(n).model_fields)]
+    assert [n for n in drawing if not parameters_of(n).IMAGES] == ["word_pair_saddle"]
+
+
+def test_sizes_of_the_image_sets() -> None:
+    for name, sizes in _TRAINING.items():
+        assert load(name, sample=True).info.train_size == sizes[0]
+    full = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
+    assert {name: sizes[1] for name, sizes in _TRAINING.items()} == full
+
+
+def test_numbers_as_yaml_1_1_reads_them() -> None:
+    parameters = check(learning_rate="1e-3", deviations=["1E-5", "2.e+0", 1, ".5e1"])
+    assert parameters.learning_rate == 1e-3
+    assert parameters.deviations == (1e-5, 2.0, 1, 5.0)
+    assert check(deviations="[1e-5, 1]").deviations == (1e-5, 1)
+
+
 def test_home_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert check(results_dir="~/results").results == tmp_path / "results"
@@ -112,7 +182,102 @@ def test_results_are_in_the_project(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert check().results == tmp_path / "results"
 
 
+# Where records go
+
+
+@pytest.mark.parametrize("where", ["file/x", "file", "/proc/x", "/dev/null/x", "loop/x", "link"])
+def test_folder_that_no_record_can_go_to(where: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    given = {"profile": "smoke", "results_dir": str(tmp_path / where)}
+    with pytest.raises(ParameterError, match=r"^results_dir: got .*, expected a folder .* \(.+\)$"):
+        MnistTrackingParameters.from_notebook(given)
+    # Also where the check of the notebook is passed by, before anything is computed.
+    with pytest.raises(ParameterError, match=r"^results_dir: got .*, expected a folder"):
+        require_writable(tmp_path / where / "smoke" / "mnist_tracking")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "loop", "link"}
+
+
+def test_trying_a_folder_leaves_nothing(tmp_path: Path) -> None:
+    MnistTrackingParameters.from_notebook({"results_dir": str(tmp_path / "made" / "later")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_that_are_there_need_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages are made of a checkout that is read only."""
+
+    def refuse(folder: Path) -> None:
+        raise ParameterError("read only")
+
+    monkeypatch.setattr("hessinit_book.parameters.require_writable", refuse)
+    given = {"profile": "smoke", "results_dir": str(tmp_path), "seeds": [0, 1]}
+    folder = tmp_path / "smoke" / "mnist_tracking"
+    folder.mkdir(parents=True)
+    (folder / "seed-0.json").touch()
+    with pytest.raises(ParameterError, match="read only"):
+        MnistTrackingParameters.from_notebook(given)
+    (folder / "seed-1.json").touch()
+    assert MnistTrackingParameters.from_notebook(given).seeds == (0, 1)
+
+
+def test_environment_names_nobodys_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HESSINIT_DATA", "~nosuchuser/data")
+    with pytest.raises(ParameterError, match="HESSINIT_DATA: got '~nosuchuser/data', expected a"):
+        MnistTrackingParameters.from_notebook({"profile": "smoke"})
+
+
 # Notebooks
+
+CHECK = "found = MnistTrackingParameters.from_notebook(globals())"
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[InteractiveShell]:
+    """A kernel's shell, with what a start-up file of the user's put into its namespace."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    made = InteractiveShell(history_manager=None, user_ns={"stepz": 3, "steps": 4, "mine": [1]})
+    made.history_manager.enabled = False  # no database
+    monkeypatch.setattr("IPython.get_ipython", lambda: made)
+    made.user_ns["MnistTrackingParameters"] = MnistTrackingParameters
+    yield made
+    atexit.unregister(made.atexit_operations)  # it looks for the history
+
+
+def run_cells(shell: InteractiveShell, *cells: str) -> MnistTrackingParameters:
+    for cell in cells:
+        done = shell.run_cell(cell, store_history=True)
+        if done.error_in_exec:
+            raise done.error_in_exec
+    return shell.user_ns["found"]
+
+
+def test_cells_of_a_notebook_count_alone(shell: InteractiveShell) -> None:
+    cell = 'profile = "smoke"\nsteps = None\nevery = 5'
+    assert run_cells(shell, "import sys", cell, CHECK) == check(profile="smoke", every=5)
+    # A later cell, and a parameter that is changed in a cell of its own.
+    assert run_cells(
+        shell, "results = [1, 2]", "count = len(results)", "steps = 7", CHECK
+    ) == check(profile="smoke", every=5, steps=7)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [("sedes = []", "sedes"), ("_steps = 3", "_steps"), ("In = 3", "In"), ("rate = None", "rate")],
+)
+def test_misspelled_names_in_cells(line: str, name: str, shell: InteractiveShell) -> None:
+    """What papermill was given has a cell of its own; a reader edits the notebook's."""
+    cell = 'profile = "smoke"\nsteps = 20'
+    with pytest.raises(ParameterError, match=f"unknown parameter '{name}'; known: profile"):
+        run_cells(shell, cell, f"# Parameters\n{line}\n", CHECK)
+    with pytest.raises(ParameterError, match=f"unknown parameter '{name}'"):
+        run_cells(shell, f"{cell}\n{line}", CHECK)
+    assert run_cells(shell, cell, CHECK).steps == 20  # mended
+
+
+# Without a notebook's history, every plain value counts.
 
 
 def namespace(**names: Any) -> dict[str, Any]:

@@ -203,7 +203,8 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (
             RUNS.replace("steps: 30", "steps: 30, deviations: [1, -1]"),
             [],
-            "runs.yaml, smoke, mnist_tracking: deviations[1]: got -1, expected greater than 0",
+            "runs.yaml, line 1: smoke, mnist_tracking: deviations[1]: got -1, expected greater "
+            "than 0",
         ),
         (
             RUNS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import math
 from pathlib import Path
@@ -22,6 +23,7 @@ from hessinit_book.chapters.word2vec.analogies import Analogies, pack, unpack
 from hessinit_book.chapters.word2vec.run import Word2VecParameters
 from hessinit_book.chapters.word2vec.similarity import SETS, Similarities
 from hessinit_book.chapters.word2vec.verdict import final_difference, token_ratios, verdict
+from hessinit_book.data import download
 from hessinit_book.data.word_pairs import WordTable
 from hessinit_book.errors import DataError, ParameterError
 from hessinit_book.records.records import Record
@@ -86,6 +88,8 @@ def test_text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("wiki", ParameterError, "corpus: got 'wiki', expected 'sample', 'text8' or 'file:PATH'"),
         ("file:none", DataError, "is no readable text"),
+        ("file:~nosuchuser/text", DataError, "is no readable text"),
+        ("file:zero\0byte", DataError, "is no readable text"),
         ("file:short", DataError, "got 3 tokens, too few to hold out 0.01"),
     ],
 )
@@ -97,18 +101,15 @@ def test_corpora_that_are_refused(
         load_corpus(spec, held_out=0.01, data_dir=tmp_path)
 
 
-def test_text8_without_internet(monkeypatch: pytest.MonkeyPatch) -> None:
-    import gensim.downloader
-
-    def offline(name: str) -> None:
-        assert name == "text8"
-        raise OSError("no route\nto host")
-
-    monkeypatch.setattr(gensim.downloader, "load", offline)
-    with pytest.raises(DataError, match=r"could not download it \(no route to host\)"):
-        load_corpus("text8", held_out=0.01)
-    monkeypatch.setattr(gensim.downloader, "load", lambda _: [["a"] * 60, ["b"] * 40])
-    assert load_corpus("text8", held_out=0.1).info.name == "text8"
+def test_text8_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HESSINIT_OFFLINE", "1")
+    text = b" a" * 60 + b" b" * 40
+    (tmp_path / "text8").write_bytes(text)
+    with pytest.raises(DataError, match="text8 is another text"):
+        load_corpus("text8", held_out=0.1, data_dir=tmp_path)
+    monkeypatch.setattr(download, "_TEXT8_MD5", hashlib.md5(text).hexdigest())
+    info = load_corpus("text8", held_out=0.1, data_dir=tmp_path).info
+    assert (info.name, info.kind, info.train_size, info.test_size) == ("text8", "full", 90, 10)
 
 
 def test_sample_is_what_gensim_reads() -> None:

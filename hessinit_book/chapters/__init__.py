@@ -7,9 +7,11 @@ but for `fashion_depth`, which is `mnist_depth` on other data.
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import shown
 
 
 def parameters_of(experiment: str) -> type[Parameters]:
@@ -22,15 +24,12 @@ def parameters_of(experiment: str) -> type[Parameters]:
         >>> parameters_of("mnist_tracking").__name__
         'MnistTrackingParameters'
     """
-    chapter = f"hessinit_book.chapters.{experiment}"
-    try:
-        module = importlib.import_module(f"{chapter}.run")
-    except ModuleNotFoundError as error:
-        if error.name not in (chapter, f"{chapter}.run"):
-            raise
+    known = sorted(path.parent.name for path in Path(__file__).parent.glob("*/run.py"))
+    if experiment not in known:
         raise ParameterError(
-            f"experiment: got {experiment!r}, expected a folder's name in hessinit_book/chapters"
-        ) from None
+            f"experiment: got {shown(experiment)}, expected one of {', '.join(known)}"
+        )
+    module = importlib.import_module(f"hessinit_book.chapters.{experiment}.run")
     for found in vars(module).values():
         if isinstance(found, type) and getattr(found, "EXPERIMENT", None) == experiment:
             return found

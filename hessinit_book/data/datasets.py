@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from hessinit_book.data import download as _download
@@ -67,12 +66,7 @@ def load(
     if files is None:
         if download is False:
             raise full.absent(key, folder, "download=False")
-        if download is None and _is_offline():
+        if download is None and full.is_offline():
             raise full.absent(key, folder, "HESSINIT_OFFLINE forbids a download")
         files = _download.fetch(key, folder, may_make_folder=not explicit)
     return full.read(key, files)
-
-
-def _is_offline() -> bool:
-    value = os.environ.get("HESSINIT_OFFLINE", "").strip().lower()
-    return value not in {"", "0", "false", "no", "off"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -9,13 +11,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hessinit_book.data.full import SETS, absent
+from platformdirs import user_cache_dir
+
+from hessinit_book.data.full import SETS, absent, is_offline
+from hessinit_book.errors import DataError
 
 PROBE_S = 15.0
 """How long to wait for the server's first answer, in seconds."""
 
 STALL_S = 30.0
 """How long a download may stand still, in seconds."""
+
+# The text that gensim's downloader gives, which also runs a file that it downloads.
+_TEXT8 = "https://github.com/RaRe-Technologies/gensim-data/releases/download/text8/text8.gz"
+_TEXT8_PACKED_MD5 = "68799af40b6bda07dfa47a32612e5364"
+_TEXT8_MD5 = "3bea1919949baf155f99411df5fada7e"
 
 
 def fetch(key: str, folder: Path, *, may_make_folder: bool) -> list[Path]:
@@ -56,11 +66,57 @@ def fetch(key: str, folder: Path, *, may_make_folder: bool) -> list[Path]:
     # A broken connection comes as any of many types, from requests, urllib3, ssl, tarfile or
     # gzip, and all mean the same to the user.
     except Exception as error:
-        cause: BaseException = error
-        while (inner := cause.__cause__ or cause.__context__) is not None:
-            cause = inner  # what happened, without the story of who passed it on
-        reason = " ".join(str(cause).split()) or type(cause).__name__
-        raise absent(key, folder, f"download failed: {reason[:200]}") from None
+        raise absent(key, folder, f"download failed: {_reason(error)}") from None
+
+
+def text8(data_dir: Path | None) -> Path:
+    """Give the file of text8, the first 100 MB of a cleaned Wikipedia; it is downloaded if absent.
+
+    Args:
+        data_dir: folder that holds it, as "text8"; None: HESSINIT_DATA, or the user's cache.
+
+    Returns:
+        The file; its MD5 sum is the published one.
+
+    Raises:
+        DataError: the file is not there and could not be downloaded, or is another text.
+
+    Source: Mahoney, "About the test data" (2011), mattmahoney.net/dc/textdata.
+    """
+    named = data_dir or os.environ.get("HESSINIT_DATA")
+    folder = Path(named or user_cache_dir("hessinit")).expanduser()
+    file = folder / "text8"
+    try:
+        if file.exists():
+            found = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+            if found == _TEXT8_MD5:
+                return file
+            raise ValueError(f"{file} is another text; for that one, corpus 'file:text8'")
+        if named and not folder.is_dir():
+            raise ValueError("there is no such folder; nothing was downloaded")
+        if is_offline():
+            raise ValueError("HESSINIT_OFFLINE forbids a download")
+        _probe(_TEXT8)
+        with (
+            _folder(folder, may_make_folder=not named),
+            tempfile.TemporaryDirectory(dir=folder, prefix=".hessinit-download-") as temporary,
+        ):
+            _retrieve(_TEXT8, _TEXT8_PACKED_MD5, Path(temporary))
+            (Path(temporary) / "text8").replace(file)
+        return file
+    except Exception as error:  # see above
+        raise DataError(
+            f"corpus 'text8' not found in {folder} ({_reason(error)}): put the file text8 there, "
+            "or allow internet access; or choose corpus 'file:PATH' or 'sample'"
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    """Say in short what happened, without the story of who passed it on."""
+    cause = error
+    while (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
+    return (" ".join(str(cause).split()) or type(cause).__name__)[:200]
 
 
 def _archives(key: str) -> list[tuple[str, str]]:

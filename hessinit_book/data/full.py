@@ -150,6 +150,12 @@ def find_folder(key: str, data_dir: str | Path | None) -> tuple[Path, bool]:
     return folder, True
 
 
+def is_offline() -> bool:
+    """Tell whether the environment variable HESSINIT_OFFLINE forbids downloads."""
+    value = os.environ.get("HESSINIT_OFFLINE", "").strip().lower()
+    return value not in {"", "0", "false", "no", "off"}
+
+
 def find_files(key: str, folder: Path) -> list[Path] | None:
     """Find the files of a full set; their content is not looked at.
 

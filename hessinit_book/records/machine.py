@@ -31,17 +31,18 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    kind, _, number = name.partition(":")
     gpus = torch.cuda.device_count()
-    absent = (device.type == "cuda" and (device.index or 0) >= gpus) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
+    # Numbers of many digits are none that torch reads.
+    absent = (kind == "cuda" and int(number or 0) >= gpus) or (
+        kind == "mps" and not torch.backends.mps.is_available()
     )
     if absent:
         raise ParameterError(
             f"device: got {name!r}, which is not on this machine ({gpus} CUDA GPUs); "
             "expected 'auto', 'cpu' or a device that is"
         )
-    return device
+    return torch.device(name)
 
 
 def describe_device(device: torch.device) -> str:

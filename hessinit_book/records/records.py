@@ -7,6 +7,7 @@ repeat it. Records are written atomically and checked when read:
 
 JSON has no NaN or infinity, and a diverged run is an outcome worth keeping, so such
 values are stored as the strings "NaN", "Infinity" and "-Infinity" and come back as floats.
+Text that is one of these, a word in a corpus say, is stored as "text:NaN" and stays text.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from hessinit_book.errors import RecordError
 from hessinit_book.records import sealed
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_TEXT = "text:"  # before text that would be taken for something else
 
 
 class Strict(BaseModel):
@@ -170,8 +172,8 @@ def _encode(node: Any) -> Any:
     """Replace non-finite floats by their names; refuse what would not come back the same."""
     if isinstance(node, float) and not math.isfinite(node):
         return "NaN" if math.isnan(node) else ("Infinity" if node > 0 else "-Infinity")
-    if isinstance(node, str) and node in _NON_FINITE:
-        raise ValueError(f"a record cannot hold the text {node!r}: it stands for a number there")
+    if isinstance(node, str) and (node in _NON_FINITE or node.startswith(_TEXT)):
+        return _TEXT + node
     if isinstance(node, dict):
         if not all(isinstance(key, str) for key in node):
             raise ValueError(f"a record's keys are text, got {[*node]}")
@@ -184,7 +186,7 @@ def _encode(node: Any) -> Any:
 def _decode(node: Any) -> Any:
     """Undo `_encode`."""
     if isinstance(node, str):
-        return _NON_FINITE.get(node, node)
+        return _NON_FINITE.get(node, node.removeprefix(_TEXT))
     if isinstance(node, dict):
         return {key: _decode(value) for key, value in node.items()}
     if isinstance(node, list):

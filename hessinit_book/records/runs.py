@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from hessinit_book.parameters import Parameters
+from hessinit_book.parameters import Parameters, require_writable
 from hessinit_book.records import confirmations, records
 from hessinit_book.records.machine import (
     choose_device,
@@ -43,6 +43,7 @@ def run_seeds(
 
     Raises:
         RecordError: a record that is in the way, or a confirmation, is damaged.
+        ParameterError: the device is not there, or records cannot be written where they go.
     """
     device = choose_device(parameters.device)
     run = _Run(parameters, dataset, device)
@@ -87,6 +88,7 @@ class _Run:
 
     def make(self, path: Path, seed: int, compute: Callable[[], dict[str, Any]]) -> Record:
         """Compute values and keep them as a record."""
+        require_writable(path.parent)  # not after hours of computing
         commit, versions = current_commit(), library_versions()
         start = time.perf_counter()
         values = compute()

@@ -21,7 +21,7 @@ def load_images(parameters: Parameters, dataset: str, *sizes: str) -> ImageData:
 
     Example:
         >>> from hessinit_book.chapters import parameters_of
-        >>> parameters = parameters_of("step_gain").check(profile="smoke", batch_size=10_000)
+        >>> parameters = parameters_of("word_pair_saddle").check(batch_size=10_000)
         >>> load_images(parameters, "mnist", "batch_size")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         hessinit_book.errors.ParameterError: batch_size: got 10000, expected at most 2000, ...

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -21,7 +21,8 @@ from hessinit_book.chapters.cifar_networks.signal_sizes import signals
 from hessinit_book.errors import ParameterError
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.networks.starts import SCHEMES, weight_layers
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import Count, Loss, Rates, Several
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -43,8 +44,6 @@ NORMALIZED_SCHEMES = ("torch", "he")
 # Of 32 x 32 pixels its last stages normalize over one a sample: at larger rates the loss climbs.
 SMALL_RATES = {"efficientnet": (0.001, 0.005)}
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 Network = Literal["cnn4", "cnn8", "cnn16", "googlenet", "resnet20", "resnet20_norm", "efficientnet"]
 Scheme = Literal["torch", "lecun", "glorot", "he", "orthogonal"]
 
@@ -68,6 +67,7 @@ class CifarNetworksParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "cifar_networks"
+    IMAGES: ClassVar[tuple[str, ...]] = ("cifar10",)
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {
             "seeds": (0,),
@@ -101,16 +101,14 @@ class CifarNetworksParameters(Parameters):
 
     networks: Annotated[tuple[Network, ...], Field(min_length=1)] = tuple(NETWORKS)  # pyright: ignore[reportAssignmentType]
     schemes: Annotated[tuple[Scheme, ...], Field(min_length=1)] = tuple(SCHEMES)  # pyright: ignore[reportAssignmentType]
-    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    learning_rates: Rates
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     steps: Count
-    batch_size: Count = 32
+    batch_size: Several = 32
     every: Count
-    probe_size: Count
+    probe_size: Several
     test_size: Count
-    level: Positive = 2.0
-
-    _lists = field_validator("networks", "schemes", "learning_rates", mode="before")(as_tuple)
+    level: Loss = 2.0
 
     def starts(self, network: str) -> tuple[str, ...]:
         """List the schemes that a network is trained from."""

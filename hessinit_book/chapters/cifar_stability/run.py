@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.networks.starts import SCHEMES
 from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import Count, Rate
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -36,9 +36,6 @@ LOOKS = 10  # at a network whose regime is followed
 FINAL_STEPS = 10
 MARGIN = 1.1  # over the loss at the start: batches differ by a few percent
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
 
 class CifarStabilityParameters(Parameters):
     """Parameters of the experiment, see `Parameters` for the common ones.
@@ -53,6 +50,7 @@ class CifarStabilityParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "cifar_stability"
+    IMAGES: ClassVar[tuple[str, ...]] = ("cifar10",)
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {
             "seeds": (0,),
@@ -80,7 +78,7 @@ class CifarStabilityParameters(Parameters):
         },
     }
 
-    learning_rate: Positive = 0.05
+    learning_rate: Rate = 0.05
     steps: Count
     rate_steps: Count
     batch_size: Count

@@ -27,7 +27,8 @@ from hessinit_book.chapters.contest.text import LETTERS, draw_text, read_text
 from hessinit_book.chapters.contest.training import train_any
 from hessinit_book.data import load
 from hessinit_book.networks.dense import dense_network
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import Blocks, Count, Rates, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import DatasetInfo, Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
@@ -35,9 +36,6 @@ from hessinit_book.statistics.rounding import rounded
 from hessinit_book.training.batches import independent_batches
 from hessinit_book.training.rate_grid import summarize, train_dense
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Rates = Annotated[tuple[Positive, ...], Field(min_length=1)]
 Network = Literal["relu_30", "relu_100", "gelu_30", "tanh_30", "tanh_100", "resnet", "vgg", "gpt"]
 
 LEVELS = {"relu": 0.7, "gelu": 0.7, "tanh": 0.7, "resnet": 2.0, "vgg": 2.0, "gpt": 2.5}
@@ -67,6 +65,7 @@ class ContestParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "contest"
+    IMAGES: ClassVar[tuple[str, ...]] = ("mnist", "cifar10")
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {
             "seeds": (0,),
@@ -108,19 +107,17 @@ class ContestParameters(Parameters):
 
     networks: Annotated[tuple[Network, ...], Field(min_length=1)]
     schemes: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(SCHEMES)
-    width: Annotated[int, Field(ge=2, multiple_of=2)]
-    blocks: Count
-    stage: Count
-    layers: Count
+    width: Annotated[Units, Field(ge=2, multiple_of=2)]
+    blocks: Blocks
+    stage: Blocks
+    layers: Blocks
     rates: Rates
     adam_rates: Rates
-    steps: Annotated[int, Field(ge=10)]
-    batch_size: Annotated[int, Field(ge=4)] = 64
-    context: Count = 32
+    steps: Annotated[Count, Field(ge=10)]
+    batch_size: Annotated[Count, Field(ge=4)] = 64
+    context: Annotated[int, Field(ge=1, le=1000)] = 32
     rounds: Count
     final_steps: Count = 20
-
-    _lists = field_validator("networks", "schemes", "rates", "adam_rates", mode="before")(as_tuple)
 
     @field_validator("schemes")
     @classmethod

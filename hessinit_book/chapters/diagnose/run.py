@@ -14,14 +14,15 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models import resnet18, squeezenet1_1
 from torchvision.models.vgg import cfgs, make_layers
 from tqdm.auto import tqdm
 
 from hessinit_book.networks.gpt import Gpt
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import Count, Deviations, Rates, Several
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -38,8 +39,6 @@ PLAIN = {"relu": (nn.ReLU, 2.0), "tanh": (nn.Tanh, 1.0)}  # activation, its crit
 DEPTH, WIDTH = 8, 128  # of the plain networks
 
 Name = Literal["resnet18", "squeezenet", "gpt", "vgg11_broken", "vgg11_mended", "vgg11_hessian"]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -57,6 +56,7 @@ class DiagnoseParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "diagnose"
+    IMAGES: ClassVar[tuple[str, ...]] = ("cifar10",)
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {
             "seeds": (0,),
@@ -82,15 +82,11 @@ class DiagnoseParameters(Parameters):
 
     networks: Annotated[tuple[Name, ...], Field(min_length=1)] = get_args(Name)
     rates_of: tuple[Name, ...] = ("squeezenet", "gpt")
-    batch_size: Count = 16
+    batch_size: Several = 16
     trained: tuple[Name, ...] = ("vgg11_broken", "vgg11_mended", "vgg11_hessian")
     steps: Count = 80
-    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.003, 0.03)
-    factors: tuple[Positive, ...] = tuple(rounded(10 ** (k / 4), 3) for k in range(-12, 9))
-
-    _lists = field_validator(
-        "networks", "rates_of", "trained", "learning_rates", "factors", mode="before"
-    )(as_tuple)
+    learning_rates: Rates = (0.003, 0.03)
+    factors: Deviations = tuple(rounded(10 ** (k / 4), 3) for k in range(-12, 9))
 
 
 def run(parameters: DiagnoseParameters) -> list[Record]:

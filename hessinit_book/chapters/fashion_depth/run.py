@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from hessinit_book.chapters.mnist_depth.run import MnistDepthParameters, run
+from hessinit_book.parameters.values import Percent
 
 __all__ = ["FashionDepthParameters", "run"]
 
@@ -14,6 +15,7 @@ class FashionDepthParameters(MnistDepthParameters):
 
     EXPERIMENT: ClassVar[str] = "fashion_depth"
     DATASET: ClassVar[str] = "fashion_mnist"
+    IMAGES: ClassVar[tuple[str, ...]] = ("fashion_mnist",)
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {**MnistDepthParameters.BY_PROFILE["smoke"], "activations": ("relu",)},
         "quick": {
@@ -23,4 +25,4 @@ class FashionDepthParameters(MnistDepthParameters):
         "paper": {**MnistDepthParameters.BY_PROFILE["paper"], "depths": (2, 5, 10)},
     }
 
-    drop_percent: tuple[int, ...] = ()
+    drop_percent: tuple[Percent, ...] = ()

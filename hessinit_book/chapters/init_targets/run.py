@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from hessinit_book.chapters.init_targets.gauss_newton_norms import gauss_newton_norms
 from hessinit_book.chapters.init_targets.initializers import STARTS, Start, inverse_norms
 from hessinit_book.networks.dense import dense_network
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import Count, Layers, Loss, Rates, Several, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -29,9 +30,6 @@ from hessinit_book.training.rate_grid import summarize, train_dense
 from hessinit_lib.init import apply
 
 CLASSES = 10
-
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class InitTargetsParameters(Parameters):
@@ -51,6 +49,7 @@ class InitTargetsParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "init_targets"
+    IMAGES: ClassVar[tuple[str, ...]] = ("mnist",)
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {
             "seeds": (0,),
@@ -79,17 +78,15 @@ class InitTargetsParameters(Parameters):
     }
 
     activations: Annotated[tuple[Literal["relu", "tanh"], ...], Field(min_length=1)]
-    depths: Annotated[tuple[Annotated[int, Field(ge=3)], ...], Field(min_length=1)]
-    width: Annotated[int, Field(ge=2, multiple_of=2)]
+    depths: Annotated[tuple[Annotated[Layers, Field(ge=3)], ...], Field(min_length=1)]
+    width: Annotated[Units, Field(ge=8, multiple_of=2)]
     starts: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(STARTS)
-    rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    steps: Annotated[int, Field(ge=10)]
+    rates: Rates
+    steps: Annotated[Count, Field(ge=10)]
     batch_size: Count = 64
-    probe_size: Count = 64
-    level: Positive = 0.8
+    probe_size: Several = 64
+    level: Loss = 0.8
     final_steps: Count = 20
-
-    _lists = field_validator("activations", "depths", "starts", "rates", mode="before")(as_tuple)
 
     @field_validator("starts")
     @classmethod

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -25,7 +25,8 @@ from hessinit_book.networks.dense_hessians import (
     dense_curvatures,
     kronecker_mean,
 )
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import Count, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -46,7 +47,6 @@ WHAT = {
     "statement_04_sign": "smallest eigenvalue of the Gauss-Newton block, over its largest",
 }
 
-Count = Annotated[int, Field(ge=1)]
 Activation = Literal["relu", "tanh", "gelu", "silu"]
 
 
@@ -60,6 +60,8 @@ class LayerStructureParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "layer_structure"
+    IMAGES: ClassVar[tuple[str, ...]] = ("mnist",)
+    REPEATABLE: ClassVar[tuple[str, ...]] = ("hidden",)
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {"seeds": (0,), "activations": ("tanh",)},
         "quick": {"seeds": (0, 1)},
@@ -67,10 +69,8 @@ class LayerStructureParameters(Parameters):
     }
 
     activations: Annotated[tuple[Activation, ...], Field(min_length=1)] = get_args(Activation)
-    hidden: Annotated[tuple[Count, ...], Field(min_length=2)] = (10, 6)
+    hidden: Annotated[tuple[Units, ...], Field(min_length=2)] = (10, 6)
     batch_size: Count = 16
-
-    _lists = field_validator("activations", "hidden", mode="before")(as_tuple)
 
 
 def run(parameters: LayerStructureParameters) -> list[Record]:

@@ -17,14 +17,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_book.chapters.linearization_error.checks import checks
 from hessinit_book.chapters.linearization_error.residual import layer_residuals
 from hessinit_book.networks.dense import critical_network, draw_network
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import Count, Deviations, Layers, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -42,9 +43,6 @@ PIXELS, CLASSES = 784, 10
 CHECK_BATCH = 8  # samples in their batch
 BOUND_BATCH = 32  # samples where Jacobians of each sample are formed
 CLOSE = 0.1  # norms that differ by no more are called close
-
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class LinearizationErrorParameters(Parameters):
@@ -65,6 +63,7 @@ class LinearizationErrorParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "linearization_error"
+    IMAGES: ClassVar[tuple[str, ...]] = ("mnist",)
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {
             "seeds": (0,),
@@ -88,18 +87,14 @@ class LinearizationErrorParameters(Parameters):
     }
 
     activations: Annotated[tuple[Activation, ...], Field(min_length=1)] = get_args(Activation)
-    deviations: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.25, 0.5, 1.0, 2.0, 4.0)
-    widths: Annotated[tuple[Count, ...], Field(min_length=1)]
-    depths: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
+    deviations: Deviations = (0.25, 0.5, 1.0, 2.0, 4.0)
+    widths: Annotated[tuple[Units, ...], Field(min_length=1)]
+    depths: Annotated[tuple[Layers, ...], Field(min_length=1)]
     batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1)]
-    width: Count = 64
-    depth: Annotated[int, Field(ge=2)] = 4
+    width: Units = 64
+    depth: Layers = 4
     batch_size: Count = 128
     draws: Count = 4
-
-    _lists = field_validator(
-        "activations", "deviations", "widths", "depths", "batch_sizes", mode="before"
-    )(as_tuple)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from tqdm.auto import tqdm
 
 from hessinit_book.chapters.mnist_depth.dropout import try_dropout
@@ -19,7 +19,17 @@ from hessinit_book.chapters.mnist_depth.initializations import NAMED, make_netwo
 from hessinit_book.chapters.mnist_depth.training import Task, make_task, train_all
 from hessinit_book.networks.dense import dense_network
 from hessinit_book.networks.starts import draw_weights
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import (
+    Count,
+    Deviations,
+    Layers,
+    Loss,
+    Percent,
+    Rate,
+    Rates,
+    Units,
+)
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -31,9 +41,6 @@ INPUTS, CLASSES = 784, 10
 REGIME_DEPTH = 10
 LOOKS = 14  # at a network whose regime is followed
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Depth = Annotated[int, Field(ge=2)]
 Activation = Literal["relu", "tanh", "sigmoid"]
 
 
@@ -59,6 +66,7 @@ class MnistDepthParameters(Parameters):
 
     EXPERIMENT: ClassVar[str] = "mnist_depth"
     DATASET: ClassVar[str] = "mnist"
+    IMAGES: ClassVar[tuple[str, ...]] = ("mnist",)
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {
             "seeds": (0,),
@@ -87,31 +95,26 @@ class MnistDepthParameters(Parameters):
         },
     }
 
-    depths: Annotated[tuple[Depth, ...], Field(min_length=1)]
+    depths: Annotated[tuple[Layers, ...], Field(min_length=1)]
     activations: Annotated[tuple[Activation, ...], Field(min_length=1)] = (
         "relu",
         "tanh",
         "sigmoid",
     )
-    width: Count = 100
-    deviations: Annotated[tuple[Positive, ...], Field(min_length=1)] = (
+    width: Units = 100
+    deviations: Deviations = (
         *(1e-5, 1e-4, 1e-3, 1e-2),
         *(0.1, 0.3, 1.0),
     )
-    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.02, 0.1)
-    regime_rate: Positive = 0.05
+    learning_rates: Rates = (0.02, 0.1)
+    regime_rate: Rate = 0.05
     steps: Count
     batch_size: Count = 64
     probe_size: Count
-    drop_percent: tuple[Annotated[int, Field(gt=0, lt=100)], ...] = (20, 50)
-    drop_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.03, 0.1, 0.3, 1.0)
+    drop_percent: tuple[Percent, ...] = (20, 50)
+    drop_rates: Rates = (0.03, 0.1, 0.3, 1.0)
     drop_steps: Count
-    level: Positive = 1.15
-
-    _lists = field_validator(
-        *("depths", "activations", "deviations", "learning_rates", "drop_percent", "drop_rates"),
-        mode="before",
-    )(as_tuple)
+    level: Loss = 1.15
 
     def starts(self) -> dict[str, float | str]:
         """Name the initializations: first-layer deviations, all-layer deviations, schemes and ours.

@@ -8,18 +8,18 @@ references. Fresh batches each step, all layers' Hessians tracked on a fixed pro
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_book.networks.dense import dense_network, linear_layers
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import Count, Deviations, Loss, Rate
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -30,9 +30,6 @@ from hessinit_lib.hessians import HessianReport, HessianTracker
 
 WIDTHS = (784, 30, 30, 10)
 LOSS_INTERVAL = 10  # steps summed up in one point of the recorded loss curve
-
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class MnistTrackingParameters(Parameters):
@@ -51,22 +48,21 @@ class MnistTrackingParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "mnist_tracking"
+    IMAGES: ClassVar[tuple[str, ...]] = ("mnist",)
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {"seeds": (0,), "steps": 20, "every": 10, "probe_size": 32},
         "quick": {"seeds": (0, 1), "steps": 1000, "every": 50, "probe_size": 256},
         "paper": {"seeds": tuple(range(10)), "steps": 1000, "every": 20, "probe_size": 1024},
     }
 
-    deviations: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-5, 1e-2, 1.0)
+    deviations: Deviations = (1e-5, 1e-2, 1.0)
     steps: Count
     batch_size: Count = 32
-    learning_rate: Positive = 0.01
+    learning_rate: Rate = 0.01
     every: Count
     probe_size: Count
-    level: Positive = 1.5
+    level: Loss = 1.5
     final_steps: Count = 100
-
-    _lists = field_validator("deviations", mode="before")(as_tuple)
 
 
 def run(parameters: MnistTrackingParameters) -> list[Record]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -26,7 +26,8 @@ from hessinit_book.chapters.modern_linearization.networks import (
     fit_statistics,
     make_network,
 )
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import Blocks, CorpusName, Count, Several, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import DatasetInfo, Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
@@ -43,7 +44,6 @@ LAST = 20  # steps over which the loss after training is averaged
 READERS = ("gpt", "gpt_tied", "lstm")  # networks of letters; the others are of images
 WORDS = 300_000  # of the text that are read
 
-Count = Annotated[int, Field(ge=1)]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -62,6 +62,7 @@ class ModernLinearizationParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "modern_linearization"
+    IMAGES: ClassVar[tuple[str, ...]] = ("cifar10",)
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {
             "seeds": (0,),
@@ -77,15 +78,13 @@ class ModernLinearizationParameters(Parameters):
     }
 
     networks: Annotated[tuple[Name, ...], Field(min_length=1)] = get_args(Name)
-    corpus: str = "sample"
-    width: Annotated[int, Field(ge=16, multiple_of=16)] = 64
-    depth: Count = 2
-    context: Count = 32
-    batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (8, 64)
+    corpus: CorpusName = "sample"
+    width: Annotated[Units, Field(multiple_of=16)] = 64
+    depth: Blocks = 2
+    context: Annotated[int, Field(ge=2, le=1000)] = 32
+    batch_sizes: Annotated[tuple[Several, ...], Field(min_length=1)] = (8, 64)
     steps: Count = 400
-    batch_size: Count = 32
-
-    _lists = field_validator("networks", "batch_sizes", mode="before")(as_tuple)
+    batch_size: Several = 32
 
 
 def run(parameters: ModernLinearizationParameters) -> list[Record]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -25,16 +25,14 @@ from hessinit_book.chapters.norm_propagation.networks import (
     make_network,
 )
 from hessinit_book.networks.linearized_norms import linearized_norms
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import Count, Deviation, Layers, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import all_rounded, rounded
 from hessinit_book.theory import RandomNetwork, predict_layer_norms
 from hessinit_book.training.image_data import load_images
-
-Count = Annotated[int, Field(ge=1)]
-Depth = Annotated[int, Field(ge=2)]
 
 
 class NormPropagationParameters(Parameters):
@@ -56,6 +54,7 @@ class NormPropagationParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "norm_propagation"
+    IMAGES: ClassVar[tuple[str, ...]] = ("mnist",)
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {
             "seeds": (0,),
@@ -86,16 +85,14 @@ class NormPropagationParameters(Parameters):
         },
     }
 
-    widths: Annotated[tuple[Count, ...], Field(min_length=1)]
-    depths: Annotated[tuple[Depth, ...], Field(min_length=1)]
+    widths: Annotated[tuple[Units, ...], Field(min_length=1)]
+    depths: Annotated[tuple[Layers, ...], Field(min_length=1)]
     batch_size: Count
-    keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    small_scale: Annotated[float, Field(gt=0)] = 0.1
-    close_depth: Depth
+    keep: Annotated[float, Field(ge=0.01, lt=1)] = 0.5
+    small_scale: Deviation = 0.1
+    close_depth: Layers
     repeats: Count
-    draws: Annotated[int, Field(ge=100)]
-
-    _lists = field_validator("widths", "depths", mode="before")(as_tuple)
+    draws: Annotated[Count, Field(ge=100)]
 
 
 def run(parameters: NormPropagationParameters) -> list[Record]:

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_book.chapters.step_gain.step_curvature import step_curvature
 from hessinit_book.networks.dense import dense_network, linear_layers
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import Count, Rates
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -39,8 +39,6 @@ MULTIPLES = tuple(k / 8 for k in range(25))  # of the best rate, for the line se
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Float[Tensor, "n i"], Int64[Tensor, " n"]]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class StepGainParameters(Parameters):
@@ -57,6 +55,7 @@ class StepGainParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "step_gain"
+    IMAGES: ClassVar[tuple[str, ...]] = ("mnist",)
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {"seeds": (0,), "steps": 20, "every": 10, "full_steps": 20, "full_size": 64},
         "quick": {"seeds": (0, 1), "steps": 300, "every": 30, "full_steps": 300, "full_size": 256},
@@ -69,15 +68,13 @@ class StepGainParameters(Parameters):
         },
     }
 
-    rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 0.1, 0.3)
+    rates: Rates = (0.01, 0.1, 0.3)
     steps: Count
     batch_size: Count = 32
     every: Count
-    full_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.02, 0.05, 0.1)
+    full_rates: Rates = (0.02, 0.05, 0.1)
     full_steps: Count
     full_size: Count
-
-    _lists = field_validator("rates", "full_rates", mode="before")(as_tuple)
 
 
 def run(parameters: StepGainParameters) -> list[Record]:

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_book.errors import ParameterError
 from hessinit_book.networks.dense import dense_network, linear_layers
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import Count, Layers, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -39,9 +40,7 @@ LEVELS = (1.0, 0.1, 10.0)  # targets of the norms, over their geometric mean at 
 ITERATIONS = 4
 
 Batch = tuple[Float[Tensor, "n i"], Int64[Tensor, " n"]]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Widths = Annotated[tuple[Count, ...], Field(min_length=2)]
+Widths = Annotated[tuple[Units, ...], Field(min_length=2)]
 
 
 class Variant(NamedTuple):
@@ -84,6 +83,7 @@ class WidthScalingParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "width_scaling"
+    IMAGES: ClassVar[tuple[str, ...]] = ("mnist",)
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {
             "seeds": (0,),
@@ -119,11 +119,9 @@ class WidthScalingParameters(Parameters):
     fit_from: Count
     train_widths: Widths
     steps: Count
-    rates: Annotated[tuple[int, ...], Field(min_length=3)]
-    depths: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
-    balanced_width: Count = 100
-
-    _lists = field_validator("widths", "train_widths", "rates", "depths", mode="before")(as_tuple)
+    rates: Annotated[tuple[Annotated[int, Field(ge=-30, le=19)], ...], Field(min_length=3)]
+    depths: Annotated[tuple[Layers, ...], Field(min_length=1)]
+    balanced_width: Annotated[Units, Field(ge=8)] = 100
 
 
 def run(parameters: WidthScalingParameters) -> list[Record]:

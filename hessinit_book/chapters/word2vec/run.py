@@ -16,7 +16,16 @@ from hessinit_book.chapters.word2vec.analogies import Analogies, pack
 from hessinit_book.chapters.word2vec.neighbors import in_a_plane, nearest
 from hessinit_book.chapters.word2vec.similarity import SETS, Similarities
 from hessinit_book.errors import ParameterError
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import (
+    CorpusName,
+    Count,
+    Deviations,
+    GensimSeeds,
+    Rate,
+    Threshold,
+    Units,
+)
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
@@ -33,9 +42,6 @@ from hessinit_book.word2vec.vocabulary import Vocabulary
 CHECKPOINTS = (0, 1, 2, 3, 5, 8, 12, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 CURVE_QUESTIONS = 40  # each fortieth analogy at a checkpoint, all of them at the end
 MATCHED_TOKENS = 1_000_000  # so much of the text gives the deviation of matched blocks
-
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class Word2VecParameters(Parameters):
@@ -65,22 +71,21 @@ class Word2VecParameters(Parameters):
         "paper": {"seeds": (0, 1, 2), "corpus": "file:wiki8"},
     }
 
+    seeds: GensimSeeds
     device: str = "cpu"
-    corpus: str = "sample"
+    corpus: CorpusName = "sample"
     tokens: Count | None = None
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.01
     held_out_pairs: Count = 20_000
     min_count: Count = 5
-    dimension: Annotated[int, Field(ge=2)] = 100
-    deviations: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 0.1, 0.3, 1.0)
-    window: Count = 5
-    negatives: Count = 5
-    sample: Annotated[float, Field(ge=0)] = 1e-3
-    learning_rate: Positive = 0.025
+    dimension: Annotated[Units, Field(ge=2)] = 100
+    deviations: Deviations = (0.01, 0.1, 0.3, 1.0)
+    window: Annotated[int, Field(ge=1, le=1000)] = 5
+    negatives: Annotated[int, Field(ge=1, le=1000)] = 5
+    sample: Threshold = 1e-3
+    learning_rate: Annotated[Rate, Field(le=1000)] = 0.025  # larger ones crash gensim
     epochs: Count = 1
     candidates: Count = 30_000
-
-    _lists = field_validator("deviations", mode="before")(as_tuple)
 
     @field_validator("device")
     @classmethod

@@ -19,7 +19,8 @@ from hessinit_book.chapters.word2vec_curvature.escape import FastestMode, first_
 from hessinit_book.chapters.word2vec_curvature.pair_law import PairLaw
 from hessinit_book.chapters.word2vec_curvature.softmax import predicted_and_measured
 from hessinit_book.errors import ParameterError
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import CorpusName, Count, GensimSeeds, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -41,8 +42,6 @@ WINDOW, NEGATIVES, SAMPLE, RATE, MIN_COUNT = 5, 5, 1e-3, 0.025, 5  # gensim's de
 LOOKS = (0, 1, 2, 5, 10, 20, 50, 100)  # in percent of the training
 BANDS = ("common", "middle", "rare")
 BATCH = 256  # observed pairs a step of the trainer in torch
-
-Count = Annotated[int, Field(ge=1)]
 
 
 class Word2VecCurvatureParameters(Parameters):
@@ -75,21 +74,20 @@ class Word2VecCurvatureParameters(Parameters):
         "paper": {"seeds": (0, 1, 2), "corpus": "file:wiki8", "tokens": 500_000},
     }
 
+    seeds: GensimSeeds
     device: str = "cpu"
-    corpus: str = "sample"
+    corpus: CorpusName = "sample"
     tokens: Count | None = None
-    dimension: Annotated[int, Field(ge=2)] = 100
+    dimension: Annotated[Units, Field(ge=2)] = 100
     words: Count = 6
-    escape_tokens: Count = 20_000
-    radii: Annotated[tuple[Annotated[float, Field(gt=1)], ...], Field(min_length=1)] = (
+    escape_tokens: Annotated[Count, Field(ge=100)] = 20_000
+    radii: Annotated[tuple[Annotated[float, Field(gt=1, le=1000)], ...], Field(min_length=1)] = (
         3.0,
         10.0,
         30.0,
     )
-    compared_tokens: Count = 100_000
-    dimensions: tuple[Annotated[int, Field(ge=2)], ...] = (50, 300)
-
-    _lists = field_validator("radii", "dimensions", mode="before")(as_tuple)
+    compared_tokens: Annotated[Count, Field(ge=100)] = 100_000
+    dimensions: tuple[Annotated[Units, Field(ge=2)], ...] = (50, 300)
 
     @field_validator("device")
     @classmethod

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from hessinit_book.data.word_pairs import WordTable, draw_counts
 from hessinit_book.errors import ParameterError
-from hessinit_book.parameters import Parameters, as_tuple
+from hessinit_book.parameters import Parameters
+from hessinit_book.parameters.values import Count, Deviations, Rate, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -36,9 +37,6 @@ from hessinit_book.word2vec.skip_gram_hessian import (
 STARTS = ("word2vec", "both", "matched")
 POINTS = 60  # of a recorded escape
 SOUND = 1e-9  # relative deviation from dense Hessians that is put down to rounding
-
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class WordPairSaddleParameters(Parameters):
@@ -68,20 +66,20 @@ class WordPairSaddleParameters(Parameters):
         "paper": {"seeds": tuple(range(10)), "steps": 2000, "looks": 40},
     }
 
-    words: Annotated[int, Field(ge=2)] = 40
+    words: Annotated[int, Field(ge=2, le=4000)] = 40
     topics: Count = 4
-    pairs: Count = 20_000
-    dimension: Annotated[int, Field(ge=2)] = 10
+    pairs: Annotated[int, Field(ge=1, le=10**8)] = 20_000
+    dimension: Annotated[Units, Field(ge=2)] = 10
     negatives: Count = 5
     batch_size: Count = 80
-    rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.5, 2.0, 8.0)
-    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 1.0)
-    radius: Annotated[float, Field(gt=1)] = 3.0
-    learning_rate: Positive = 2.0
+    rates: Annotated[tuple[Annotated[Rate, Field(ge=0.01)], ...], Field(min_length=1)] = (
+        *(0.5, 2.0, 8.0),
+    )
+    scales: Deviations = (0.01, 1.0)
+    radius: Annotated[float, Field(gt=1, le=1000)] = 3.0
+    learning_rate: Rate = 2.0
     steps: Count
     looks: Count
-
-    _lists = field_validator("rates", "scales", mode="before")(as_tuple)
 
 
 def run(parameters: WordPairSaddleParameters) -> list[Record]:
