@@ -150,7 +150,9 @@ def read_all(results_dir: Path | str, profile: str, experiment: str) -> list[Rec
         RecordError: there is none, or one is not valid or not the one that its place is for.
     """
     folder = record_path(results_dir, profile, experiment, 0).parent
-    found = sorted((read_in_place(path) for path in folder.glob("seed-*.json")), key=lambda r: r.seed)
+    found = sorted(
+        (read_in_place(path) for path in folder.glob("seed-*.json")), key=lambda r: r.seed
+    )
     if not found:
         raise RecordError(f"no records in {folder}")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -127,7 +128,8 @@ def write_atomically(path: Path, text: str) -> None:
 def remove_unfinished(path: Path) -> None:
     """Remove what a writer of this file has left behind that was killed."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone, or not ours to remove
+            part.unlink()
 
 
 def _write_once(path: Path, text: str) -> None:
