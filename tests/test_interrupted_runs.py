@@ -19,7 +19,7 @@ import torch
 
 from hessinit_book.errors import RecordError
 from hessinit_book.parameters import Parameters
-from hessinit_book.records import machine, records, runs
+from hessinit_book.records import machine, runs
 from hessinit_book.records.records import DatasetInfo, Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
 

@@ -135,12 +135,19 @@ def read_in_place(path: Path | str) -> Record:
     Raises:
         RecordError: see `read`; or its seed, experiment or profile is another.
     """
-    path = Path(path)
     record = read(path)
-    own = record_path("", record.profile, record.experiment, record.seed)
-    if path.absolute().parts[-3:] != own.parts:
-        raise RecordError(f"{path}: is the record of {own.as_posix()} (copied or renamed?)")
+    problem = misplaced(record, path)
+    if problem:
+        raise RecordError(problem)
     return record
+
+
+def misplaced(record: Record, path: Path | str) -> str | None:
+    """Say in one line whose place a record lies in, if that is not its own."""
+    own = record_path("", record.profile, record.experiment, record.seed)
+    if Path(path).absolute().parts[-3:] == own.parts:
+        return None
+    return f"{path}: is the record of {own.as_posix()} (copied or renamed?)"
 
 
 def read_all(results_dir: Path | str, profile: str, experiment: str) -> list[Record]:

@@ -19,7 +19,7 @@ from hessinit_book.errors import RecordError
 
 M = TypeVar("M", bound=BaseModel)
 
-_WRITES = 100  # attempts; another process may remove an empty folder, or a file taken for left over
+_WRITES = 100  # attempts: another process may remove an empty folder, or a file taken for left
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 
 # A string, which stays as it is, or a list of numbers: that goes on one line, so that a file
@@ -117,12 +117,10 @@ def digest(body: dict[str, Any]) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never a part."""
-    for left in reversed(range(_WRITES)):
-        try:
+    for _ in range(_WRITES - 1):
+        with contextlib.suppress(FileNotFoundError):
             return _write_once(path, text)
-        except FileNotFoundError:
-            if not left:
-                raise
+    return _write_once(path, text)
 
 
 def remove_unfinished(path: Path) -> None:
