@@ -96,7 +96,7 @@ def main() -> None:
     )
     parser.add_argument("--draw", type=int, default=0, help="which moments")
     given = parser.parse_args()
-    draw, seen, rewritten = random.Random(given.draw), {}, 0
+    draw, seen, rewritten, ended = random.Random(given.draw), {}, 0, None
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         copy_project(root)
@@ -105,12 +105,14 @@ def main() -> None:
         for number in range(1, given.kills + 2):
             process, last = start(root), number > given.kills
             after = draw.uniform(0, given.longest)
-            wait_for_a_job(process)
-            begin = time.monotonic()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(None if last else after)
-            ended = process.poll()
-            killed = kill(process) if ended is None else 0
+            try:
+                wait_for_a_job(process)
+                begin = time.monotonic()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(None if last else after)
+            finally:
+                ended = process.poll()
+                killed = kill(process) if ended is None else 0
             files = [path for path in results.rglob("*") if path.is_file()]
             records = [path for path in files if path.match("*/*/seed-*.json")]
             records = [path for path in records if "parts" not in path.parts]

@@ -23,9 +23,10 @@ def captioned(table: pd.DataFrame, caption: str) -> Styler:
         True
     """
     styled = table.rename_axis(index=_escaped, columns=_escaped).style
+    styled.format(escape="html")
     for axis in (0, 1):
-        styled = styled.format_index(escape="html", axis=axis)
-    return styled.format(escape="html").set_caption(_escaped(caption))
+        styled.format_index(escape="html", axis=axis)
+    return styled.set_caption(html.escape(caption))
 
 
 def _escaped(text: object) -> object:
