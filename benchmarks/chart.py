@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     if not paths:
         sys.exit("chart: no records of the benchmark; `make bench` makes them")
     # That of the architectures, which no other library treats, has no row.
-    rows = [record for record in map(records.read, paths) if "row" in record.parameters]
+    rows = [record for record in map(records.read_in_place, paths) if "row" in record.parameters]
     found = sorted(rows, key=lambda record: record.parameters["row"])
     figure = chart(found)
     Path(out).parent.mkdir(parents=True, exist_ok=True)

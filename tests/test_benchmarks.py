@@ -219,7 +219,7 @@ def test_the_page_shows_the_records(tmp_path: Path) -> None:
     project.configure(["myst_nb", "benchmark_table"])
     for name, title in {"a": "8-6-3", "b": "other"}.items():
         record = make_record(
-            experiment=f"benchmark_{name}", profile="paper", values=values(title=title)
+            experiment=f"benchmark_{name}", profile="paper", seed=0, values=values(title=title)
         )
         path = records.record_path(tmp_path / "results", "paper", record.experiment, 0)
         records.write(record, path)

@@ -306,7 +306,10 @@ def test_summary(which: str, request: pytest.FixtureRequest) -> None:
 
 
 def test_landing_page_is_drawn_from_files(found: list[Record], tmp_path: Path) -> None:
-    paths = [str(records.write(r, tmp_path / f"seed-{r.seed}.json")) for r in found]
+    paths = [
+        str(records.write(r, records.record_path(tmp_path, r.profile, r.experiment, r.seed)))
+        for r in found
+    ]
     out = [tmp_path / "new" / name for name in ("a.svg", "b.svg")]
     landing_main([str(out[0]), *paths])
     landing_main([str(out[1]), *reversed(paths)])

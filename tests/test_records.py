@@ -6,6 +6,7 @@ import json
 import math
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def test_comes_back_the_same(tmp_path: Path) -> None:
         "text": 'σ₁ = "1"\n\\ [1,   2] 𝟙',
         "large": 2**70,
     }
-    record = make_record(values=values, duration_s=math.inf, commit="0a-dirty")
+    record = make_record(values=values, commit="0a-dirty")
     path = records.write(record, tmp_path / "new" / "folder" / "seed-3.json")
     assert same(records.read(path).model_dump(), record.model_dump())
 
@@ -149,11 +150,45 @@ def test_truncated_file(kept: float, good: Path) -> None:
         b'{"version": 1, "values": {"loss": NaN}}',
         b'{"version": 1, "seed": -Infinity}',
         b'{"version": ' + b"1" * 5000 + b"}",
+        b"",  # `touch`
+        b'{"version": 1, "values": {"loss": 1e999}}',
+        b'{"version": 1, "values": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"version": 1, "values": {"text": "\\ud800"}}',
+        '{"version": 1}'.encode("utf-16"),
+        '{"version": 1}'.encode("utf-8-sig"),
+        '{"version": 1, "device": "é"}'.encode("latin-1"),
     ],
 )
 def test_not_json(content: bytes, good: Path) -> None:
     good.write_bytes(content)
     assert "not a whole JSON file" in refusal(good)
+
+
+def test_nested_deeper_than_a_record_may_be(good: Path) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(records.DEEPEST):
+        deep = {"a": deep}
+    with pytest.raises(ValueError, match="nested at most 100 deep"):
+        records.write(make_record(values={"a": deep}), good)
+    resigned(good, lambda body: body["values"].update(a=deep))
+    assert "nested more than 100 deep" in refusal(good)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "device", "beside a file"])
+def test_no_plain_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "seed-3.json"
+    if kind == "pipe":
+        os.mkfifo(path)  # reading it would wait for ever
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        (tmp_path / "seed-3.json").touch()
+        path = path / "seed-3.json"
+    assert "expected a JSON file: remove it" in refusal(path)
 
 
 def test_json_of_something_else(good: Path) -> None:
@@ -206,6 +241,12 @@ def test_unknown_field(good: Path) -> None:
     assert "dataset.size: Extra inputs" in refusal(good)
 
 
+@pytest.mark.parametrize("duration", ["NaN", "Infinity", -1.0])
+def test_duration_that_no_run_has(duration: Any, good: Path) -> None:
+    resigned(good, lambda body: body.update(duration_s=duration))
+    assert "duration_s: Input should be" in refusal(good)
+
+
 def test_field_of_another_type(good: Path) -> None:
     resigned(good, lambda body: body.update(seed="3"))
     assert "seed: Input should be a valid integer" in refusal(good)
@@ -243,6 +284,31 @@ def test_write_replaces(good: Path) -> None:
     records.write(make_record(seed=4), good)
     assert records.read(good).seed == 4
     assert list(good.parent.iterdir()) == [good]
+
+
+def test_folder_that_another_process_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, make = tmp_path / "parts" / "seed-3.json", tempfile.mkstemp
+    removed = []
+
+    def remove_first(**options: Any) -> tuple[int, str]:
+        if len(removed) < 3:
+            removed.append(path.parent.rmdir())
+        return make(**options)
+
+    monkeypatch.setattr(tempfile, "mkstemp", remove_first)
+    records.write(make_record(), path)
+    assert len(removed) == 3
+    assert [*path.parent.iterdir()] == [path]
+
+
+def test_what_a_killed_writer_left_is_removed(good: Path) -> None:
+    others = [good.with_name(name) for name in (".seed-31.json.x.part", "seed-3.json.part")]
+    for path in (good.with_name(".seed-3.json.ab_cd.part"), *others):
+        path.touch()
+    sealed.remove_unfinished(good)
+    assert sorted(good.parent.iterdir()) == sorted([good, *others])
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
@@ -283,6 +349,29 @@ def test_read_all_with_a_damaged_one(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(RecordError, match=r"seed-1\.json"):
         records.read_all(tmp_path, "smoke", "mnist_tracking")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "smoke/mnist_tracking/seed-77.json",  # `cp`: the seed would count twice
+        "smoke/mnist_tracking/seed-03.json",
+        "smoke/mnist_depth/seed-3.json",
+        "quick/mnist_tracking/seed-3.json",
+    ],
+)
+def test_read_all_with_one_in_the_place_of_another(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = records.record_path(tmp_path, "smoke", "mnist_tracking", 3)
+    records.write(make_record(), own)
+    records.write(make_record(), tmp_path / place)
+    profile, experiment, _ = place.split("/")
+    with pytest.raises(RecordError) as caught:
+        records.read_all(tmp_path, profile, experiment)
+    assert f"{place}: is the record of smoke/mnist_tracking/seed-3.json (cop" in str(caught.value)
+    monkeypatch.chdir(own.parent)
+    assert records.read_in_place("seed-3.json").seed == 3
 
 
 @pytest.mark.parametrize(

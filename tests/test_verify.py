@@ -10,10 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from verify_project import NAME, compute_otherwise, copy_sources, make_project, record_file, rewrite
+from verify_project import (
+    NAME,
+    compute_otherwise,
+    copy_sources,
+    findings,
+    make_project,
+    record_file,
+    rewrite,
+)
 
 from hessinit_book import verify
-from hessinit_book.records import freshness, records, stamps
+from hessinit_book.records import expected, freshness, records, sampling, stamps
+
+ROOT = Path(__file__).resolve().parent.parent
+MADE_APART = expected.MADE_APART
+
+
+@pytest.fixture(autouse=True)
+def nothing_made_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expected, "MADE_APART", ())
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +50,7 @@ def project(made: Path, tmp_path: Path) -> Path:
 def problems(root: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Verify without computing; give the lines before the count."""
     count = verify.verify(root, sample=0, budget=0.0)
-    *lines, last = capsys.readouterr().out.splitlines()
+    *lines, last = findings(capsys.readouterr().out)
     assert last == f"verify: 1 records, 1 pages, {count} problems"
     assert len(lines) == count
     return lines
@@ -128,10 +144,82 @@ def test_recomputed_numbers_agree_or_are_named(
 def test_choice_is_seeded_and_within_the_budget(project: Path) -> None:
     record = records.read(record_file(project))
     many = [record.model_copy(update={"seed": k, "duration_s": 1.0 + k}) for k in range(20)]
-    chosen = verify.choose(many, 5, 30.0)
-    assert chosen == verify.choose(many[::-1], 5, 30.0)
-    assert chosen != verify.choose(many, 6, 30.0)
-    assert 0 < sum(r.duration_s for r in chosen) <= 30
+    chosen = sampling.choose(many, 5, 30.0)
+    assert chosen == sampling.choose(many[::-1], 5, 30.0)
+    assert chosen != sampling.choose(many, 6, 30.0)
+    assert len(chosen) == 2  # of 10.5 s, the median: what each states itself does not count
+    assert sampling.choose(many, 5, 0.0) == []
+    drawn = {record.seed for k in range(200) for record in sampling.choose(many, k, 30.0)}
+    assert drawn == set(range(20))
+
+
+def test_time_really_spent_ends_it(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records that state too short a duration do not keep a reader waiting."""
+    rewrite(record_file(project), duration_s=0.0)
+    shutil.rmtree(project / "_build")
+    now = iter([0.0, 9.0])
+    monkeypatch.setattr(verify.time, "monotonic", lambda: next(now))
+    assert verify.verify(project, sample=1, budget=5.0) == 0
+    said = capsys.readouterr().out
+    assert f"  not computed again: 1, drawn, but the time was up: 1 {NAME} (0 s)\n" in said
+
+
+def test_the_sample_is_drawn_anew_and_can_be_repeated(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = []
+    monkeypatch.setattr(verify, "verify", lambda root, sample, budget: samples.append(sample))
+    for chosen in ([], [], ["--sample", "7"]):
+        with pytest.raises(SystemExit):
+            verify.main(["--root", str(project), *chosen])
+        assert f"verify: sample {samples[-1]} (once more by SAMPLE=" in capsys.readouterr().out
+    assert samples[0] != samples[1]
+    assert samples[2] == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected_words"),
+    [
+        (["--root", "no such folder"], "--root: got 'no such folder', expected the project's"),
+        (["--budget", "nan"], "--budget: got 'nan', expected seconds, 0 or more"),
+        (["--budget", "-1"], "--budget: got '-1', expected seconds, 0 or more"),
+        (["--budget", "soon"], "--budget: got 'soon', expected seconds, 0 or more"),
+    ],
+)
+def test_wrong_arguments_are_told_first(
+    arguments: list[str], expected_words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        verify.main(arguments)
+    assert ended.value.code == 2
+    assert expected_words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "runs.yaml: No such file"),
+        ("profiles: {quick: {}}", "runs.yaml: not the runs of the profile paper ('paper')"),
+        ("profiles: [", "runs.yaml: not the runs of the profile paper (while parsing"),
+        ("profiles: {paper: {no_such: {}}}", "runs.yaml, paper: experiment: got 'no_such'"),
+        (f"profiles: {{paper: {{{NAME}: {{seeds: []}}}}}}", "runs.yaml, paper: seeds: got ()"),
+    ],
+)
+def test_runs_that_cannot_be_read(
+    content: str | None, words: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = project / "runs.yaml"
+    runs.unlink() if content is None else runs.write_text(content)
+    (found,) = problems(project, capsys)
+    assert words in found
+
+
+def test_made_apart_names_what_is_there() -> None:
+    folders = {path.name for path in (ROOT / "results" / "paper").iterdir()}
+    made_apart = {name for name in folders if stamps.is_made_apart(name)}
+    assert set(MADE_APART) == made_apart
 
 
 def test_command_ends_with_its_verdict(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

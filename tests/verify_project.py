@@ -38,6 +38,7 @@ def make_project(root: Path) -> None:
     bearing = {**record.parameters, "profile": "paper"}
     changed = record.model_copy(update={"profile": "paper", "parameters": bearing})
     records.write(changed, record_file(root))
+    (root / "runs.yaml").write_text(f"profiles: {{paper: {{{NAME}: {{seeds: [0]}}}}}}\n")
     (root / "notebooks").mkdir()
     source = root / "notebooks" / f"{NAME}.ipynb"
     shutil.copyfile(ROOT / "notebooks" / source.name, source)
@@ -46,6 +47,12 @@ def make_project(root: Path) -> None:
     run["cells"].insert(2, {"cell_type": "code", "metadata": tag, "source": ["seeds = [0]"]})
     (root / "run.ipynb").write_text(json.dumps(run))
     freshness.stamp_page(source, root / "run.ipynb", root / "_build/src/notebooks" / source.name)
+
+
+def findings(said: str) -> list[str]:
+    """Give what `verify` printed of problems and their count, without the summary after it."""
+    lines = said.splitlines()
+    return lines[: next(i for i, line in enumerate(lines) if line.startswith("summary: "))]
 
 
 def record_file(root: Path) -> Path:

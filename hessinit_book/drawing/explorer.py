@@ -162,7 +162,7 @@ def _digits(value: float) -> float:
 def main(arguments: Sequence[str]) -> None:
     """Write the script."""
     out, *paths = arguments
-    text = script(records.read(Path(path)) for path in paths)
+    text = script(records.read_in_place(path) for path in paths)
     sealed.write_atomically(Path(out), text)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import subprocess
 import sys
-from importlib.metadata import version
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -66,6 +68,15 @@ def library_versions() -> dict[str, str]:
     loaded = [name for name in _OPTIONAL if name in sys.modules]
     found = {name: version(name) for name in (*_LIBRARIES, *loaded)}
     return {"python": platform.python_version(), **found, "torch": torch.__version__}
+
+
+def holds_now(versions: Mapping[str, str]) -> bool:
+    """Tell whether Python and the libraries that a record names have the same versions now."""
+    now = library_versions()
+    for name in versions.keys() - now.keys():
+        with contextlib.suppress(PackageNotFoundError):
+            now[name] = version(name)
+    return all(now.get(name) == stated for name, stated in versions.items())
 
 
 def current_commit() -> str | None:

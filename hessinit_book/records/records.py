@@ -15,12 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from hessinit_book.errors import RecordError
 from hessinit_book.records import sealed
+
+DEEPEST = 100
+"""How many lists and mappings of a record may lie in each other."""
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _TEXT = "text:"  # before text that would be taken for something else
@@ -80,7 +83,7 @@ class Record(Strict):
     commit: str | None
     code: str
     finished: str
-    duration_s: float
+    duration_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     values: dict[str, Any]
 
 
@@ -111,25 +114,54 @@ def read(path: Path | str) -> Record:
     """Read a record and check it.
 
     Raises:
-        RecordError: the file is missing, not whole, of another version, lacks a field,
-            or its content does not match its checksum.
+        RecordError: the file is missing, not a plain one, not whole, of another version, lacks
+            a field, or its content does not match its checksum.
     """
     path = Path(path)
     try:
         body = sealed.read(path)
     except FileNotFoundError:
         raise RecordError(f"no record at {path}") from None
-    return sealed.validated(Record, _decode(body), path)
+    try:
+        return sealed.validated(Record, _decode(body), path)
+    except _TooDeepError:
+        raise RecordError(f"{path}: nested more than {DEEPEST} deep") from None
+
+
+def read_in_place(path: Path | str) -> Record:
+    """Read a record, and make sure that it is the one that its place is for.
+
+    Args:
+        path: `.../<profile>/<experiment>/seed-<seed>.json`.
+
+    Raises:
+        RecordError: see `read`; or its seed, experiment or profile is another.
+    """
+    record = read(path)
+    problem = misplaced(record, path)
+    if problem:
+        raise RecordError(problem)
+    return record
+
+
+def misplaced(record: Record, path: Path | str) -> str | None:
+    """Say in one line whose place a record lies in, if that is not its own."""
+    own = record_path("", record.profile, record.experiment, record.seed)
+    if Path(path).absolute().parts[-3:] == own.parts:
+        return None
+    return f"{path}: is the record of {own.as_posix()} (copied or renamed?)"
 
 
 def read_all(results_dir: Path | str, profile: str, experiment: str) -> list[Record]:
     """Read all records of an experiment in a profile, in the order of their seeds.
 
     Raises:
-        RecordError: there is none, or one is not valid.
+        RecordError: there is none, or one is not valid or not the one that its place is for.
     """
     folder = record_path(results_dir, profile, experiment, 0).parent
-    found = sorted((read(path) for path in folder.glob("seed-*.json")), key=lambda r: r.seed)
+    found = sorted(
+        (read_in_place(path) for path in folder.glob("seed-*.json")), key=lambda r: r.seed
+    )
     if not found:
         raise RecordError(f"no records in {folder}")
     return found
@@ -168,8 +200,14 @@ def look_up(records: Iterable[Record], key: str) -> list[Any]:
     return found
 
 
-def _encode(node: Any) -> Any:
+class _TooDeepError(ValueError):
+    """A record's values lie deeper in each other than `DEEPEST`."""
+
+
+def _encode(node: Any, depth: int = 0) -> Any:
     """Replace non-finite floats by their names; refuse what would not come back the same."""
+    if depth > DEEPEST:
+        raise _TooDeepError(f"a record's values are nested at most {DEEPEST} deep")
     if isinstance(node, float) and not math.isfinite(node):
         return "NaN" if math.isnan(node) else ("Infinity" if node > 0 else "-Infinity")
     if isinstance(node, str) and (node in _NON_FINITE or node.startswith(_TEXT)):
@@ -177,18 +215,20 @@ def _encode(node: Any) -> Any:
     if isinstance(node, dict):
         if not all(isinstance(key, str) for key in node):
             raise ValueError(f"a record's keys are text, got {[*node]}")
-        return {key: _encode(value) for key, value in node.items()}
+        return {key: _encode(value, depth + 1) for key, value in node.items()}
     if isinstance(node, list | tuple):
-        return [_encode(value) for value in node]
+        return [_encode(value, depth + 1) for value in node]
     return node
 
 
-def _decode(node: Any) -> Any:
+def _decode(node: Any, depth: int = 0) -> Any:
     """Undo `_encode`."""
+    if depth > DEEPEST:
+        raise _TooDeepError
     if isinstance(node, str):
         return _NON_FINITE.get(node, node.removeprefix(_TEXT))
     if isinstance(node, dict):
-        return {key: _decode(value) for key, value in node.items()}
+        return {key: _decode(value, depth + 1) for key, value in node.items()}
     if isinstance(node, list):
-        return [_decode(value) for value in node]
+        return [_decode(value, depth + 1) for value in node]
     return node

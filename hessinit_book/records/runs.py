@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -13,17 +16,21 @@ import torch
 from tqdm.auto import tqdm
 
 from hessinit_book.parameters import Parameters, require_writable
-from hessinit_book.records import confirmations, records
+from hessinit_book.records import confirmations, records, sealed
 from hessinit_book.records.machine import (
     choose_device,
     current_commit,
     describe_device,
+    holds_now,
     library_versions,
 )
 from hessinit_book.records.records import DatasetInfo, Record
 from hessinit_book.records.stamps import code_stamp
 
 RunOne = Callable[[int, torch.device, tqdm], dict[str, Any]]
+
+# Seconds that parts took which an earlier, interrupted run has made of the record under way.
+_earlier: ContextVar[float] = ContextVar("_earlier", default=0.0)
 
 
 def run_seeds(
@@ -42,11 +49,15 @@ def run_seeds(
         ticks: how often `run_one` updates the progress bar.
 
     Raises:
-        RecordError: a record that is in the way, or a confirmation, is damaged.
+        RecordError: a record that is in the way, or a confirmation, is damaged. This is told
+            before the first seed is run.
         ParameterError: the device is not there, or records cannot be written where they go.
     """
     device = choose_device(parameters.device)
     run = _Run(parameters, dataset, device)
+    for seed in parameters.seeds:
+        sealed.remove_unfinished(_place(parameters, seed))
+        run.read(_place(parameters, seed), seed)
     done = []
     total = len(parameters.seeds) * ticks
     with tqdm(total=total, desc=parameters.EXPERIMENT, unit="step") as bar:
@@ -76,7 +87,7 @@ class _Run:
 
     def read(self, path: Path, seed: int) -> Record | None:
         """Read a record; None if it is not there or does not hold."""
-        if not path.exists():
+        if not os.path.lexists(path):  # a link to nowhere is in the way, too
             return None
         old = records.read(path)
         confirmed = confirmations.read(path.parent)
@@ -90,9 +101,13 @@ class _Run:
         """Compute values and keep them as a record."""
         require_writable(path.parent)  # not after hours of computing
         commit, versions = current_commit(), library_versions()
+        around = _earlier.set(0.0)
         start = time.perf_counter()
-        values = compute()
-        duration = time.perf_counter() - start
+        try:
+            values = compute()
+            duration = time.perf_counter() - start + _earlier.get()
+        finally:
+            _earlier.reset(around)
         record = Record(
             **self._common,
             code=self._code,
@@ -141,6 +156,10 @@ class Parts:
     def get(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Read a part that is there and still holds, else compute it and keep it.
 
+        A part that holds counts into the duration of the seed's record with the time it took.
+        One that other versions of the libraries made is computed again: the record names one
+        version of each.
+
         Args:
             name: of the part; the file is called so.
             compute: gives the part's values.
@@ -149,18 +168,26 @@ class Parts:
             RecordError: a part that is in the way is damaged.
         """
         path = self._folder / f"{name}.json"
+        sealed.remove_unfinished(path)
         record = self._run.read(path, self._seed)
-        return (record or self._run.make(path, self._seed, compute)).values
+        if record is None or not holds_now(record.versions):
+            return self._run.make(path, self._seed, compute).values
+        _earlier.set(_earlier.get() + record.duration_s)
+        return record.values
 
 
 def clear_parts(parameters: Parameters) -> None:
-    """Remove the parts of all seeds of a run, once their records are written."""
+    """Remove the parts of all seeds of a run, once their records are written.
+
+    Other processes may do so at the same time, or keep parts of other seeds.
+    """
     for seed in parameters.seeds:
         folder = _folder(parameters, seed)
-        for path in folder.glob("*.json"):
-            path.unlink()
+        for pattern in ("*.json", ".*.part"):
+            for path in folder.glob(pattern):
+                path.unlink(missing_ok=True)
         for empty in (folder, folder.parent):
-            if empty.is_dir() and not any(empty.iterdir()):
+            with contextlib.suppress(OSError):  # gone, or in use
                 empty.rmdir()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +18,9 @@ from pydantic import BaseModel, ValidationError
 from hessinit_book.errors import RecordError
 
 M = TypeVar("M", bound=BaseModel)
+
+_WRITES = 100  # attempts: another process may remove an empty folder, or a file taken for left
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 
 # A string, which stays as it is, or a list of numbers: that goes on one line, so that a file
 # stays small and readable.
@@ -41,22 +47,47 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        RecordError: the file is not whole, of another version, or its content does not match
-            its checksum.
+        RecordError: it is no plain file or cannot be read; it is not whole, of another version,
+            or its content does not match its checksum.
     """
+    content = _content(path)
     try:
-        body = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except ValueError as error:  # JSON's, the encoding's, or a number's
+        body = json.loads(content.decode(), parse_constant=_refuse)
+        if _HALF_CHARACTER.search(content):  # which no page can hold
+            json.dumps(body, ensure_ascii=False).encode()
+        stated = body.pop("sha256", None) if isinstance(body, dict) else None
+        found = digest(body)
+    except (ValueError, RecursionError) as error:  # JSON's, the encoding's, or a number's
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
         raise RecordError(
-            f"{path} is not a whole JSON file ({error}); delete it and run again"
+            f"{path} is not a whole JSON file ({why}); delete it and run again"
         ) from None
     if not isinstance(body, dict):
         raise RecordError(f"{path}: expected a JSON object, got {type(body).__name__}")
     if body.get("version") != 1:
         raise RecordError(f"{path}: record version {body.get('version')!r}, expected 1")
-    if body.pop("sha256", None) != digest(body):
+    if stated != found:
         raise RecordError(f"{path}: the content does not match its checksum (altered by hand?)")
     return body
+
+
+def _content(path: Path) -> bytes:
+    """Read a plain file; of a pipe that nobody writes to, reading would never end.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RecordError: it is something else, or may not be read.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return path.read_bytes()
+        why = "a folder" if stat.S_ISDIR(mode) else "no plain file"
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        why = f"not to be read ({error.strerror})"
+    raise RecordError(f"{path} is {why}; expected a JSON file: remove it and run again")
 
 
 def validated(model: type[M], body: dict[str, Any], path: Path) -> M:
@@ -69,7 +100,7 @@ def validated(model: type[M], body: dict[str, Any], path: Path) -> M:
         return model.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = " ".join(".".join(map(str, first["loc"])).split())
         raise RecordError(f"{path}: {where}: {first['msg']}") from None
 
 
@@ -86,6 +117,20 @@ def digest(body: dict[str, Any]) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never a part."""
+    for _ in range(_WRITES - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return _write_once(path, text)
+    return _write_once(path, text)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what a writer of this file has left behind that was killed."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError):  # gone, or not ours to remove
+            part.unlink()
+
+
+def _write_once(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:

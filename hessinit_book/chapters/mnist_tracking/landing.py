@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(
             "landing: no records of mnist_tracking under results/paper; `make paper` makes them"
         )
-    found = sorted((records.read(path) for path in paths), key=lambda record: record.seed)
+    found = sorted((records.read_in_place(path) for path in paths), key=lambda record: record.seed)
     figure = landing(found)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with style():  # it makes the file the same each time

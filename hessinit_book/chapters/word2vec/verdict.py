@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -166,9 +167,9 @@ def verdict(records: Sequence[Record]) -> str:
             continue
         changes = {measure: _change(token_ratios(records, start, measure)) for measure in MEASURES}
         said = [f"{name}: {_in_words(changes[key])}" for key, name in MEASURES.items()]
-        lines.append(f"- `{start}`: " + "; ".join(said) + ".")
+        lines.append(f"- `{html.escape(start)}`: " + "; ".join(said) + ".")
         if all(isinstance(change, Interval) and change.high < 0 for change in changes.values()):
-            clear.append(f"`{start}`")
+            clear.append(f"`{html.escape(start)}`")
     head = ", ".join(clear) if clear else "No start"
     verb = "reach" if len(clear) > 1 else "reaches"
     return "\n".join(
