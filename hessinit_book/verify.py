@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hessinit_book.errors import DataError, RecordError
+from hessinit_book.errors import DataError, ParameterError, RecordError
 from hessinit_book.parameters import project_root
 from hessinit_book.records import confirmations, expected, records, sampling
 from hessinit_book.records.comparison import Comparison, compare
@@ -136,7 +136,7 @@ def _look(root: Path) -> Found:
         found.tell(f"{root / 'results' / 'paper'}: no records")
     try:
         there_should_be = expected.expected_files(root)
-    except RecordError as error:
+    except ParameterError as error:
         found.tell(str(error))
     else:
         for problem in expected.problems(paths, there_should_be):

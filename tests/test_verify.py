@@ -200,11 +200,11 @@ def test_wrong_arguments_are_told_first(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "runs.yaml: No such file"),
-        ("profiles: {quick: {}}", "runs.yaml: not the runs of the profile paper ('paper')"),
-        ("profiles: [", "runs.yaml: not the runs of the profile paper (while parsing"),
-        ("profiles: {paper: {no_such: {}}}", "runs.yaml, paper: experiment: got 'no_such'"),
-        (f"profiles: {{paper: {{{NAME}: {{seeds: []}}}}}}", "runs.yaml, paper: seeds: got ()"),
+        (None, "runs.yaml cannot be read:"),
+        ("profiles: [", "runs.yaml, line 1: no YAML (expected"),
+        ("profiles: {paper: {no_such: {}}}", "line 1: paper: experiment: got 'no_such'"),
+        (f"profiles: {{paper: {{{NAME}: {{seeds: []}}}}}}", f"line 1: paper, {NAME}: seeds: got"),
+        ("profiles: {quick: {}}", "an extra record"),
     ],
 )
 def test_runs_that_cannot_be_read(

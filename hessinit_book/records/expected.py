@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from hessinit_book.chapters import parameters_of
-from hessinit_book.errors import RecordError
 from hessinit_book.records import records
-from hessinit_lib.errors import UserError
+from hessinit_book.records.planned import read_planned
 
 # Made by `make bench` and `make zoo`, each with one record, of seed 0.
 MADE_APART = (
@@ -43,9 +38,10 @@ def expected_files(root: Path) -> set[Path]:
         root: the project's folder.
 
     Raises:
-        RecordError: `runs.yaml` is missing, or does not say which seeds are run.
+        ParameterError: `runs.yaml` is missing, or not what it should be.
     """
-    seeds = {**dict.fromkeys(MADE_APART, (0,)), **_asked_for(root / "runs.yaml")}
+    planned = read_planned(root / "runs.yaml").get("paper", {})
+    seeds = dict.fromkeys(MADE_APART, [0]) | {name: run["seeds"] for name, run in planned.items()}
     return {
         records.record_path(root / "results", "paper", experiment, seed)
         for experiment, chosen in seeds.items()
@@ -63,23 +59,3 @@ def problems(there: Collection[Path], expected: Collection[Path]) -> list[str]:
         f"{path}: an extra record, which neither runs.yaml nor make bench or make zoo asks for"
         for path in sorted(set(there) - set(expected))
     ]
-
-
-def _asked_for(file: Path) -> dict[str, tuple[int, ...]]:
-    """Read which seeds of which experiment are run at full scale."""
-    try:
-        content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-        runs = {name: chosen or {} for name, chosen in content["profiles"]["paper"].items()}
-        given = {name: chosen.get("seeds") for name, chosen in runs.items()}
-    except OSError as error:
-        raise RecordError(f"{file}: {error.strerror}; expected the runs of the profiles") from None
-    except (ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        why = " ".join(str(error).split())
-        raise RecordError(f"{file}: not the runs of the profile paper ({why})") from None
-    try:
-        return {
-            name: parameters_of(name).check(profile="paper", seeds=seeds).seeds
-            for name, seeds in given.items()
-        }
-    except UserError as error:
-        raise RecordError(f"{file}, paper: {error}") from None
