@@ -43,6 +43,9 @@ Rate = Annotated[float, Field(gt=0, le=1e6), AfterValidator(_is_not_tiny)]
 Deviation = Annotated[float, Field(gt=0, le=1000), AfterValidator(_is_not_tiny)]
 """A standard deviation of weights, or a factor of it."""
 
+Overflowing = Annotated[float, Field(gt=0, le=1e38), AfterValidator(_is_not_tiny)]
+"""A deviation where it is an outcome that everything overflows."""
+
 Loss = Annotated[float, Field(gt=0, le=1000)]
 """A loss [nat]."""
 

@@ -8,18 +8,19 @@ references. Fresh batches each step, all layers' Hessians tracked on a fixed pro
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hessinit_book.networks.dense import dense_network, linear_layers
 from hessinit_book.parameters import Parameters
-from hessinit_book.parameters.values import Count, Deviations, Loss, Rate
+from hessinit_book.parameters.values import Count, Loss, Overflowing, Rate
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -55,7 +56,7 @@ class MnistTrackingParameters(Parameters):
         "paper": {"seeds": tuple(range(10)), "steps": 1000, "every": 20, "probe_size": 1024},
     }
 
-    deviations: Deviations = (1e-5, 1e-2, 1.0)
+    deviations: Annotated[tuple[Overflowing, ...], Field(min_length=1)] = (1e-5, 1e-2, 1.0)
     steps: Count
     batch_size: Count = 32
     learning_rate: Rate = 0.01

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from hessinit_book.data.word_pairs import WordTable, draw_counts
 from hessinit_book.errors import ParameterError
 from hessinit_book.parameters import Parameters
-from hessinit_book.parameters.values import Count, Deviations, Rate, Units
+from hessinit_book.parameters.values import Count, Deviations, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -72,12 +72,12 @@ class WordPairSaddleParameters(Parameters):
     dimension: Annotated[Units, Field(ge=2)] = 10
     negatives: Count = 5
     batch_size: Count = 80
-    rates: Annotated[tuple[Annotated[Rate, Field(ge=0.01)], ...], Field(min_length=1)] = (
+    rates: Annotated[tuple[Annotated[float, Field(ge=0.01)], ...], Field(min_length=1)] = (
         *(0.5, 2.0, 8.0),
     )
     scales: Deviations = (0.01, 1.0)
     radius: Annotated[float, Field(gt=1, le=1000)] = 3.0
-    learning_rate: Rate = 2.0
+    learning_rate: Annotated[float, Field(gt=0)] = 2.0
     steps: Count
     looks: Count
 
