@@ -153,7 +153,7 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
     chosen, done = parameters(tmp_path, seeds=[0]), []
     folder = tmp_path / "smoke" / "mnist_tracking"
     left = [folder / f".seed-{seed}.json.abc.part" for seed in (0, 1)]
-    left.append(folder / "parts" / "seed-0" / ".one.json.abc.part")
+    left.append(folder / "parts" / "seed-0" / ".earlier.json.abc.part")
     left.append(folder / "parts" / "seed-0" / "earlier.json")
     left[-1].parent.mkdir(parents=True)
     for path in left:

@@ -303,6 +303,16 @@ def test_folder_that_another_process_removes(
     assert [*path.parent.iterdir()] == [path]
 
 
+def test_folder_that_is_gone_once_it_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mkdir` sees that a folder exists, looks whether it is one, and it no longer is there."""
+    gone, is_dir = iter([False]), Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: next(gone, None) is None and is_dir(path))
+    records.write(make_record(), tmp_path / "seed-3.json")
+    assert next(gone, "asked") == "asked"
+
+
 def test_what_a_killed_writer_left_is_removed(good: Path) -> None:
     others = [good.with_name(name) for name in (".seed-31.json.x.part", "seed-3.json.part")]
     for path in (good.with_name(".seed-3.json.ab_cd.part"), *others):

@@ -38,7 +38,7 @@ RECORDS = 6
 def copy_project(root: Path) -> None:
     """Copy what a sweep needs."""
     quiet = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-    for name in ("hessinit_lib", "hessinit_book", "notebooks", "tools"):
+    for name in ("hessinit_lib", "hessinit_book", "notebooks", "profiles", "tools"):
         shutil.copytree(ROOT / name, root / name, ignore=quiet)
     shutil.copyfile(ROOT / "Snakefile", root / "Snakefile")
     (root / "book").mkdir()

@@ -83,6 +83,7 @@ class Confirmation(Strict):
 
 def write(confirmation: Confirmation, folder: Path) -> Path:
     """Write a confirmation atomically into the folder of its records; give the path."""
+    sealed.remove_unfinished(folder / NAME)
     return sealed.write(confirmation.model_dump(), folder / NAME)
 
 

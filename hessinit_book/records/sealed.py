@@ -118,7 +118,7 @@ def digest(body: dict[str, Any]) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never a part."""
     for _ in range(_WRITES - 1):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # as `mkdir` met it
             return _write_once(path, text)
     return _write_once(path, text)
 
