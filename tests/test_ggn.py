@@ -17,10 +17,12 @@ from hessinit_lib.hessians.ggn.passes import Passes
 from hessinit_lib.hessians.ggn.uses import find_layouts
 
 
-@pytest.mark.parametrize("by_positions", [False, True])
+@pytest.mark.parametrize(
+    ("by_positions", "memory"), [(False, None), (True, None), (False, 16), (False, 4000)]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_per_sample_gradients_are_those_of_each_sample(
-    name: str, by_positions: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, by_positions: bool, memory: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forced(self: SampleGradients, _: object) -> bool:
         single = all(each.rows[0].shape[1] == 1 for each in self._products)
@@ -30,7 +32,7 @@ def test_per_sample_gradients_are_those_of_each_sample(
     case = make(name)
     z, _, rows = jacobians(case)
     vectors = [torch.randn(z.shape, dtype=z.dtype) for _ in range(2)]
-    passes = Passes(case)
+    passes = Passes(case, memory)
     found = dict(passes.gradients(list(case.weights), vectors))
     assert found.keys() == case.weights.keys()
     for weight, gradients in found.items():
@@ -246,3 +248,19 @@ def test_places_of_a_weight_that_look_like_others_are_told_apart(kind: type[nn.M
         (product,), *_ = gradients.inner_products([(0, 0)])
         g = torch.einsum("bc,bcp->bp", vector, rows[name].view(8, 4, -1))
         torch.testing.assert_close(product, g @ g.T)
+
+
+def test_little_memory_holds_one_vector_at_a_large_layer() -> None:
+    """Of images whose channels are many, gradients of the kernel take less than those there."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
+    x = torch.randn(5, 3, 20, 20)
+    model(x)
+    case = Case.checked(model, nn.CrossEntropyLoss(), x, torch.randint(3, (5,)), layers="0.weight")
+    vectors = [torch.randn(5, 3) for _ in range(4)]
+    one = 4 * 5 * 8 * 18 * 18  # bytes of what a vector leaves there
+    held = [
+        len(gradients._products)
+        for memory in (None, 8 * one, 8 * one - 1)
+        for _, gradients in Passes(case, memory).gradients(["0.weight"], vectors)
+    ]
+    assert held == [1, 1, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from networks import ACTIVATIONS, Case, cases, chain_hessians, make_case
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hessinit_lib import layer_hessians
+from hessinit_lib import diagnose, layer_hessians, model_hessian
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import HessianReport
 
@@ -157,6 +158,20 @@ def test_frozen_weights_are_left_out() -> None:
     case.model.requires_grad_(False)
     with pytest.raises(ValueError, match="no weight of two or more axes requires a gradient"):
         layer_hessians(case.model, case.loss_fn, case.inputs, case.targets)
+
+
+def test_one_class_has_no_curvature_and_a_layer_without_entries_is_refused() -> None:
+    x, y = torch.randn(8, 4), torch.zeros(8, dtype=torch.int64)
+    for curvature in ("hessian", "ggn"):
+        report = layer_hessians(nn.Linear(4, 1), nn.CrossEntropyLoss(), x, y, curvature=curvature)
+        (layer,) = report.values()
+        assert layer.frobenius == layer.spectral == layer.trace == 0
+    with warnings.catch_warnings():  # torch initializes no entries
+        warnings.simplefilter("ignore")
+        empty = nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 3))
+    for call in (layer_hessians, model_hessian, diagnose):
+        with pytest.raises(ValueError, match=r"0\.weight: no entries, shape \(0, 4\)"):
+            call(empty, nn.CrossEntropyLoss(), x, y)
 
 
 def test_float32_agrees_with_float64() -> None:

@@ -80,6 +80,11 @@ class Case(NamedTuple):
             raise ValueError(
                 "model: no weight of two or more axes requires a gradient; expected one at least"
             )
+        for name, weight in case.weights.items():
+            if not weight.numel():
+                raise ValueError(
+                    f"{name}: no entries, shape {tuple(weight.shape)}; expected some in each layer"
+                )
         parts = {**dict(case.model.named_parameters()), "targets": targets}
         parts.update((f"inputs {place}", x) for place, x in enumerate(tensors_of(inputs)))
         _check_devices(parts)

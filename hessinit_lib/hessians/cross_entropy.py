@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 
-def softmax_factor(probabilities: Float[Tensor, "b c"]) -> Float[Tensor, "b c-1 c"]:
+def softmax_factor(probabilities: Float[Tensor, "b c"]) -> Float[Tensor, "b r c"]:
     r"""Factor the Hessian of the softmax cross-entropy with C - 1 vectors.
 
     With $q = \sqrt{p}$, $\operatorname{diag}(p) - pp^\top = D_q (I - qq^\top) D_q$, and
@@ -21,7 +21,7 @@ def softmax_factor(probabilities: Float[Tensor, "b c"]) -> Float[Tensor, "b c-1 
 
     Returns:
         $S_b = (D_q Q)^\top$ with $S_b^\top S_b = \operatorname{diag}(p_b) - p_b p_b^\top$,
-        shape (B, C - 1, C).
+        shape (B, C - 1, C); zeros of shape (B, 1, 1) if there is one class only.
 
     Example:
         >>> p = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
@@ -29,6 +29,8 @@ def softmax_factor(probabilities: Float[Tensor, "b c"]) -> Float[Tensor, "b c-1 
         >>> torch.allclose(s.mT @ s, torch.diag(p[0]) - p.mT @ p)
         True
     """
+    if probabilities.shape[1] == 1:
+        return torch.zeros_like(probabilities)[:, None]
     root = probabilities.sqrt()
     v = root.clone()
     v[:, 0] += 1  # both terms are >= 0: no cancellation

@@ -11,7 +11,7 @@ and what takes fewer multiplications is computed: the gradients or the sums over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import product
 
@@ -99,12 +99,22 @@ class SampleGradients:
         """Compute the inner products of each g_b with a tensor of the weight's shape, (B,) each."""
         flat = direction.reshape(self._height, -1)
         found = [self._like.new_zeros(self._samples) for _ in range(vectors)]
-        step = max(1, self._piece * self._height // (self._samples * self._size))
-        for start in range(0, self._height if self._products or self._others else 0, step):
-            piece = slice(start, min(start + step, self._height))
+        for piece in self._pieces():
             for index, total in enumerate(found):
                 total += self._gradients(index, piece) @ flat[piece].reshape(-1)
         return found
+
+    def formed(self, rows: Tensor) -> None:
+        """Write the gradients of the first vector to `rows`, shape (B, entries)."""
+        rows = rows.view(self._samples, self._height, -1)
+        for piece in self._pieces():
+            rows[:, piece] = self._gradients(0, piece).view_as(rows[:, piece])
+
+    def _pieces(self) -> Iterator[slice]:
+        """Cut the weight's rows so that the gradients of one vector are held piece by piece."""
+        step = max(1, self._piece * self._height // (self._samples * self._size))
+        for start in range(0, self._height if self._products or self._others else 0, step):
+            yield slice(start, min(start + step, self._height))
 
     def _gradients(self, index: int, piece: slice) -> Tensor:
         """Give some rows of the weight's gradient for one vector, shape (B, entries)."""

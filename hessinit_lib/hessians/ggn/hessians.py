@@ -235,6 +235,10 @@ class _Work:
                 squares=alone,
                 choose=choose if draw and not self.whole else None,
             )
+            if name in self.directions:
+                along = gradients.along(self.directions[name], len(vectors))
+                self.blocks[name].add_along(along, both)
+            del gradients  # make room for those of the next weight
             products = dict(zip(pairs, found, strict=True))
             own = own or [products[a, a].diagonal() for a in range(count)]
             if self.whole:
@@ -242,9 +246,6 @@ class _Work:
                 lengths = [a + b for a, b in zip(lengths or [0] * count, own, strict=True)]
                 continue
             self.blocks[name].add(products, own, draw, weights, subset)
-            if name in self.directions:
-                along = gradients.along(self.directions[name], len(vectors))
-                self.blocks[name].add_along(along, both)
         if total:
             self.blocks["model"].add(total, lengths, draw, weights)
 

@@ -110,6 +110,9 @@ class Passes:
         """
         uses = self._graph.uses
         for group in self._groups([name for name in names if name in uses], len(vectors)):
+            if len(group) == 1 and self._better_formed(group[0], len(vectors)):
+                yield group[0], self._vector_by_vector(group[0], vectors)
+                continue
             left: dict[Edge, int] = {}
             for use in (use for name in group for use in uses[name]):
                 left[use.node, use.outlet] = left.get((use.node, use.outlet), 0) + 1
@@ -124,13 +127,31 @@ class Passes:
                         gradients.pop(edge)  # not held longer than needed
         yield from self._one_by_one([name for name in names if name in self.unknown], vectors)
 
+    def _vector_by_vector(self, name: str, vectors: Sequence[Tensor]) -> SampleGradients:
+        """Go back from one vector at a time, and keep the per-sample gradients of one weight."""
+        weight = self._weights[name]
+        rows = weight.new_zeros(len(vectors), self.samples, weight.numel())
+        edges = [*dict.fromkeys((use.node, use.outlet) for use in self._graph.uses[name])]
+        for index, vector in enumerate(vectors):
+            found = dict(zip(edges, backward(self._outputs, edges, vector), strict=True))
+            self._collected(name, [found]).formed(rows[index])
+        return SampleGradients(self.samples, weight, [], [rows], self._piece)
+
+    def _better_formed(self, name: str, vectors: int) -> bool:
+        """Tell whether what all vectors leave at a weight is too much, and its gradients less."""
+        needed, width = self._needed(name, vectors), self._outputs.element_size()
+        formed = vectors * self.samples * self._weights[name].numel() * width
+        return self._memory is not None and needed > max(self._memory / 2, formed)
+
+    def _needed(self, name: str, vectors: int) -> int:
+        """Count the bytes of the gradients at the outputs of the nodes that read a weight."""
+        edges = {(use.node, use.outlet) for use in self._graph.uses[name]}
+        entries = sum(math.prod(edge_shape(GradientEdge(*edge))) for edge in edges)
+        return vectors * self._outputs.element_size() * entries
+
     def _groups(self, names: Sequence[str], vectors: int) -> Iterator[list[str]]:
         """Put weights together whose gradients at the outputs of their nodes fit into memory."""
-        width = vectors * self._outputs.element_size()
-        needed = {}
-        for name in names:
-            edges = {(use.node, use.outlet) for use in self._graph.uses[name]}
-            needed[name] = width * sum(math.prod(edge_shape(GradientEdge(*e))) for e in edges)
+        needed = {name: self._needed(name, vectors) for name in names}
         # Of many vectors no more at a time than of a few, with all weights.
         most = sum(needed.values()) * min(1.0, MOST / vectors)
         group: list[str] = []
