@@ -41,7 +41,7 @@ def expected_files(root: Path) -> set[Path]:
         ParameterError: `runs.yaml` is missing, or not what it should be.
     """
     planned = read_planned(root / "runs.yaml").get("paper", {})
-    seeds = dict.fromkeys(MADE_APART, [0]) | {name: run["seeds"] for name, run in planned.items()}
+    seeds = {name: [0] for name in MADE_APART} | {n: run["seeds"] for n, run in planned.items()}
     return {
         records.record_path(root / "results", "paper", experiment, seed)
         for experiment, chosen in seeds.items()
