@@ -196,7 +196,7 @@ def _first_refusal(error: ValidationError) -> ParameterError:
     elif first["type"] == "string_pattern_mismatch":  # device has a pattern
         message = "auto, cpu, mps, cuda or cuda:N"
     elif first["type"] == "too_short":
-        message = f"at least {_NUMBERS[first['ctx']['min_length']]}"
+        message = f"at least {_NUMBERS[first.get('ctx', {})['min_length']]}"
     return _refusal(where.lstrip("."), first["input"], message)
 
 
