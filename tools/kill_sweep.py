@@ -2,8 +2,8 @@
 
 The sweep runs in a copy of the project in a temporary folder. Each kill is SIGKILL for Snakemake
 and all that it has started, as when a machine goes down, at a random moment after the first job has
-begun. At the end each record must be there once,
-as it was first written, and nothing else. Takes minutes; needs Linux.
+begun. At the end each record must be there once, as it was first written, and nothing else. A sweep
+that ends before the last kill is followed by another. Takes minutes; needs Linux.
 
 usage: python tools/kill_sweep.py [--kills 20] [--longest SECONDS] [--draw N]
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -32,7 +33,11 @@ profiles:
     word_pair_saddle: {seeds: [0, 1, 2]}
     contest: {seeds: [0, 1, 2]}
 """
-RECORDS = 6
+RECORDS = [
+    f"smoke/{name}/seed-{seed}.json"
+    for name in ("contest", "word_pair_saddle")
+    for seed in range(3)
+]
 
 
 def copy_project(root: Path) -> None:
@@ -88,6 +93,69 @@ def kill(process: subprocess.Popen[bytes]) -> int:
     return len(stopped)
 
 
+class Count:
+    """What lies under `results`, counted after each kill.
+
+    Attributes:
+        first: the checksum with which each record was first seen.
+        rewritten: how often a record was seen with another.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self._results, self.first, self.rewritten = results, dict[Path, str](), 0
+
+    def look(self) -> str:
+        """Count records, parts and files that were being written, in columns."""
+        files = [path for path in self._results.rglob("*") if path.is_file()]
+        parts = [path for path in files if "parts" in path.parts and path.suffix == ".json"]
+        unfinished = [path for path in files if path.suffix == ".part"]
+        records = set(files) - set(parts) - set(unfinished)
+        for path in records:
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            self.rewritten += self.first.setdefault(path, content) != content
+        return f"{len(records):7}  {len(parts):5}  {len(unfinished):11}"
+
+    def faults(self) -> list[str]:
+        """Say what is wrong once the sweep has ended."""
+        there = sorted(str(path.relative_to(self._results)) for path in self._results.rglob("*.*"))
+        said = [] if there == RECORDS else [f"expected {RECORDS}, found {there}"]
+        said += [f"records written again: {self.rewritten}"] if self.rewritten else []
+        return said + [f"left over: {path}" for path in self._results.rglob("parts")]
+
+
+def kill_one_sweep(root: Path, draw: random.Random, longest: float, kills: int) -> int:
+    """Start a sweep again and again, killing it, until it ends by itself; give how many kills.
+
+    Args:
+        root: the copy of the project; records of an earlier sweep are removed.
+        draw: gives the moments.
+        longest: seconds before a kill, at most.
+        kills: at most; then it may end.
+    """
+    for name in ("results", "_build", ".snakemake"):
+        shutil.rmtree(root / name, ignore_errors=True)
+    count = Count(root / "results")
+    for number in itertools.count(1):
+        process, begin = start(root), time.monotonic()
+        try:
+            wait_for_a_job(process)
+            begin = time.monotonic()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(draw.uniform(0, longest) if number <= kills else None)
+        finally:
+            ended = process.poll()
+            killed = kill(process) if ended is None else 0
+        shown = f"{number:4}" if killed else " end"
+        print(f"{shown}  {time.monotonic() - begin:9.1f}  {killed:9}  {count.look()}", flush=True)
+        if ended is not None:
+            faults = ([f"status {ended}"] if ended else []) + count.faults()
+            if faults:
+                said = (root / "said.txt").read_text(encoding="utf-8")[-3000:]
+                sys.exit("\n".join([*faults, said]))
+            return number - 1
+    raise AssertionError
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="kill_sweep", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=20, help="how many")
@@ -96,46 +164,15 @@ def main() -> None:
     )
     parser.add_argument("--draw", type=int, default=0, help="which moments")
     given = parser.parse_args()
-    draw, seen, rewritten, ended = random.Random(given.draw), {}, 0, None
+    draw, done, sweeps = random.Random(given.draw), 0, 0
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        copy_project(root)
-        results = root / "results"
+        copy_project(Path(folder))
         print("kill  after [s]  processes  records  parts  .part files")
-        for number in range(1, given.kills + 2):
-            process, last = start(root), number > given.kills
-            after = draw.uniform(0, given.longest)
-            try:
-                wait_for_a_job(process)
-                begin = time.monotonic()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(None if last else after)
-            finally:
-                ended = process.poll()
-                killed = kill(process) if ended is None else 0
-            files = [path for path in results.rglob("*") if path.is_file()]
-            records = [path for path in files if path.match("*/*/seed-*.json")]
-            records = [path for path in records if "parts" not in path.parts]
-            parts = [path for path in files if "parts" in path.parts and path.suffix == ".json"]
-            unfinished = [path for path in files if path.suffix == ".part"]
-            for path in records:
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
-                rewritten += seen.setdefault(path, content) != content
-            how = f"{number:4}" if killed else (" end" if last else f"{number:3}*")
-            print(
-                f"{how}  {time.monotonic() - begin:9.1f}  {killed:9}  {len(records):7}  "
-                f"{len(parts):5}  {len(unfinished):11}",
-                flush=True,
-            )
-        left = [path for path in results.rglob("*") if path.is_file() and path not in seen]
-        folders = list(results.rglob("parts"))
-        print(f"the last run ended with {ended}; *: had ended before it was to be killed")
-        print(f"records: {len(seen)} of {RECORDS}, written again: {rewritten}")
-        print(f"left over: {len(left)} files, {len(folders)} folders of parts")
-        good = ended == 0 and len(seen) == RECORDS and not (rewritten or left or folders)
-        if not good:
-            print((root / "said.txt").read_text(encoding="utf-8")[-3000:])
-    sys.exit(0 if good else 1)
+        while done < given.kills:
+            done += kill_one_sweep(Path(folder), draw, given.longest, given.kills - done)
+            sweeps += 1
+    print(f"{done} kills, {done} restarts, {sweeps} sweeps of {len(RECORDS)} records: each record")
+    print("was written once, and nothing else was left")
 
 
 if __name__ == "__main__":
