@@ -25,7 +25,7 @@ book: ## the quick runs and the book, at _build/html/index.html (PROFILE=smoke: 
 
 test: ## the tests
 	@$(READY) 3.10
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 pdf: ## the whole book as one file, _build/book.pdf (after `make book`; needs Chromium)
 	@$(READY) 3.10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 from collections.abc import Iterator
@@ -38,6 +39,15 @@ FLAGS = [
 ]
 
 
+# Files that take minutes come first: the other workers need not wait for one of them at the end.
+LONG = ("test_notebooks", "test_pipeline", "test_interrupted_runs", "test_setup")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files; within a file the order stays."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
     """Start the browser of the system, else playwright's own."""
@@ -67,3 +77,16 @@ def own_git(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"GIT_{name}_EMAIL", "name@example.org")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator:
+    """A kernel's shell, with what a start-up file of the user's put into its namespace."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    from IPython.core.interactiveshell import InteractiveShell
+
+    made = InteractiveShell(history_manager=None, user_ns={"stepz": 3, "steps": 4, "mine": [1]})
+    made.history_manager.enabled = False  # no database
+    monkeypatch.setattr("IPython.get_ipython", lambda: made)
+    yield made
+    atexit.unregister(made.atexit_operations)  # it looks for the history

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -234,19 +232,8 @@ def test_environment_names_nobodys_home(monkeypatch: pytest.MonkeyPatch) -> None
 CHECK = "found = MnistTrackingParameters.from_notebook(globals())"
 
 
-@pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[InteractiveShell]:
-    """A kernel's shell, with what a start-up file of the user's put into its namespace."""
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    made = InteractiveShell(history_manager=None, user_ns={"stepz": 3, "steps": 4, "mine": [1]})
-    made.history_manager.enabled = False  # no database
-    monkeypatch.setattr("IPython.get_ipython", lambda: made)
-    made.user_ns["MnistTrackingParameters"] = MnistTrackingParameters
-    yield made
-    atexit.unregister(made.atexit_operations)  # it looks for the history
-
-
 def run_cells(shell: InteractiveShell, *cells: str) -> MnistTrackingParameters:
+    shell.user_ns["MnistTrackingParameters"] = MnistTrackingParameters
     for cell in cells:
         done = shell.run_cell(cell, store_history=True)
         if done.error_in_exec:
