@@ -72,7 +72,7 @@ def summarize(
         curve: batch losses.
         level: the loss to which steps are counted.
         classes: number of classes; guessing costs its logarithm.
-        final_steps: the last steps, over which the final loss is averaged.
+        final_steps: the last steps, over which the final loss is averaged; all if there are fewer.
 
     Returns:
         By rate: "final" loss; "steps" until the mean of `WINDOW` losses is below the level,

@@ -61,7 +61,7 @@ class CifarNetworksParameters(Parameters):
         steps: SGD steps of a training.
         batch_size: images a step.
         every: steps from one record of the norms to the next.
-        probe_size: images of the fixed probe batch.
+        probe_size: images of the fixed probe batch; for EfficientNet the first 16 of it.
         test_size: test images, the first ones, for the accuracy.
         level: a loss [nat] below that of guessing (log 10 = 2.3), to which steps are counted.
     """

@@ -61,7 +61,7 @@ class ContestParameters(Parameters):
         batch_size: images a step; a quarter as many texts.
         context: characters of a text.
         rounds: iterations of the schemes that learn, MetaInit and GradInit.
-        final_steps: the last steps, over which the final loss is averaged.
+        final_steps: the last steps, over which the final loss is averaged; all if there are fewer.
     """
 
     EXPERIMENT: ClassVar[str] = "contest"

@@ -45,7 +45,7 @@ class InitTargetsParameters(Parameters):
         batch_size: samples a step.
         probe_size: samples on which initializations are set and norms are measured.
         level: a loss [nat], well below guessing (log 10 = 2.3); the steps to it are counted.
-        final_steps: the last steps, over which the final loss is averaged.
+        final_steps: the last steps, over which the final loss is averaged; all if there are fewer.
     """
 
     EXPERIMENT: ClassVar[str] = "init_targets"

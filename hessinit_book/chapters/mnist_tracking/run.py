@@ -45,7 +45,7 @@ class MnistTrackingParameters(Parameters):
         probe_size: samples of the fixed probe batch.
         level: a loss [nat] clearly below that of guessing (log 10 = 2.3); the steps it
             takes to get there are counted.
-        final_steps: the last steps, over which the final loss is averaged.
+        final_steps: the last steps, over which the final loss is averaged; all if there are fewer.
     """
 
     EXPERIMENT: ClassVar[str] = "mnist_tracking"

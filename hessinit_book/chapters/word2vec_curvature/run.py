@@ -56,7 +56,7 @@ class Word2VecCurvatureParameters(Parameters):
         escape_tokens: from the start of the text, over which the start is left.
         radii: distances at which the start counts as left, in units of the start's own.
         compared_tokens: from the start of the text, for trainers and other dimensions.
-        dimensions: compared beside `dimension`.
+        dimensions: compared with `dimension`.
     """
 
     EXPERIMENT: ClassVar[str] = "word2vec_curvature"
