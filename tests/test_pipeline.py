@@ -170,6 +170,14 @@ def test_edits_count_where_they_matter(built: Path) -> None:
     code, said = build(built, "--dry-run")
     assert code == 0, said
     assert said.count("rule seed:") == 2
+    # Without Snakemake's notes, as in a fresh clone, and with records of a clock that was ahead.
+    shutil.rmtree(built / ".snakemake")
+    ahead = time.time() + 1e6
+    for seed in (0, 1):
+        os.utime(record_file(built, seed), (ahead, ahead))
+    code, said = build(built, "--dry-run")
+    assert code == 0, said
+    assert said.count("rule seed:") == 2
 
 
 def test_failed_jobs_keep_the_records(built: Path) -> None:

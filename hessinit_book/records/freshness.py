@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hessinit_book.records import records, sealed
+from hessinit_book.chapters import parameters_of
+from hessinit_book.errors import RecordError
+from hessinit_book.records import confirmations, records, sealed
 from hessinit_book.records.confirmations import Confirmation
+from hessinit_book.records.planned import read_planned
 from hessinit_book.records.records import Record
 from hessinit_book.records.stamps import code_stamp, module_of, module_stamp
 
@@ -46,6 +50,30 @@ def is_current(record: Record, confirmation: Confirmation | None = None) -> bool
     now = code_stamp(record.experiment)
     confirmed = confirmation is not None and confirmation.covers(record, now)
     return record.code == now or confirmed
+
+
+def stale(profile: str) -> list[str]:
+    """List the records of a profile that are there and do not hold any more.
+
+    Raises:
+        ParameterError: see `read_planned`.
+    """
+    found = []
+    for experiment, chosen in read_planned("runs.yaml").get(profile, {}).items():
+        bearing = parameters_of(experiment).check(profile=profile, **chosen).bearing()
+        for seed in chosen["seeds"]:
+            path = records.record_path("results", profile, experiment, seed)
+            if not path.is_file():
+                continue
+            try:
+                record = records.read_in_place(path)
+                holds = is_current(record, confirmations.read(path.parent))
+            except RecordError:
+                holds = False  # the run says why
+            else:
+                holds = holds and record.parameters == bearing
+            found += [] if holds else [str(path)]
+    return found
 
 
 def page_stamp(source: Path) -> dict[str, str]:
