@@ -26,7 +26,7 @@ def main() -> None:
         sys.exit(str(error))
     given = sys.argv[1:]
     profile = next((text[8:] for text in given if text.startswith("profile=")), "quick")
-    # Where Snakemake has kept no notes, as in a fresh clone, a record counts as done if it is there.
+    # Where Snakemake has kept no notes, as in a fresh clone, what is there counts as done.
     with contextlib.suppress(UserError):  # which the Snakefile tells
         again = stale(profile)
         given += ["--forcerun", *again] if again else []
