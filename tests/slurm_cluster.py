@@ -47,6 +47,10 @@ SLURM_CONF={folder}/slurm.conf exec {srun} "$@"
 """
 
 
+class NotStartedError(RuntimeError):
+    """A daemon of SLURM does not start here; the message has what it logged."""
+
+
 def absent() -> list[str]:
     """List the programs that are missing here."""
     return [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
@@ -130,5 +134,5 @@ def wait_for(happened: Callable[[], bool], folder: Path) -> None:
     while not happened():
         if time.monotonic() > end:
             logs = [path.read_text(errors="replace")[-2000:] for path in folder.glob("*.log")]
-            raise RuntimeError("SLURM does not start:\n" + "\n".join(logs))
+            raise NotStartedError("SLURM does not start:\n" + "\n".join(logs))
         time.sleep(0.1)

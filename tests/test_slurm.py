@@ -87,7 +87,10 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     pytest.importorskip("snakemake_executor_plugin_slurm", reason="needs the extra `slurm`")
     if missing := slurm_cluster.absent():
         pytest.skip(f"no {', '.join(missing)}: in Debian's packages slurm-wlm and munge")
-    return Sweep(tmp_path_factory.mktemp("slurm"))
+    try:
+        return Sweep(tmp_path_factory.mktemp("slurm"))
+    except slurm_cluster.NotStartedError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.slurm
