@@ -7,6 +7,8 @@ import tempfile
 from itertools import chain
 from pathlib import Path
 
+_LOOKS = 100  # while other processes remove empty folders
+
 
 def fault_of(folder: Path) -> str | None:
     """Say why there is no such folder and none can be made; None: nothing is against it.
@@ -25,17 +27,24 @@ def fault_of(folder: Path) -> str | None:
 def fault_of_writing(folder: Path) -> str | None:
     """Say why no file can be written in a folder, or in the one in which it would be made.
 
-    A nameless temporary file is tried, so that nothing stays behind.
+    A nameless temporary file is tried, so that nothing stays behind. A folder that another process
+    removes in the meantime is no fault: then the one above counts.
     """
-    found = _nearest(folder)
-    if isinstance(found, str):
-        return found
-    try:
-        with tempfile.TemporaryFile(dir=found) as file:
-            file.write(b"0")
-    except OSError as error:
-        return f"{found}: {error.strerror or error}"
-    return None
+    fault = None
+    for _ in range(_LOOKS):
+        found = _nearest(folder)
+        if isinstance(found, str):
+            return found
+        try:
+            with tempfile.TemporaryFile(dir=found) as file:
+                file.write(b"0")
+        except OSError as error:
+            fault = f"{found}: {error.strerror or error}"
+            if not isinstance(error, FileNotFoundError):
+                break
+        else:
+            return None
+    return fault
 
 
 def _nearest(folder: Path) -> Path | str:
