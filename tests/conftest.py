@@ -68,6 +68,12 @@ def browser() -> Iterator:
 
 
 @pytest.fixture
+def nothing_made_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `verify` expect no records but those of `runs.yaml`: no benchmarks, no zoo."""
+    monkeypatch.setattr("hessinit_book.records.expected.MADE_APART", ())
+
+
+@pytest.fixture
 def own_git(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let git know of no settings but those of the test."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:

@@ -19,15 +19,12 @@ from verify_project import (
 )
 
 from hessinit_book import verify
-from hessinit_book.records import confirm, confirmations, expected, freshness, records, stamps
+from hessinit_book.records import confirm, confirmations, freshness, records, stamps
 
 EARLIER = "0" * 64
 HESSIAN = "hessinit_book/word2vec/skip_gram_hessian.py"
 
-
-@pytest.fixture(autouse=True)
-def nothing_made_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expected, "MADE_APART", ())
+pytestmark = pytest.mark.usefixtures("nothing_made_apart")
 
 
 @pytest.fixture(scope="module")

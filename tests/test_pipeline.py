@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hessinit_book.records import records
+from tools.kill_sweep import copy_project
 
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="Snakemake 9 needs Python 3.11 or newer"
@@ -56,15 +57,7 @@ def build(root: Path, *arguments: str, how: tuple[str, ...] = MAKE) -> tuple[int
 
 def copy_sources(root: Path) -> Path:
     """Copy what a build of records needs."""
-    quiet = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-    for name in ("hessinit_lib", "hessinit_book", "notebooks", "profiles"):
-        shutil.copytree(ROOT / name, root / name, ignore=quiet)
-    for name in ("Snakefile", "tools/build.py"):
-        (root / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(ROOT / name, root / name)
-    (root / "book").mkdir()
-    (root / "runs.yaml").write_text(RUNS)
-    return root
+    return copy_project(root, RUNS)
 
 
 def record_file(root: Path, seed: int) -> Path:

@@ -26,10 +26,7 @@ from hessinit_book.records import expected, freshness, records, sampling, stamps
 ROOT = Path(__file__).resolve().parent.parent
 MADE_APART = expected.MADE_APART
 
-
-@pytest.fixture(autouse=True)
-def nothing_made_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expected, "MADE_APART", ())
+pytestmark = pytest.mark.usefixtures("nothing_made_apart")
 
 
 @pytest.fixture(scope="module")

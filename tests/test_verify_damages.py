@@ -14,7 +14,7 @@ from verify_project import rewrite
 
 from hessinit_book import verify
 from hessinit_book.chapters import parameters_of
-from hessinit_book.records import expected, records, sealed
+from hessinit_book.records import records, sealed
 from hessinit_book.records.records import DatasetInfo, Record
 
 EXPERIMENTS = ("mnist_tracking", "width_scaling")
@@ -54,8 +54,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(expected, "MADE_APART", ())
+def project(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_made_apart: None
+) -> Path:
     monkeypatch.setattr(verify, "is_current", lambda *_: True)
     monkeypatch.setattr(verify, "run_again", lambda r: true_record(r.experiment, r.seed))
     return Path(shutil.copytree(made, tmp_path / "project"))

@@ -40,14 +40,15 @@ RECORDS = [
 ]
 
 
-def copy_project(root: Path) -> None:
-    """Copy what a sweep needs."""
+def copy_project(root: Path, runs: str = RUNS) -> Path:
+    """Copy what a sweep needs; give the folder."""
     quiet = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
     for name in ("hessinit_lib", "hessinit_book", "notebooks", "profiles", "tools"):
         shutil.copytree(ROOT / name, root / name, ignore=quiet)
     shutil.copyfile(ROOT / "Snakefile", root / "Snakefile")
     (root / "book").mkdir()
-    (root / "runs.yaml").write_text(RUNS, encoding="utf-8")
+    (root / "runs.yaml").write_text(runs, encoding="utf-8")
+    return root
 
 
 def start(root: Path) -> subprocess.Popen[bytes]:

@@ -18,6 +18,7 @@ from hessinit_book.errors import ParameterError
 from hessinit_book.parameters.cells import named_in_cells
 from hessinit_book.parameters.places import fault_of, fault_of_writing
 from hessinit_book.parameters.values import Seed, at_home, read_value, repeated, shown
+from hessinit_book.records.records import record_path
 
 Profile = Literal["smoke", "quick", "paper"]
 PROFILES: tuple[Profile, ...] = ("smoke", "quick", "paper")
@@ -168,9 +169,9 @@ class Parameters(BaseModel):
                 at_home(os.environ.get("HESSINIT_DATA") or ".")
             except ValueError as error:
                 raise _refusal("HESSINIT_DATA", os.environ["HESSINIT_DATA"], str(error)) from None
-        folder = self.results / self.profile / self.EXPERIMENT
-        if not all((folder / f"seed-{seed}.json").is_file() for seed in self.seeds):
-            require_writable(folder)
+        files = [record_path(self.results, self.profile, self.EXPERIMENT, s) for s in self.seeds]
+        if not all(file.is_file() for file in files):
+            require_writable(files[0].parent)
 
     def bearing(self) -> dict[str, Any]:
         """Give the parameters that bear on a run's values, as plain JSON types.

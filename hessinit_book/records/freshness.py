@@ -62,17 +62,18 @@ def stale(profile: str) -> list[str]:
         bearing = parameters_of(experiment).check(profile=profile, **chosen).bearing()
         for seed in chosen["seeds"]:
             path = records.record_path("results", profile, experiment, seed)
-            if not path.is_file():
-                continue
-            try:
-                record = records.read_in_place(path)
-                holds = is_current(record, confirmations.read(path.parent))
-            except RecordError:
-                holds = False  # the run says why
-            else:
-                holds = holds and record.parameters == bearing
-            found += [] if holds else [str(path)]
+            if path.is_file() and not _holds(path, bearing):
+                found.append(str(path))
     return found
+
+
+def _holds(path: Path, bearing: dict[str, Any]) -> bool:
+    try:
+        record = records.read_in_place(path)
+        confirmation = confirmations.read(path.parent)
+    except RecordError:
+        return False  # the run says why
+    return record.parameters == bearing and is_current(record, confirmation)
 
 
 def page_stamp(source: Path) -> dict[str, str]:

@@ -98,14 +98,8 @@ class _Reader:
     def _entries(self, node: yaml.Node, where: str) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
         """Give the entries of a mapping, each name with its node, once."""
         if not isinstance(node, yaml.MappingNode):
-            empty = node.tag.endswith(":null")
-            got = (
-                "nothing"
-                if empty
-                else "a list"
-                if isinstance(node.value, list)
-                else shown(node.value)
-            )
+            got = shown(node.value) if isinstance(node, yaml.ScalarNode) else "a list"
+            got = "nothing" if node.tag.endswith(":null") else got
             self._refuse(node, f"{where}: got {got}, expected `name: ...`, or {{}} for none")
         seen = set()
         for key, _ in node.value:

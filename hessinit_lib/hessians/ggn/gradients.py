@@ -85,9 +85,7 @@ class SampleGradients:
                 found = [total.new_zeros(2 * [len(subset.rows)]) for total in found]
             self._add_positions(found, pairs, None if subset is None else subset.rows)
             return found, own, subset
-        step = self._piece * self._height // (len(vectors) * self._samples * self._size)
-        for start in range(0, self._height, max(1, step)):
-            piece = slice(start, min(start + max(1, step), self._height))
+        for piece in self._pieces(len(vectors)):
             rows = {index: self._gradients(index, piece) for index in vectors}
             for total, (i, j) in zip(found, pairs, strict=True):
                 total += rows[i] @ rows[j].mT
@@ -110,9 +108,9 @@ class SampleGradients:
         for piece in self._pieces():
             rows[:, piece] = self._gradients(0, piece).view_as(rows[:, piece])
 
-    def _pieces(self) -> Iterator[slice]:
-        """Cut the weight's rows so that the gradients of one vector are held piece by piece."""
-        step = max(1, self._piece * self._height // (self._samples * self._size))
+    def _pieces(self, vectors: int = 1) -> Iterator[slice]:
+        """Cut the weight's rows so that the gradients of some vectors are held piece by piece."""
+        step = max(1, self._piece * self._height // (vectors * self._samples * self._size))
         for start in range(0, self._height if self._products or self._others else 0, step):
             yield slice(start, min(start + step, self._height))
 

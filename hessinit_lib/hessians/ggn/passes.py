@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -113,15 +114,13 @@ class Passes:
             if len(group) == 1 and self._better_formed(group[0], len(vectors)):
                 yield group[0], self._vector_by_vector(group[0], vectors)
                 continue
-            left: dict[Edge, int] = {}
-            for use in (use for name in group for use in uses[name]):
-                left[use.node, use.outlet] = left.get((use.node, use.outlet), 0) + 1
+            left = Counter(edge for name in group for edge in self._edges(name))
             found = [
                 dict(zip(left, backward(self._outputs, left, v), strict=True)) for v in vectors
             ]
             for name in group:
                 yield name, self._collected(name, found)
-                for edge in ((use.node, use.outlet) for use in uses[name]):
+                for edge in self._edges(name):
                     left[edge] -= 1
                     for gradients in found if not left[edge] else ():
                         gradients.pop(edge)  # not held longer than needed
@@ -131,7 +130,7 @@ class Passes:
         """Go back from one vector at a time, and keep the per-sample gradients of one weight."""
         weight = self._weights[name]
         rows = weight.new_zeros(len(vectors), self.samples, weight.numel())
-        edges = [*dict.fromkeys((use.node, use.outlet) for use in self._graph.uses[name])]
+        edges = self._edges(name)
         for index, vector in enumerate(vectors):
             found = dict(zip(edges, backward(self._outputs, edges, vector), strict=True))
             self._collected(name, [found]).formed(rows[index])
@@ -145,9 +144,12 @@ class Passes:
 
     def _needed(self, name: str, vectors: int) -> int:
         """Count the bytes of the gradients at the outputs of the nodes that read a weight."""
-        edges = {(use.node, use.outlet) for use in self._graph.uses[name]}
-        entries = sum(math.prod(edge_shape(GradientEdge(*edge))) for edge in edges)
+        entries = sum(math.prod(edge_shape(GradientEdge(*edge))) for edge in self._edges(name))
         return vectors * self._outputs.element_size() * entries
+
+    def _edges(self, name: str) -> list[Edge]:
+        """List the outputs of the nodes that read a weight, each once."""
+        return [*dict.fromkeys((use.node, use.outlet) for use in self._graph.uses[name])]
 
     def _groups(self, names: Sequence[str], vectors: int) -> Iterator[list[str]]:
         """Put weights together whose gradients at the outputs of their nodes fit into memory."""
