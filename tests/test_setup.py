@@ -46,6 +46,7 @@ case "$*" in
     echo "#!$(pwd -P)/.venv/bin/python" > .venv/bin/pip ;;
 esac
 """
+OUTER_MAKE = {"MAKELEVEL", "MAKEFLAGS", "MFLAGS", "GNUMAKEFLAGS", "MAKEOVERRIDES"}
 MADE = ["python -m venv .venv", "python -m pip install"]
 
 
@@ -73,7 +74,9 @@ class Checkout:
         """Give the exit code and what was said on the error channel."""
         (self.root / "asked").unlink(missing_ok=True)
         settings = {"PYTHON": str(self.python), **settings}
-        environment = {**os.environ, **settings}
+        # What a `make` that started the tests hands on would name this one `make[1]`.
+        inherited = {name: value for name, value in os.environ.items() if name not in OUTER_MAKE}
+        environment = {**inherited, **settings}
         done = subprocess.run(
             ["make", target],
             cwd=self.root,
