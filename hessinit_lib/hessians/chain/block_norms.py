@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,28 +16,24 @@ from hessinit_lib.hessians.chain.backward import LayerCurvature
 from hessinit_lib.hessians.chain.frobenius import squared_norms
 from hessinit_lib.hessians.chain.spectral import block_spectral_norms, gauss_newton_spectral_norms
 from hessinit_lib.hessians.numerics.lanczos import in_range, power_of_two
-from hessinit_lib.hessians.numerics.workspace import Workspace
+from hessinit_lib.hessians.numerics.workspace import PIECE, Workspace
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, LayerHessian
 
 
-@dataclass(frozen=True)
-class Sums:
+class Sums(NamedTuple):
     """What a layer's tensors sum up to, and the tensors, until its spectral norms are known.
 
     Attributes:
-        layer: S, R and the inputs, scaled to a size whose squares are float32 numbers.
+        layer: S, R and the inputs.
         kernel: the Gram matrix z_b . z_b' of the inputs.
-        unit: what the norms are to be multiplied by.
-        frobenius: norms of the block, its linearization and its residual.
-        traces: of the same.
+        numbers: squared Frobenius norms of the block, its linearization and its residual, and the
+            traces of the latter two, shape (5,).
     """
 
     layer: LayerCurvature
     kernel: Float[Tensor, "b b"]
-    unit: float
-    frobenius: list[float]
-    traces: list[float]
+    numbers: Float[Tensor, 5]
 
     @property
     def nbytes(self) -> int:
@@ -51,23 +49,37 @@ def block_sums(
     Tensors that are made in pieces have `piece` entries at a time.
     """
     kernel = layer.kernel(options.tolerance)
-    norms, traces = _norms_and_traces(layer, kernel, options, piece, workspace)
-    if in_range(norms[0] if options.frobenius else traces[0]):
-        return Sums(layer, kernel, 1.0, norms, traces)
-    layer, unit = _scaled(layer)
-    kernel = layer.kernel(options.tolerance)
-    return Sums(layer, kernel, unit, *_norms_and_traces(layer, kernel, options, piece, workspace))
+    squares = kernel.new_full((3,), math.nan)
+    if options.frobenius:
+        given = (layer, kernel, options.tolerance, piece, workspace)
+        squares = torch.stack(squared_norms(*given, parts=options.parts))
+    return Sums(layer, kernel, torch.cat((squares, _traces(layer, kernel))))
 
 
 def with_spectral_norms(group: Sequence[Sums], options: Options) -> Iterator[LayerHessian]:
     """Add the spectral norms of some blocks, those of one shape together, to their sums."""
+    # One transfer from the device for all the scalars.
+    numbers = torch.stack([sums.numbers for sums in group]).tolist() if group else []
+    units = [1.0] * len(group)
+    group = [*group]
+    for place, (square, _, _, linear, rest) in enumerate(numbers):
+        if not in_range(math.sqrt(square) if options.frobenius else linear + rest):
+            layer, units[place] = _scaled(group[place].layer)
+            group[place] = block_sums(layer, options, PIECE)
+            numbers[place] = group[place].numbers.tolist()
     parts = options.parts
     spectral = _spectral_norms(group, options) if options.spectral else {}
-    for place, sums in enumerate(group):
+    for place, (sums, unit, (*squares, linear, rest)) in enumerate(
+        zip(group, units, numbers, strict=True)
+    ):
         layer, found = sums.layer, spectral.get(place, (math.nan, math.nan, math.nan))
+        frobenius, traces = (
+            [math.sqrt(max(square, 0.0)) for square in squares],
+            (linear + rest, linear, rest),
+        )
         block, linearization, residual = (
-            BlockNorms(*(sums.unit * value for value in values))
-            for values in zip(sums.frobenius, found, sums.traces, strict=True)
+            BlockNorms(*(unit * value for value in values))
+            for values in zip(frobenius, found, traces, strict=True)
         )
         if layer.residual is None:
             linearization, residual = block, ZERO
@@ -100,22 +112,6 @@ def _spectral_norms(group: Sequence[Sums], options: Options) -> dict[int, tuple[
     return found
 
 
-def _norms_and_traces(
-    layer: LayerCurvature,
-    kernel: Float[Tensor, "b b"],
-    options: Options,
-    piece: int,
-    workspace: Workspace | None,
-) -> tuple[list[float], list[float]]:
-    squares = kernel.new_full((3,), math.nan)
-    if options.frobenius:
-        given = (layer, kernel, options.tolerance, piece, workspace)
-        squares = torch.stack(squared_norms(*given, parts=options.parts))
-    # One transfer from the device for all the scalars.
-    *norms, linear, rest = torch.cat((squares.sqrt(), _traces(layer))).tolist()
-    return norms, [linear + rest, linear, rest]
-
-
 def _scaled(layer: LayerCurvature) -> tuple[LayerCurvature, float]:
     """Scale a layer's tensors to a size of about one, and give the number taken out."""
     residual = layer.residual
@@ -134,12 +130,12 @@ def _scaled(layer: LayerCurvature) -> tuple[LayerCurvature, float]:
     return scaled, (by_curvature * by_inputs) ** 2
 
 
-def _traces(layer: LayerCurvature) -> Float[Tensor, 2]:
+def _traces(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> Float[Tensor, 2]:
     """Traces of the linearization and of the residual."""
-    weights = layer.inputs.square().sum(1) / len(layer.inputs)
-    linear = torch.dot(weights, torch.linalg.vector_norm(layer.factor, dim=(1, 2)).square())
-    residual = layer.residual
-    if residual is None:
-        return torch.stack((linear, torch.zeros_like(linear)))
-    diagonal = residual if residual.ndim == 2 else residual.diagonal(dim1=1, dim2=2)
-    return torch.stack((linear, torch.dot(weights, diagonal.sum(1))))
+    weights, residual = kernel.diagonal() / len(kernel), layer.residual
+    sizes = [torch.linalg.vector_norm(layer.factor, dim=(1, 2)).square_()]
+    if residual is not None:
+        diagonal = residual if residual.ndim == 2 else residual.diagonal(dim1=1, dim2=2)
+        sizes.append(diagonal.sum(1))
+    found = torch.stack(sizes) @ weights
+    return found if residual is not None else F.pad(found, (0, 1))

@@ -134,6 +134,8 @@ def _factor_pairs(
     factor: Float[Tensor, "b r n"], weights: Float[Tensor, "b b"], piece: int, rounded: bool
 ) -> Float[Tensor, ""]:
     """Sum over b, b' of weights_bb' |S_b S_b'^T|^2, row pair by row pair."""
+    if factor.device.type != "cpu":
+        return _factor_products(factor, weights, piece)
     rows = narrowed(factor.transpose(0, 1), rounded).contiguous()
     batch = len(weights)
     sums, size = weights.new_zeros(()), max(1, piece // batch)
@@ -149,4 +151,18 @@ def _factor_pairs(
                     product.copy_(made)
                 total.addcmul_(product, product, value=1.0 if i == j else 2.0)
         sums += _inner(total, part)
+    return sums
+
+
+def _factor_products(
+    factor: Float[Tensor, "b r n"], weights: Float[Tensor, "b b"], piece: int
+) -> Float[Tensor, ""]:
+    """Do what `_factor_pairs` does in as few products as may be."""
+    batch, rank, _ = factor.shape
+    rows, sums = factor.flatten(0, 1), weights.new_zeros(())
+    size = max(1, piece // (len(rows) * rank))
+    for low in range(0, batch, size):
+        products = (factor[low : low + size].flatten(0, 1) @ rows.mT).square_()
+        total = products.view(-1, rank, batch, rank).sum((1, 3))
+        sums = sums + _inner(total, weights[low : low + size])
     return sums

@@ -18,8 +18,9 @@ from hessinit_lib.hessians.graph.conditions import check_exact, check_independen
 from hessinit_lib.hessians.graph.gram import GramNorms, gram_norms, largest_eigenvalues
 from hessinit_lib.hessians.graph.sketched import graph_sketched_norms
 from hessinit_lib.hessians.loss import loss_curvature
+from hessinit_lib.hessians.numerics.lanczos import all_finite
 from hessinit_lib.hessians.numerics.precision import may_round
-from hessinit_lib.hessians.numerics.workspace import PIECE, batches
+from hessinit_lib.hessians.numerics.workspace import WAITING, batches, piece_entries
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
 
@@ -63,7 +64,7 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
         loss = loss_curvature(loss_fn, logits.detach(), case.targets, case.parameters)
         norms = {layer.name: ZERO for layer in layers}
         estimated: dict[str, BlockNorms] | None = None
-        if not (torch.isfinite(logits).all() and torch.isfinite(loss.gradient).all()):
+        if not all_finite(logits, loss.gradient):
             norms.update(dict.fromkeys(reached, NOT_FINITE))
         elif reached:
             found = [layer for layer in layers if layer.name in reached]
@@ -99,7 +100,9 @@ def _exact_norms(
 ) -> dict[str, BlockNorms]:
     """Compute the norms of all blocks from their factors."""
     limit = options.max_memory
-    piece = PIECE if limit is None else min(PIECE, limit // 64)
+    piece = piece_entries(logits)
+    piece = piece if limit is None else min(piece, limit // 64)
+    room = WAITING if logits.device.type == "cpu" else 16 * WAITING
     grams = layer_grams(
         logits,
         layers,
@@ -113,7 +116,7 @@ def _exact_norms(
         for gram in grams
     )
     norms: dict[str, BlockNorms] = {}
-    for group in batches(sums, lambda each: each.nbytes, limit):
+    for group in batches(sums, lambda each: each.nbytes, limit, room):
         norms.update(_with_spectral_norms(group, len(logits), options))
     return norms
 
