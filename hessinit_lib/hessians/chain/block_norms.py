@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,13 +26,13 @@ class Sums(NamedTuple):
     Attributes:
         layer: S, R and the inputs.
         kernel: the Gram matrix z_b . z_b' of the inputs.
-        numbers: squared Frobenius norms of the block, its linearization and its residual, and the
-            traces of the latter two, shape (5,).
+        numbers: squared Frobenius norms of the block, its linearization and its residual times B^2,
+            if asked for, and traces of the latter two times B; without a residual one each.
     """
 
     layer: LayerCurvature
     kernel: Float[Tensor, "b b"]
-    numbers: Float[Tensor, 5]
+    numbers: Float[Tensor, " k"]
 
     @property
     def nbytes(self) -> int:
@@ -48,35 +47,48 @@ def block_sums(
 
     Tensors that are made in pieces have `piece` entries at a time.
     """
-    kernel = layer.kernel(options.tolerance)
-    squares = kernel.new_full((3,), math.nan)
+    kernel, squares = layer.kernel(options.tolerance), list[Tensor]()
     if options.frobenius:
         given = (layer, kernel, options.tolerance, piece, workspace)
-        squares = torch.stack(squared_norms(*given, parts=options.parts))
-    return Sums(layer, kernel, torch.cat((squares, _traces(layer, kernel))))
+        squares = squared_norms(*given, parts=options.parts)
+    return Sums(layer, kernel, torch.stack(squares + _traces(layer, kernel)))
+
+
+def _norms_and_traces(group: Sequence[Sums]) -> list[tuple[list[float], list[float]]]:
+    """Give norms and traces of blocks, their linearizations and their residuals."""
+    # One transfer from the device for all the scalars.
+    numbers = iter(torch.cat([sums.numbers for sums in group]).tolist())
+    found = []
+    for sums in group:
+        batch, kinds = len(sums.kernel), 1 if sums.layer.residual is None else 2
+        values = [next(numbers) for _ in sums.numbers]
+        squares, (linear, *rest) = values[:-kinds], values[-kinds:]
+        # Rounding can leave a tiny negative square where the parts cancel.
+        norms = [math.sqrt(max(square, 0.0)) / batch for square in squares] or [math.nan] * 3
+        traces = [linear / batch, (rest[0] if rest else 0.0) / batch]
+        if len(norms) == 1:
+            norms = [*norms * 2, 0.0]
+        found.append((norms, [sum(traces), *traces]))
+    return found
 
 
 def with_spectral_norms(group: Sequence[Sums], options: Options) -> Iterator[LayerHessian]:
     """Add the spectral norms of some blocks, those of one shape together, to their sums."""
-    # One transfer from the device for all the scalars.
-    numbers = torch.stack([sums.numbers for sums in group]).tolist() if group else []
+    if not group:
+        return
+    known = _norms_and_traces(group)
     units = [1.0] * len(group)
     group = [*group]
-    for place, (square, _, _, linear, rest) in enumerate(numbers):
-        if not in_range(math.sqrt(square) if options.frobenius else linear + rest):
+    for place, (norms, traces) in enumerate(known):
+        if not in_range(norms[0] if options.frobenius else traces[0]):
             layer, units[place] = _scaled(group[place].layer)
             group[place] = block_sums(layer, options, PIECE)
-            numbers[place] = group[place].numbers.tolist()
+            known[place] = _norms_and_traces([group[place]])[0]
     parts = options.parts
     spectral = _spectral_norms(group, options) if options.spectral else {}
-    for place, (sums, unit, (*squares, linear, rest)) in enumerate(
-        zip(group, units, numbers, strict=True)
-    ):
+    for place, (sums, unit, values) in enumerate(zip(group, units, known, strict=True)):
         layer, found = sums.layer, spectral.get(place, (math.nan, math.nan, math.nan))
-        frobenius, traces = (
-            [math.sqrt(max(square, 0.0)) for square in squares],
-            (linear + rest, linear, rest),
-        )
+        frobenius, traces = values
         block, linearization, residual = (
             BlockNorms(*(unit * value for value in values))
             for values in zip(frobenius, found, traces, strict=True)
@@ -130,12 +142,11 @@ def _scaled(layer: LayerCurvature) -> tuple[LayerCurvature, float]:
     return scaled, (by_curvature * by_inputs) ** 2
 
 
-def _traces(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> Float[Tensor, 2]:
-    """Traces of the linearization and of the residual."""
-    weights, residual = kernel.diagonal() / len(kernel), layer.residual
+def _traces(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> list[Float[Tensor, ""]]:
+    """Traces of the linearization and of the residual, if there is one, times B."""
+    weights, residual = kernel.diagonal(), layer.residual
     sizes = [torch.linalg.vector_norm(layer.factor, dim=(1, 2)).square_()]
     if residual is not None:
         diagonal = residual if residual.ndim == 2 else residual.diagonal(dim1=1, dim2=2)
         sizes.append(diagonal.sum(1))
-    found = torch.stack(sizes) @ weights
-    return found if residual is not None else F.pad(found, (0, 1))
+    return [torch.dot(weights, each) for each in sizes]
