@@ -13,7 +13,11 @@ from torch import Tensor
 
 from hessinit_lib.hessians.chain.backward import LayerCurvature
 from hessinit_lib.hessians.chain.frobenius import squared_norms
-from hessinit_lib.hessians.chain.spectral import block_spectral_norms, gauss_newton_spectral_norms
+from hessinit_lib.hessians.chain.spectral import (
+    block_spectral_norms,
+    gauss_newton_spectral_norms,
+    padded_spectral_norms,
+)
 from hessinit_lib.hessians.numerics.lanczos import in_range, power_of_two
 from hessinit_lib.hessians.numerics.workspace import PIECE, Workspace
 from hessinit_lib.hessians.options import Options
@@ -107,6 +111,12 @@ def with_spectral_norms(group: Sequence[Sums], options: Options) -> Iterator[Lay
 
 def _spectral_norms(group: Sequence[Sums], options: Options) -> dict[int, tuple[float, ...]]:
     """Compute the spectral norms of the block and its parts by place in the group."""
+    if any(sums.layer.residual is not None for sums in group):
+        norms = padded_spectral_norms(
+            [sums.layer for sums in group], options.tolerance, parts=options.parts
+        )
+        if norms is not None:
+            return dict(enumerate(norms))
     alike: dict[tuple[int, ...] | None, list[int]] = {}
     for place, sums in enumerate(group):
         layer, rest = sums.layer, sums.layer.residual

@@ -59,12 +59,45 @@ def block_spectral_norms(
     inputs = _joined([_reduce_inputs(layer.inputs) for layer in layers])
     with few_threads(residual.numel()):
         start = _start(factor, residual, inputs, count)
-    _, batch, _, units = factor.shape
-    dense = count * len(layers) * batch * units**2
-    whole = inputs.device.type != "cpu" and dense <= piece_entries(inputs)
-    make = _block_matrices if whole else _blocks_and_parts
-    norms = spectral_norms(make(factor, residual, inputs, count), start, tolerance)
-    rest = (norms[1::3], norms[2::3]) if parts else ([math.nan] * len(norms),) * 2
+    norms = spectral_norms(_blocks_and_parts(factor, residual, inputs, count), start, tolerance)
+    return _by_layer(norms, count)
+
+
+def padded_spectral_norms(
+    layers: Sequence[LayerCurvature], tolerance: float, *, parts: bool
+) -> list[tuple[float, float, float]] | None:
+    """Do what `block_spectral_norms` does for layers of any shapes, by as few products as may be.
+
+    Zeros stand for the units and inputs that a layer has not. For a GPU, which waits for each
+    launch; None on another device, or if that would take much memory.
+    """
+    count, like = 3 if parts else 1, layers[0].factor
+    units = max(layer.factor.shape[2] for layer in layers)
+    entries = count * len(layers) * len(like) * units**2
+    if like.device.type == "cpu" or entries > piece_entries(like):
+        return None
+    inputs = [_reduce_inputs(layer.inputs, 8) for layer in layers]
+    wide = max(z.shape[1] for z in inputs)
+    z = torch.stack([F.pad(z, (0, wide - z.shape[1])) for z in inputs])
+    factors, rests = list[Tensor](), list[Tensor]()
+    for layer in layers:
+        more, rest = (0, units - layer.factor.shape[2]), layer.residual
+        factors.append(F.pad(layer.factor, more))
+        if rest is None:
+            rests.append(like.new_zeros(len(like), units, units))
+        else:
+            rests.append(
+                F.pad(rest, more).diag_embed() if rest.ndim == 2 else F.pad(rest, more * 2)
+            )
+    factor, residual = torch.stack(factors), torch.stack(rests)
+    start = _start(factor, residual, z, count)
+    return _by_layer(
+        spectral_norms(_block_matrices(factor, residual, z, count), start, tolerance), count
+    )
+
+
+def _by_layer(norms: list[float], count: int) -> list[tuple[float, float, float]]:
+    rest = (norms[1::3], norms[2::3]) if count == 3 else ([math.nan] * len(norms),) * 2
     return list(zip(norms[::count], *rest, strict=True))
 
 
@@ -104,9 +137,9 @@ def _linearizations(
     return apply
 
 
-def _reduce_inputs(z: Float[Tensor, "b m"]) -> Float[Tensor, "b k"]:
-    """Turn the inputs into coordinates of their span: same dot products, k = min(B, m)."""
-    return z if len(z) >= z.shape[1] else torch.linalg.qr(z.mT, mode="r").R.mT
+def _reduce_inputs(z: Float[Tensor, "b m"], most: int = 1) -> Float[Tensor, "b k"]:
+    """Turn more inputs than `most` times B into coordinates of their span: same dot products."""
+    return z if most * len(z) >= z.shape[1] else torch.linalg.qr(z.mT, mode="r").R.mT
 
 
 def _start(
