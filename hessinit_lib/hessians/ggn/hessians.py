@@ -27,6 +27,7 @@ from hessinit_lib.hessians.ggn.spectral import spectral_bounds
 from hessinit_lib.hessians.ggn.uses import Graph, Plan
 from hessinit_lib.hessians.ggn.vectors import BasisDraw, Subset
 from hessinit_lib.hessians.numerics.estimates import Products, Sketch, mean_norms, sketch_of
+from hessinit_lib.hessians.numerics.precision import rounded_passes
 from hessinit_lib.hessians.numerics.random import cpu_generator
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
@@ -106,15 +107,15 @@ def ggn_hessians(
     if known.note is None:
         known.note = check_derivatives(case, exact=False, look=known.look)
     notes = [known.note]
-    passes = Passes(case, options.max_memory, known.plan)
-    known.plan = passes.plan
     shapes = {name: tuple(weight.shape) for name, weight in case.weights.items()}
     if whole:
         shapes = {"model": (sum(math.prod(shape) for shape in shapes.values()),)}
     blocks = {name: _Block(options) for name in shapes}
-    if passes.finite:
-        generator = cpu_generator(options.generator)
-        with torch.no_grad():
+    with rounded_passes(options.tolerance), torch.no_grad():
+        passes = Passes(case, options.max_memory, known.plan)
+        known.plan = passes.plan
+        if passes.finite:
+            generator = cpu_generator(options.generator)
             work = _Work(passes, options, generator, blocks, directions or {}, whole)
             notes.append(work.run([*case.weights]))
     layers = []
