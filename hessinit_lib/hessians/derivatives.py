@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,8 @@ from hessinit_lib.hessians.inputs import Inputs, take, tensors_of
 from hessinit_lib.hessians.isolation import random_state_kept
 from hessinit_lib.hessians.numerics.lanczos import all_finite
 from hessinit_lib.hessians.numerics.precision import few_threads
+
+_lists: Any = torch  # its functions of lists, one launch each on a GPU, are not exported
 
 _SHARE = 32  # one sample in so many is looked at, but two at least,
 _LEAST = 8  # or eight if the model is small
@@ -188,7 +191,7 @@ class _Probe:
         """Compute the outputs at W + h v; give these weights, too."""
         state = self.pure.state
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            at = torch._foreach_add([*self.weights.values()], [*v.values()], alpha=h)
+            at = _lists._foreach_add([*self.weights.values()], [*v.values()], alpha=h)
             moved = {n: w.requires_grad_() for n, w in zip(self.weights, at, strict=True)}
         try:
             self.pure.state = {**state, **moved}
@@ -229,8 +232,8 @@ class _Probe:
             gradients = self._gradients(claimed, sources, u, twice_checked)
         with torch._C.DisableTorchFunction(), torch.no_grad():
             # What each block changes the outputs, in one transfer with other sizes.
-            products = torch._foreach_mul(gradients, [*self.weights.values()])
-            sizes = [outputs.norm(), (claimed - outputs).norm(), *torch._foreach_norm(products)]
+            products = _lists._foreach_mul(gradients, [*self.weights.values()])
+            sizes = [outputs.norm(), (claimed - outputs).norm(), *_lists._foreach_norm(products)]
             size, off, *effects = torch.stack(sizes).tolist()
         if not math.isfinite(size):
             if not all_finite(outputs):
@@ -274,18 +277,18 @@ class _Probe:
         if larger:
             drawn = [torch.rand(w.shape, generator=g, device="cpu") for w in weights]
             drawn = [d.mul_(f).to(w) for d, f, w in zip(drawn, factors, weights, strict=True)]
-            return dict(zip(self.weights, torch._foreach_mul(weights, drawn), strict=True))
+            return dict(zip(self.weights, _lists._foreach_mul(weights, drawn), strict=True))
         shapes = [w.shape[:1] + (1,) * (w.ndim - 1) for w in weights]
         shapes += [torch.Size((1, *w.shape[1:])) for w in weights]
         sizes = [shape.numel() for shape in shapes]
         # All in one, which is brought to the device once.
         signs = torch.randint(2, (sum(sizes),), generator=g, device="cpu").mul_(2).sub_(1)
         count, parts = len(weights), [*signs.double().split(sizes)]
-        torch._foreach_mul_(parts[:count], factors)
+        _lists._foreach_mul_(parts[:count], factors)
         signs = torch.cat(parts).to(weights[0])
         parts = [x.view(shape) for x, shape in zip(signs.split(sizes), shapes, strict=True)]
-        found = torch._foreach_mul(weights, parts[:count])
-        torch._foreach_mul_(found, parts[count:])
+        found = _lists._foreach_mul(weights, parts[:count])
+        _lists._foreach_mul_(found, parts[count:])
         return dict(zip(self.weights, found, strict=True))
 
     def _gradients(

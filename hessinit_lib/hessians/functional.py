@@ -126,7 +126,8 @@ def state_of(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
         if name in buffers or value.is_inference() or value.dtype != kind:
             copied[name] = torch.empty_like(value, dtype=kind)
     if copied:
-        torch._foreach_copy_([*copied.values()], [state[name] for name in copied])
+        lists: Any = torch  # one launch on a GPU
+        lists._foreach_copy_([*copied.values()], [state[name] for name in copied])
     return {**state, **copied}
 
 

@@ -53,7 +53,7 @@ _DEVICE = torch.device("pretend", 0)
 class GpuTensor(Tensor):
     """A tensor that says that it is on a GPU, and stands for `inner`, which is on the CPU."""
 
-    inner: Tensor
+    inner: Any  # pyright: ignore
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore
 
     @staticmethod
@@ -91,7 +91,7 @@ class GpuTensor(Tensor):
     def untyped_storage(self) -> torch.UntypedStorage:
         return self.inner.untyped_storage()
 
-    def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = None) -> Tensor:
+    def new_tensor(self, data: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:  # pyright: ignore
         return torch.tensor(data, dtype=dtype or self.dtype, device=device or CUDA)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
@@ -250,7 +250,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     with contextlib.ExitStack() as stack:
         if seeded and _active and not (_given and _given[-1]):
             stack.enter_context(_own_stream(_active[-1]))
-        found = _ONLY_ON_GPU.get(name, func)(*_rounded(name, inner), **options)
+        compute: Any = _ONLY_ON_GPU.get(name, func)
+        found = compute(*_rounded(name, inner), **options)
     if not on_gpu:
         return found
     if name in _RESHAPING:  # the tensor that says that it is on a GPU has a shape of its own
@@ -284,7 +285,8 @@ def _rounded(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     if name not in _FACTORS or not _active or not _active[-1].tf32:
         return args
     conv = "convolution" in name
-    backend: Any = torch.backends.cudnn.conv if conv else torch.backends.cuda.matmul
+    backends: Any = torch.backends
+    backend = backends.cudnn.conv if conv else backends.cuda.matmul
     if backend.fp32_precision != "tf32" or (conv and not torch.backends.cudnn.enabled):
         return args
     return tuple(_to_tf32(a) if place in _FACTORS[name] else a for place, a in enumerate(args))

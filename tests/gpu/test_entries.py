@@ -108,10 +108,10 @@ def leveled(**options: Any) -> Callable[..., Values]:
 
 
 def started(scheme: str) -> Callable[..., Values]:
-    def run(model: nn.Module, *_: Any) -> Values:
+    def run(model: nn.Sequential, *_: Any) -> Values:
         generator = torch.Generator().manual_seed(0)
         if scheme == "mirrored":
-            mirrored_(model[0].weight, generator=generator)
+            mirrored_(model.get_parameter("0.weight"), generator=generator)
         else:
             apply(model, scheme, generator=generator)
         return torch.cat([p.flatten()[:3] for p in model.parameters()]).tolist()

@@ -14,9 +14,10 @@ from hessinit_lib import layer_hessians, model_hessian
 from hessinit_lib.hessians.graph import conditions
 from hessinit_lib.hessians.numerics.precision import rounded_passes
 
-BACKENDS: list[Any] = [
-    *(torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn),
-    *(torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv),
+LIBRARIES: Any = torch.backends
+BACKENDS = [
+    *(LIBRARIES.cuda.matmul, LIBRARIES.cudnn.conv, LIBRARIES.cudnn.rnn),
+    *(LIBRARIES.mkldnn.matmul, LIBRARIES.mkldnn.conv),
 ]
 OFF = {"": (), "TF32 allowed": ("tf32",) * 3, "TF32 refused": ("ieee",) * 3}
 

@@ -14,7 +14,7 @@ from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import CapturedLayer, capture_logits
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
-from hessinit_lib.hessians.graph.gram import GramNorms, all_norms, gram_norms
+from hessinit_lib.hessians.graph.norms import GramNorms, all_norms, gram_norms
 from hessinit_lib.hessians.graph.sketched import graph_sketched_norms
 from hessinit_lib.hessians.loss import loss_curvature
 from hessinit_lib.hessians.numerics.lanczos import all_finite
