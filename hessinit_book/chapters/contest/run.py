@@ -30,6 +30,7 @@ from hessinit_book.networks.dense import dense_network
 from hessinit_book.parameters import Parameters
 from hessinit_book.parameters.values import Blocks, Count, Rates, Units
 from hessinit_book.randomness import generator
+from hessinit_book.records.machine import choose_device
 from hessinit_book.records.records import DatasetInfo, Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
 from hessinit_book.statistics.rounding import rounded
@@ -141,6 +142,17 @@ class Data:
     images: tuple[Tensor, Tensor]
     text: Tensor
 
+    def to(self, device: torch.device) -> Data:
+        """Give the same on a device."""
+        (flat, digits), (images, labels) = self.flat, self.images
+        moved = (flat.to(device), digits.to(device)), (images.to(device), labels.to(device))
+        return Data(*moved, self.text.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.text.device
+
 
 @dataclass(frozen=True)
 class Course:
@@ -148,7 +160,7 @@ class Course:
 
     Attributes:
         kind: "relu", "gelu", "tanh", "resnet", "vgg" or "gpt".
-        make: makes the network; its weights are not used.
+        make: makes the network, on the device of the data; its weights are not used.
         batches: gives a training step's inputs and targets.
         classes: number of classes.
         rates: learning rates.
@@ -172,11 +184,11 @@ def run(parameters: ContestParameters) -> list[Record]:
         DataError: a data set cannot be had.
         RecordError: a record that is in the way is damaged.
     """
-    data, info = _load(parameters)
-    _warm_up()
+    loaded, info = _load(parameters)
+    data = loaded.to(choose_device(parameters.device))
+    _warm_up(data.device)
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
-        # The networks are too small for a GPU to help.
         parts, found = Parts(parameters, info, seed, device), {}
         for name in parameters.networks:
             done = bar.n
@@ -213,12 +225,12 @@ def hold(
         bar: updated once a scheme.
 
     Returns:
-        For each scheme what `summarize` gives, the first loss, and "cost": the processor
-        time of the initialization over that of a training step.
+        For each scheme what `summarize` gives, the first loss, and "cost": the time of the
+        initialization over that of a training step, see `_now`.
     """
     found = {}
     course = make_course(parameters, network, seed, data)
-    step_time = _step_time(course)
+    step_time = _step_time(course, data.device)
     for name in entrants(parameters, network):
         model = _made(course)
         entry = Entry(
@@ -231,9 +243,9 @@ def hold(
             generator=generator(seed, "weights"),
         )
         with _without_garbage():
-            began = time.process_time()
+            began = _now(data.device)
             SCHEMES[name](entry)
-            cost = (time.process_time() - began) / step_time
+            cost = (_now(data.device) - began) / step_time
         curve = course.train(model)
         found[name] = {
             **summarize(curve, LEVELS[course.kind], course.classes, parameters.final_steps),
@@ -254,10 +266,11 @@ def make_course(parameters: ContestParameters, network: str, seed: int, data: Da
             len(data.text) - parameters.context - 1,
             (steps, parameters.batch_size // 4),
             generator=shuffle,
-        )
+        ).to(data.device)
 
         def texts(step: int) -> tuple[Tensor, Tensor]:
-            places = starts[step][:, None] + torch.arange(parameters.context + 1)
+            following = torch.arange(parameters.context + 1, device=data.device)
+            places = starts[step][:, None] + following
             return data.text[places][:, :-1], data.text[places][:, 1:].flatten()
 
         def train_gpt(model: nn.Module) -> Tensor:
@@ -266,7 +279,7 @@ def make_course(parameters: ContestParameters, network: str, seed: int, data: Da
 
         return Course(
             kind,
-            lambda: CharacterGpt(LETTERS, parameters.layers, 32, 4, parameters.context),
+            lambda: _at(data, CharacterGpt(LETTERS, parameters.layers, 32, 4, parameters.context)),
             texts,
             LETTERS,
             parameters.adam_rates,
@@ -274,6 +287,7 @@ def make_course(parameters: ContestParameters, network: str, seed: int, data: Da
         )
     inputs, labels = data.images if kind in ("resnet", "vgg") else data.flat
     order = independent_batches(len(inputs), parameters.batch_size, steps, shuffle)
+    order = order.to(data.device)
 
     def images(step: int) -> tuple[Tensor, Tensor]:
         return inputs[order[step]], labels[order[step]]
@@ -287,17 +301,31 @@ def make_course(parameters: ContestParameters, network: str, seed: int, data: Da
             return train_dense(model, parameters.rates, ones, inputs, labels, chosen)
 
         def make_plain() -> nn.Module:
-            return dense_network((784, *[parameters.width] * (int(depth) - 1), 10), kind)
+            widths = (784, *[parameters.width] * (int(depth) - 1), 10)
+            return _at(data, dense_network(widths, kind))
 
         return Course(kind, make_plain, images, 10, parameters.rates, train_stacked)
 
     def make_images() -> nn.Module:
-        return resnet(parameters.blocks, 16) if kind == "resnet" else vgg(parameters.stage, 8)
+        made = resnet(parameters.blocks, 16) if kind == "resnet" else vgg(parameters.stage, 8)
+        return _at(data, made)
 
     def train_images(model: nn.Module) -> Tensor:
         return train_any(model, parameters.rates, images, parameters.steps)
 
     return Course(kind, make_images, images, 10, parameters.rates, train_images)
+
+
+def _at(data: Data, model: nn.Module) -> nn.Module:
+    return model.to(data.device)
+
+
+def _now(device: torch.device) -> float:
+    """Tell the time [s]: of the processor, or until a GPU has done what it was asked for."""
+    if device.type == "cpu":
+        return time.process_time()
+    getattr(torch, device.type).synchronize()  # torch.cuda, torch.mps
+    return time.perf_counter()
 
 
 def _made(course: Course) -> nn.Module:
@@ -316,19 +344,20 @@ def _without_garbage() -> Iterator[None]:
         gc.enable()
 
 
-def _warm_up() -> None:
+def _warm_up(device: torch.device) -> None:
     """Run every scheme once: the first call of much of torch takes a second by itself."""
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        return torch.linspace(0, 1, 4 * 3 * 16 * 16).view(4, 3, 16, 16), torch.arange(4)
+        images = torch.linspace(0, 1, 4 * 3 * 16 * 16, device=device)
+        return images.view(4, 3, 16, 16), torch.arange(4, device=device)
 
     with torch.random.fork_rng(devices=[]):
         for scheme in SCHEMES.values():
             drawn = generator(0, "warm-up")
-            scheme(Entry(resnet(1, 2), batch, 10, False, False, 1, drawn))
+            scheme(Entry(resnet(1, 2).to(device), batch, 10, False, False, 1, drawn))
 
 
-def _step_time(course: Course, steps: int = 5) -> float:
+def _step_time(course: Course, device: torch.device, steps: int = 5) -> float:
     """Measure a training step: forward, backward and update, the fastest of a few [s].
 
     From the usual weights: with signals that vanish, some processors are several times slower.
@@ -341,12 +370,12 @@ def _step_time(course: Course, steps: int = 5) -> float:
     times = []
     with _without_garbage():
         for step in range(steps):
-            began = time.process_time()
+            began = _now(device)
             inputs, targets = course.batches(step)
             descent.zero_grad()
             F.cross_entropy(model(inputs), targets).backward()
             descent.step()
-            times.append(time.process_time() - began)
+            times.append(_now(device) - began)
     return min(times)
 
 
