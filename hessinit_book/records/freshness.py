@@ -20,7 +20,6 @@ from hessinit_book.chapters import parameters_of
 from hessinit_book.errors import RecordError
 from hessinit_book.records import confirmations, records, sealed
 from hessinit_book.records.confirmations import Confirmation
-from hessinit_book.records.machine import device_kind
 from hessinit_book.records.planned import read_planned
 from hessinit_book.records.records import Record
 from hessinit_book.records.stamps import code_stamp, module_of, module_stamp
@@ -58,6 +57,8 @@ def stale(profile: str) -> list[str]:
     Raises:
         ParameterError: see `read_planned`.
     """
+    from hessinit_book.records.machine import device_kind  # it imports torch
+
     found = []
     for experiment, chosen in read_planned("runs.yaml").get(profile, {}).items():
         bearing = parameters_of(experiment).check(profile=profile, **chosen).bearing()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,8 +37,8 @@ def loss(
         negatives: output words of its negatives, shape (pairs, k); its own word does not count.
         sigmoid: to put another one in its place, gensim's table say.
     """
-    scores, signs, counts = _scores(inputs, outputs, pairs, negatives)
-    return -(sigmoid(signs * scores).log() * counts).sum()
+    met = _meet(inputs, outputs, pairs, negatives)
+    return -(sigmoid(met.signs * met.scores).log() * met.counts).sum()
 
 
 def step(
@@ -67,18 +68,15 @@ def step(
         sigmoid: as in `loss`.
         most: steps that a vector takes at once; None: one for each time that it occurs.
     """
-    scores, signs, counts = _scores(inputs, outputs, pairs, negatives)
-    slopes = rate * counts * (sigmoid(scores) - (signs + 1) / 2)
-    centers = pairs[:, 0]
-    v = inputs[centers]
-    words = torch.cat([pairs[:, 1:], negatives], 1)
-    u = outputs[words]
-    left = torch.einsum("pk,pkd->pd", slopes, u)
+    met, centers = _meet(inputs, outputs, pairs, negatives), pairs[:, 0]
+    slopes = rate * met.counts * (sigmoid(met.scores) - (met.signs + 1) / 2)
+    left = torch.einsum("pk,pkd->pd", slopes, met.u)
     if most is not None:
         left *= _shares(centers, len(inputs), most)[:, None]
-        slopes = slopes * _shares(words, len(outputs), most)
+        slopes = slopes * _shares(met.words, len(outputs), most)
+    right = (slopes[..., None] * met.v[:, None]).flatten(0, 1)
     inputs.index_add_(0, centers, left, alpha=-1)
-    outputs.index_add_(0, words.flatten(), (slopes[..., None] * v[:, None]).flatten(0, 1), alpha=-1)
+    outputs.index_add_(0, met.words.flatten(), right, alpha=-1)
 
 
 def _shares(places: Int64[Tensor, "*n"], size: int, most: int) -> Float[Tensor, "*n"]:
@@ -143,14 +141,32 @@ def train(
         on_piece(piece + 1, inputs, outputs)
 
 
-def _scores(
-    inputs: Tensor, outputs: Tensor, pairs: Tensor, negatives: Tensor
-) -> tuple[Float[Tensor, "pairs words"], Float[Tensor, "pairs words"], Bool[Tensor, "pairs words"]]:
-    """Compute scores, their signs (+1 observed, -1 negative) and whether they count."""
+class _Met(NamedTuple):
+    """Pairs with their vectors.
+
+    Attributes:
+        words: output words of each pair, its own one first.
+        v: input vectors.
+        u: output vectors of the words.
+        scores: inner products.
+        signs: +1 for the observed word, -1 for a negative.
+        counts: whether a word counts.
+    """
+
+    words: Int64[Tensor, "pairs words"]
+    v: Float[Tensor, "pairs d"]
+    u: Float[Tensor, "pairs words d"]
+    scores: Float[Tensor, "pairs words"]
+    signs: Float[Tensor, "pairs words"]
+    counts: Bool[Tensor, "pairs words"]
+
+
+def _meet(inputs: Tensor, outputs: Tensor, pairs: Tensor, negatives: Tensor) -> _Met:
     words = torch.cat([pairs[:, 1:], negatives], 1)
-    scores = torch.einsum("pd,pkd->pk", inputs[pairs[:, 0]], outputs[words])
+    v, u = inputs[pairs[:, 0]], outputs[words]
+    scores = torch.einsum("pd,pkd->pk", v, u)
     signs = torch.full_like(scores, -1.0)
     signs[:, 0] = 1
     counts = torch.ones_like(scores, dtype=torch.bool)
     counts[:, 1:] = counted(pairs[:, 1], negatives)
-    return scores, signs, counts
+    return _Met(words, v, u, scores, signs, counts)

@@ -46,7 +46,7 @@ from hessinit_book.word2vec.vocabulary import Vocabulary
 CHECKPOINTS = (0, 1, 2, 3, 5, 8, 12, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 CURVE_QUESTIONS = 40  # each fortieth analogy at a checkpoint, all of them at the end
 MATCHED_TOKENS = 1_000_000  # so much of the text gives the deviation of matched blocks
-MOST_STEPS = 8  # that torch lets a word's vector take in a batch
+MOST_STEPS = 32  # that torch lets a word's vector take in a batch
 
 
 class Word2VecParameters(Parameters):
@@ -55,7 +55,7 @@ class Word2VecParameters(Parameters):
     Attributes:
         trainer: "gensim", on the CPU, or "torch".
         device: where torch computes; of gensim, and by default, "cpu".
-        batch_size: observed pairs of a step of torch's.
+        batch_pairs: observed pairs of a step of torch's.
         corpus: "sample", "text8" or "file:PATH", see `load_corpus`.
         tokens: use only so many from the start of the corpus; None: all.
         held_out: share of the tokens, at the end, that is kept for the held-out loss.
@@ -72,7 +72,7 @@ class Word2VecParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "word2vec"
-    LATER: ClassVar[dict[str, Any]] = {"trainer": "gensim", "batch_size": 16_384}
+    LATER: ClassVar[dict[str, Any]] = {"trainer": "gensim", "batch_pairs": 16_384}
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {"seeds": (0,), "tokens": 30_000, "dimension": 10, "held_out_pairs": 500},
         "quick": {"seeds": (0,)},
@@ -95,7 +95,7 @@ class Word2VecParameters(Parameters):
     epochs: Count = 1
     candidates: Count = 30_000
     trainer: Literal["gensim", "torch"] = "gensim"
-    batch_size: Count = 16_384
+    batch_pairs: Count = 16_384
 
     @classmethod
     def check(cls, /, **given: Any) -> Word2VecParameters:
@@ -340,7 +340,7 @@ def train(
         start,
         seed,
         look,
-        batch_size=parameters.batch_size,
+        batch_size=parameters.batch_pairs,
         device=tests.device,
         most=MOST_STEPS,
     )
