@@ -27,6 +27,7 @@ from hessinit_lib import layer_hessians
 from hessinit_lib.hessians.noise import without_noise
 
 THREADS, BATCH, LEVELS = 2, 8, 16
+QUICK_BUDGET = 3  # training steps
 
 
 class Rows(nn.Module):
@@ -89,7 +90,7 @@ ARCHITECTURES: dict[str, tuple[str, Callable[[], nn.Module]]] = {
 }
 
 
-def measure(name: str, images: Tensor, labels: Tensor, tolerance: float) -> dict[str, Any]:
+def measure(name: str, images: Tensor, labels: Tensor, **options: Any) -> dict[str, Any]:
     """Call `layer_hessians` once, and time it and a training step."""
     title, make = ARCHITECTURES[name]
     with torch.random.fork_rng(devices=[]):  # default initializations draw from the global stream
@@ -105,7 +106,7 @@ def measure(name: str, images: Tensor, labels: Tensor, tolerance: float) -> dict
             loss_fn(model(images), labels).backward()
 
         step_seconds = min(seconds(step) for _ in range(4))
-        call = partial(layer_hessians, model, loss_fn, images, labels, tolerance=tolerance)
+        call = partial(layer_hessians, model, loss_fn, images, labels, **options)
         warm_up(call)
         report, duration = timed(call)
     layers = list(report.values())
@@ -146,8 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = load("cifar10", sample=True)
     images, labels = (tensor[:BATCH].to(chosen.device) for tensor in data.tensors("train"))
     recording = Recording("architectures", chosen)
-    values = {name: measure(name, images, labels, chosen.tolerance) for name in chosen.names}
-    parameters = {"batch": BATCH, "threads": THREADS, "tolerance": chosen.tolerance}
+    options = {"budget": QUICK_BUDGET} if chosen.quick else {"tolerance": chosen.tolerance}
+    values = {name: measure(name, images, labels, **options) for name in chosen.names}
+    parameters = {"batch": BATCH, "threads": THREADS, **options}
     recording.write(values, parameters, data.info)
 
 

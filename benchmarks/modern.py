@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise, product
 from statistics import median
@@ -31,7 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import compare, ours, peers
 from benchmarks.__main__ import THREADS, prepare
-from benchmarks.modern_networks import NETWORKS
+from benchmarks.modern_networks import NETWORKS, Network
 from benchmarks.peers import with_torch_func
 from benchmarks.per_sample import KEPT, Values, all_columns, fits, from_gradients
 from benchmarks.recording import Recording, add_recording
@@ -46,6 +47,7 @@ ACCURACY, REFERENCE = 0.05, 0.01
 TOLERANCES = (0.3, 0.2, 0.14, 0.1, 0.07, 0.05)
 DRAWS = 6  # of an estimate, behind its error
 EFFORTS = (2, 3, 4, 6, 9)  # draws of per-sample gradients
+QUICK_SIZE = 8
 
 CONTEXTS: dict[str, Callable[[], Any]] = {
     "": nullcontext,
@@ -246,10 +248,10 @@ def run_peers(
 
 
 def measure(
-    name: str, ways: Sequence[GgnWay], budget: float, device: torch.device
+    network: Network, ways: Sequence[GgnWay], budget: float, device: torch.device
 ) -> dict[str, Any]:
     """Measure all there is about a network: its part of the record."""
-    problem = NETWORKS[name].problem().to(device)
+    problem = network.problem().to(device)
     exact, own_error, how = reference(problem)
     calls = run_ours(problem, exact, budget)
     actions: dict[str, Callable[[], object]] = {"step": ours.training_step(problem)}
@@ -260,7 +262,7 @@ def measure(
     for key, entry in calls.items():
         calls[key] = {**entry, "seconds": least.get(key, entry["seconds"])}
     values: dict[str, Any] = {
-        "title": NETWORKS[name].title,
+        "title": network.title,
         "batch": len(problem.inputs),
         "data": problem.dataset.name,
         "parameters": sum(p.numel() for p in problem.model.parameters()),
@@ -319,7 +321,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recording = Recording("modern", chosen)
     values: dict[str, Any] = {}
     for name in chosen.names:
-        values[name] = measure(name, ways, budget, chosen.device)
+        network = NETWORKS[name]
+        if chosen.quick:
+            network = replace(network, size=QUICK_SIZE)
+        values[name] = measure(network, ways, budget, chosen.device)
         show(values[name])
     parameters = {
         **{"threads": THREADS, "accuracy": ACCURACY, "reference_tolerance": REFERENCE},

@@ -31,7 +31,7 @@ from hessinit_lib import HessianTracker
 THREADS, WORKERS, BATCH, RATE, MOMENTUM = 1, 2, 128, 0.05, 0.9
 EVERY = 50  # the tracker's default interval
 PROBES = (64, 128)
-QUICK = 256  # images
+QUICK_BATCH = 8
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -62,13 +62,13 @@ def network(device: torch.device) -> nn.Module:
     return build(NETWORKS["resnet20_norm"], "he", torch.Generator().manual_seed(0)).to(device)
 
 
-def plain_epoch(data: ImageData, device: torch.device) -> Callable[[], None]:
+def plain_epoch(data: ImageData, batch: int, device: torch.device) -> Callable[[], None]:
     """Prepare the plain loop; its workers stay alive from epoch to epoch."""
     model = network(device).train()
     optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM, nesterov=True)
     loader = DataLoader(
         Pictures(data),
-        BATCH,
+        batch,
         shuffle=True,
         drop_last=True,
         num_workers=WORKERS,
@@ -86,11 +86,13 @@ def plain_epoch(data: ImageData, device: torch.device) -> Callable[[], None]:
     return epoch
 
 
-def our_epoch(data: ImageData, precision: Precision, device: torch.device) -> Callable[[], object]:
+def our_epoch(
+    data: ImageData, batch: int, precision: Precision, device: torch.device
+) -> Callable[[], object]:
     """Prepare ours."""
     model = network(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     images = Images(data.train_images, data.train_labels, device)
-    recipe = Recipe(len(images) // BATCH, BATCH, RATE, MOMENTUM, precision=precision)
+    recipe = Recipe(len(images) // batch, batch, RATE, MOMENTUM, precision=precision)
     return lambda: train(model, images, recipe, torch.Generator(device).manual_seed(0))
 
 
@@ -101,13 +103,15 @@ def tracking(data: ImageData, size: int, device: torch.device) -> Callable[[], o
     return tracker.record
 
 
-def measure(rounds: int, data: ImageData, device: torch.device) -> dict[str, Any]:
+def measure(
+    rounds: int, data: ImageData, batch: int, probes: Sequence[int], device: torch.device
+) -> dict[str, Any]:
     """Time all in turn, `rounds` times after a first that does not count."""
     ways: dict[str, Callable[[], object]] = {
-        "plain_float32": plain_epoch(data, device),
-        "ours_float32": our_epoch(data, "float32", device),
-        "ours_bfloat16": our_epoch(data, "bfloat16", device),
-        **{f"record_{size}": tracking(data, size, device) for size in PROBES},
+        "plain_float32": plain_epoch(data, batch, device),
+        "ours_float32": our_epoch(data, batch, "float32", device),
+        "ours_bfloat16": our_epoch(data, batch, "bfloat16", device),
+        **{f"record_{size}": tracking(data, size, device) for size in probes},
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
@@ -116,7 +120,7 @@ def measure(rounds: int, data: ImageData, device: torch.device) -> dict[str, Any
             if number:
                 times[name].append(took)
     least = {name: min(found) for name, found in times.items()}
-    steps = len(data.train_labels) // BATCH
+    steps = len(data.train_labels) // batch
     return {
         "seconds": least,
         "steps": steps,
@@ -127,7 +131,7 @@ def measure(rounds: int, data: ImageData, device: torch.device) -> dict[str, Any
         # Of a training that records every so many steps, relative to one that does not.
         "tracking_share": {
             f"probe_{size}": least[f"record_{size}"] / (EVERY * least["ours_float32"] / steps)
-            for size in PROBES
+            for size in probes
         },
     }
 
@@ -140,20 +144,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(THREADS)
     recording, data = Recording("training", chosen), load("cifar10", sample=True)
+    batch, rounds, probes = BATCH, chosen.rounds, PROBES
     if chosen.quick:
-        some = {
-            "train_images": data.train_images[:QUICK],
-            "train_labels": data.train_labels[:QUICK],
-        }
-        data, chosen.rounds = replace(data, **some), 1
-    values = measure(chosen.rounds, data, chosen.device)
+        batch, rounds, probes = QUICK_BATCH, 1, (QUICK_BATCH,)
+        images, labels = (t[: 2 * batch] for t in (data.train_images, data.train_labels))
+        data = replace(data, train_images=images, train_labels=labels)
+    values = measure(rounds, data, batch, probes, chosen.device)
     print(values)
     parameters = {
         "threads": THREADS,
         "workers": WORKERS,
-        "batch": BATCH,
+        "batch": batch,
         "every": EVERY,
-        "rounds": chosen.rounds,
+        "rounds": rounds,
     }
     recording.write(values, parameters, data.info)
 
