@@ -5,7 +5,7 @@ or all of them; its records, logs and what is done go into one archive, from whi
 goes on. At toy size all stages run on any machine in two minutes. After: `unpack` puts the records
 in place.
 
-usage: python tools/lease.py STAGE [--out DIR] [--carried DIR] [--limit SECONDS] [--toy]
+usage: python tools/lease.py STAGE ... [--out DIR] [--carried DIR] [--limit SECONDS] [--toy]
        python tools/lease.py pack DIR [--stage STAGE]
        python tools/lease.py unpack ARCHIVE ... [--results DIR] [--replace]
 """
@@ -17,52 +17,60 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-
-from leasing import carried, results, runs  # noqa: E402 - found by the line above
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # nothing is installed there
+from leasing import carried, results, runs
+from leasing.carried import ROOT
 
 HOME = Path(tempfile.gettempdir(), "hessinit_lease")
 NAMES = ("keep", *carried.DATA)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="lease", description=(__doc__ or "").split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in (*NAMES, "all"):
-        stage = commands.add_parser(name, help="a stage" if name != "all" else "all stages")
-        stage.add_argument(
-            "--out", type=Path, default=Path(os.environ.get("OUT") or "_build/lease")
-        )
-        stage.add_argument(
-            "--carried", type=Path, default=ROOT / ".lease", help="as `pack` made it"
-        )
-        stage.add_argument("--home", type=Path, default=HOME, help="kept from call to call")
-        stage.add_argument("--limit", type=float, help="seconds for the stage")
-        stage.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
-        stage.add_argument("--toy", action="store_true", help="everything as small as can be")
-    pack = commands.add_parser("pack", help="make what calls carry")
-    pack.add_argument("folder", type=Path)
-    pack.add_argument("--stage", choices=NAMES[1:], help="one of them; by default all")
-    unpack = commands.add_parser("unpack", help="put records in place")
-    unpack.add_argument("archives", nargs="+", type=Path)
-    unpack.add_argument("--results", type=Path, default=ROOT / "results")
-    unpack.add_argument("--replace", action="store_true", help="other records that are there")
-    given = parser.parse_args()
-    if given.command == "pack":
-        travels = carried.pack(given.folder, [given.stage] if given.stage else NAMES[1:])
-        for stage, size in travels.items():
-            print(f"{stage:10} {size / 2**20:6.1f} MiB travel, of {carried.LIMIT / 2**20:.0f}")
-    elif given.command == "unpack":
-        for path in results.unpack(given.archives, given.results, replace=given.replace):
-            print(path)
+def main(arguments: Sequence[str] | None = None) -> None:
+    words = sys.argv[1:] if arguments is None else [*arguments]
+    commands = {"pack": pack, "unpack": unpack}
+    if words and words[0] in commands:
+        commands[words[0]](words[1:])
     else:
-        chosen = NAMES if given.command == "all" else (given.command,)
-        outcomes = [outcome for stage in chosen for outcome in run_stage(stage, given)]
-        print(runs.table(outcomes))
-        sys.exit(any(not outcome.how.startswith("done") for outcome in outcomes))
+        run(words)
+
+
+def pack(words: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="lease.py pack", description="Make what calls carry.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--stage", choices=carried.DATA, help="one of them; by default all")
+    given = parser.parse_args(words)
+    travels = carried.pack(given.folder, [given.stage] if given.stage else [*carried.DATA])
+    for stage, size in travels.items():
+        print(f"{stage:10} {size / 2**20:6.1f} MiB travel, of {carried.LIMIT / 2**20:.0f}")
+
+
+def unpack(words: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="lease.py unpack", description="Put records in place.")
+    parser.add_argument("archives", nargs="+", type=Path)
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--replace", action="store_true", help="other records that are there")
+    given = parser.parse_args(words)
+    for path in results.unpack(given.archives, given.results, replace=given.replace):
+        print(path)
+
+
+def run(words: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="lease.py", description="Make the runs of stages.")
+    parser.add_argument("stages", nargs="+", choices=(*NAMES, "all"), metavar="STAGE")
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or "_build/lease"))
+    parser.add_argument("--carried", type=Path, default=ROOT / ".lease", help="as `pack` made it")
+    parser.add_argument("--home", type=Path, default=HOME, help="kept from call to call")
+    parser.add_argument("--limit", type=float, help="seconds for each stage")
+    parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
+    parser.add_argument("--toy", action="store_true", help="everything as small as can be")
+    given = parser.parse_args(words)
+    chosen = NAMES if "all" in given.stages else given.stages
+    outcomes = [outcome for stage in chosen for outcome in run_stage(stage, given)]
+    print(runs.table(outcomes))
+    sys.exit(any(not outcome.how.startswith("done") for outcome in outcomes))
 
 
 def run_stage(name: str, given: argparse.Namespace) -> list[runs.Outcome]:

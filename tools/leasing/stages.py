@@ -179,7 +179,7 @@ def word2vec_options(place: Place) -> dict[str, Any]:
     words = (f"w{min(int(drawn.paretovariate(1.0)), 200)}" for _ in range(TOY_WORDS))
     path = place.work / "drawn words"
     path.write_text(" ".join(words), encoding="utf-8")
-    return {"trainer": "torch", "corpus": f"file:{path}", "batch_size": 256}
+    return {"trainer": "torch", "corpus": f"file:{path}", "batch_pairs": 256}
 
 
 def contest_options(place: Place) -> dict[str, Any]:
