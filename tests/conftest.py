@@ -13,8 +13,10 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-# Shapes in annotations are checked at each call, in every module of the library.
-install_import_hook("hessinit_lib", "beartype.beartype")
+# Shapes in annotations are checked at each call, in every module of the library; not on a pretend
+# GPU, where that takes most of the time.
+if not os.environ.get("HESSINIT_PRETEND_GPU"):
+    install_import_hook("hessinit_lib", "beartype.beartype")
 
 # No timings in tests: a slow machine is not a failure. The same examples on every run.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)

@@ -53,7 +53,8 @@ def over_time(module: nn.Module, found: Sequence[Tensor | None]) -> tuple[int, f
         >>> steps, round(ratio, 6)
         (4, 0.001)
     """
-    steps: Any = [torch.zeros(1) if each is None else each for each in found]
+    none = next((each.new_zeros(1) for each in found if each is not None), torch.zeros(1))
+    steps: Any = [none if each is None else each for each in found]
     if isinstance(module, nn.RNNBase) and found[0] is not None:
         steps = found[0].movedim(1 if module.batch_first else 0, 0)
     norms = torch.stack([each.detach().double().norm() for each in steps])

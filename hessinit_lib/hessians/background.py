@@ -55,8 +55,7 @@ def take_snapshot(
 class Worker:
     """A process that computes what it is given, started at the first snapshot.
 
-    It has as many threads as this process, and its matrix products the same precision, so
-    that the numbers are the same too.
+    It has as many threads as this process, so that the numbers are the same too.
 
     Example:
         >>> x, y = torch.ones(2, 4), torch.ones(2, 3)
@@ -78,7 +77,7 @@ class Worker:
                 max_workers=1,
                 mp_context=multiprocessing.get_context("spawn"),  # a fork breaks CUDA and OpenMP
                 initializer=_prepare,
-                initargs=(torch.get_num_threads(), torch.get_float32_matmul_precision()),
+                initargs=(torch.get_num_threads(),),
             )
         try:
             return self._pool.submit(_compute, snapshot)
@@ -93,10 +92,9 @@ class Worker:
         self._pool = None
 
 
-def _prepare(threads: int, precision: str) -> None:
+def _prepare(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted training keeps its records
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(precision)
 
 
 def _compute(snapshot: bytes) -> tuple[HessianReport, torch.Generator | None]:

@@ -40,6 +40,7 @@ from hessinit_lib.hessians.graph.nodes import (
 from hessinit_lib.hessians.inputs import Inputs, take, tensors_of
 from hessinit_lib.hessians.isolation import random_state_kept
 from hessinit_lib.hessians.numerics.precision import few_threads
+from hessinit_lib.hessians.numerics.random import random_signs
 
 _SHARE = 32  # one sample in so many is looked at, but two at least,
 _LEAST = 8  # or eight if the model is small
@@ -220,7 +221,9 @@ class _Probe:
         if tried is not None:
             u, gradients = tried
         else:
-            u = torch.randn(outputs.shape, generator=self.generator, dtype=torch.float64)
+            u = torch.randn(
+                outputs.shape, generator=self.generator, dtype=torch.float64, device="cpu"
+            )
             u = u.to(outputs)
             gradients = self._gradients(claimed, sources, u, twice_checked)
         if self._check_first(u, gradients, outputs, known):
@@ -251,13 +254,10 @@ class _Probe:
     def _direction(self, weight: Tensor, scale: float, larger: bool) -> Tensor:
         """Give a weight with random signs, of rank one; or its entries times positive numbers."""
         if larger:
-            factors = torch.rand(weight.shape, generator=self.generator).to(weight)
+            factors = torch.rand(weight.shape, generator=self.generator, device="cpu").to(weight)
             return weight * factors * scale
         shapes = (weight.shape[:1] + (1,) * (weight.ndim - 1), (1, *weight.shape[1:]))
-        first, rest = (
-            (torch.randint(2, shape, generator=self.generator) * 2 - 1).to(weight)
-            for shape in shapes
-        )
+        first, rest = (random_signs(shape, self.generator, weight) for shape in shapes)
         return (weight * (first * scale)).mul_(rest)
 
     def _gradients(

@@ -25,7 +25,12 @@ from torch.overrides import TorchFunctionMode
 from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.equal_functions import equal_functions
 from hessinit_lib.hessians.inputs import Inputs, fresh, tensors_of
-from hessinit_lib.hessians.isolation import attribute, dense_gradients, random_state_kept
+from hessinit_lib.hessians.isolation import (
+    attribute,
+    dense_gradients,
+    random_state_kept,
+    random_states,
+)
 from hessinit_lib.hessians.numerics.precision import PROCESS
 
 NOISE = (_DropoutNd, nn.RReLU)
@@ -200,11 +205,11 @@ class PureModel:
         It gets a copy of the inputs, so that it may write into them.
         """
         arguments, keywords = fresh(inputs, self.dtype)
-        before = torch.get_rng_state()
+        before = random_states(self.state.values())
         with _LogSoftmax() as self._last, plain_errors(inputs):
             outputs = self._call(self.state, arguments, keywords)
         self.hooked |= self._last.hooked
-        self.noisy |= not torch.equal(torch.get_rng_state(), before)
+        self.noisy |= not all(map(torch.equal, random_states(self.state.values()), before))
         return outputs
 
     def logits(self, inputs: Inputs) -> tuple[Any, int | None]:

@@ -57,7 +57,8 @@ def _put_back(model: nn.Module) -> Callable[[], None]:
         )
         for module in model.modules()
     ]
-    cuda, random = torch.backends.cuda, torch.get_rng_state()
+    cuda, devices = torch.backends.cuda, cards(p for p in model.parameters() if not is_lazy(p))
+    random = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
     threads = torch.get_num_threads()
     switches = [
         (cuda.enable_flash_sdp, cuda.flash_sdp_enabled()),
@@ -79,10 +80,17 @@ def _put_back(model: nn.Module) -> Callable[[], None]:
             switch(value)
         for owner, enabled in libraries:
             owner.enabled = enabled
-        torch.set_rng_state(random)
+        torch.set_rng_state(random[0])
+        for device, state in zip(devices, random[1], strict=True):
+            torch.cuda.set_rng_state(state, device)
         torch.set_num_threads(threads)
 
     return put_back
+
+
+def random_states(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Give the states of the global streams, of the processor and the devices of some tensors."""
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, cards(tensors))]
 
 
 @contextmanager

@@ -321,7 +321,7 @@ def convex_factor(hessian: Float[Tensor, "b c c"], name: str) -> Float[Tensor, "
         return hessian.new_full(hessian[:, :1].shape, math.nan)
     diagonal = hessian.diagonal(dim1=1, dim2=2)
     if torch.equal(torch.diag_embed(diagonal), hessian):  # a sum over outputs: no rounding
-        values, rows = diagonal, torch.eye(hessian.shape[1]).to(hessian).expand_as(hessian)
+        values, rows = diagonal, hessian.new_ones(hessian.shape[1]).diag().expand_as(hessian)
     else:
         values, vectors = torch.linalg.eigh(hessian)
         rows = vectors.mT
@@ -351,7 +351,8 @@ def check_independence(
     batch = len(gradient)
     index = torch.arange(batch, device=gradient.device)
     generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(gradient.shape, generator=generator, dtype=torch.float64).to(gradient)
+    vector = torch.randn(gradient.shape, generator=generator, dtype=torch.float64, device="cpu")
+    vector = vector.to(gradient)
     for bit in range((batch - 1).bit_length()):
         chosen = (index >> bit) & 1 == 1
         product = hvp(vector * chosen[:, None])

@@ -20,6 +20,7 @@ from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.loss import LossFn, loss_curvature
 from hessinit_lib.hessians.numerics.quadrature import lanczos_quadrature
+from hessinit_lib.hessians.numerics.random import cpu_generator, random_signs
 from hessinit_lib.hessians.options import Options
 
 MATRICES = {"hessian": (1.0, 1.0), "linearization": (1.0, 0.0), "residual": (0.0, 1.0)}
@@ -188,12 +189,12 @@ def _by_products(
         dense = operator(torch.eye(size, dtype=products.like.dtype, device=products.like.device))
         values = torch.linalg.eigvalsh(((dense + dense.mT) / 2).double())
         return Spectrum(label, size, values.cpu().numpy(), np.ones(size), exact=True)
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = cpu_generator(generator)
     nodes, shares = [], []
     for _ in range(probes):
         # A vector of signs has the same length at each draw: no noise in the sum of weights.
-        signs = torch.randint(2, (size,), generator=generator) * 2 - 1
-        found = lanczos_quadrature(operator, signs.to(products.like), steps)
+        signs = random_signs((size,), generator, products.like)
+        found = lanczos_quadrature(operator, signs, steps)
         nodes.append(found[0])
         shares.append(found[1] / probes)
     values, order = torch.cat(nodes).sort()

@@ -16,6 +16,7 @@ from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.loss import LossFn, OutputCurvature, on_logits
 from hessinit_lib.hessians.noise import without_noise
+from hessinit_lib.hessians.numerics.random import random_signs
 from hessinit_lib.hessians.options import NORMS
 from hessinit_lib.init.forward_graph import (
     ForwardGraph,
@@ -256,7 +257,7 @@ class _Work:
         back = partial(torch.autograd.grad, retain_graph=True, materialize_grads=True)
         traces, fixed = dict.fromkeys(self.scales, 0.0), torch.Generator().manual_seed(0)
         for _ in range(_PROBES):
-            signs = torch.randint(2, outputs.shape, generator=fixed).mul_(2).sub_(1).to(outputs)
+            signs = random_signs(outputs.shape, fixed, outputs)
             sides = (back(outputs, weights, vector) for vector in (signs, curvature.hvp(signs)))
             for name, left, right in zip(graph.weights, *sides, strict=True):
                 traces[name] += (left * right).sum().item() / _PROBES

@@ -94,20 +94,23 @@ def _error(norms: list[float], targets: list[float]) -> float:
 
 def _measure(evaluate: Evaluate, scale: Scale, norms: list[float]) -> torch.Tensor:
     """Measure d log norm_k / d t_j, shape (n, n)."""
-    start = torch.tensor(norms, dtype=torch.float64).log()
+    start = _logarithms(norms)
     columns = []
     for index in range(len(norms)):
         steps = [0.0] * len(norms)
         steps[index] = _NUDGE
         scale(steps)
-        columns.append((torch.tensor(evaluate(), dtype=torch.float64).log() - start) / _NUDGE)
+        columns.append((_logarithms(evaluate()) - start) / _NUDGE)
         scale([-step for step in steps])
     return torch.stack(columns, 1).nan_to_num(0.0, 0.0, 0.0)
 
 
+def _logarithms(values: Sequence[float]) -> torch.Tensor:
+    return torch.tensor([*values], dtype=torch.float64, device="cpu").log()
+
+
 def _newton(response: torch.Tensor, norms: list[float], targets: list[float]) -> list[float]:
-    missing = torch.tensor(targets, dtype=torch.float64).log()
-    missing -= torch.tensor(norms, dtype=torch.float64).log()
+    missing = _logarithms(targets) - _logarithms(norms)
     steps = torch.linalg.lstsq(response, missing[:, None], driver="gelsd").solution[:, 0]
     longest = steps.abs().max().item()
     return (steps * min(1.0, _LONGEST / longest if longest else 1.0)).tolist()

@@ -62,7 +62,7 @@ def gains(activation: Activation, *, std: float = 1.0) -> Gains:
     if not 0 <= std < math.inf:
         raise ValueError(f"std {std}: expected a finite number, 0 or more")
     f = activation_function(activation)
-    sigma = torch.tensor([std or _SMALL], dtype=torch.float64)
+    sigma = torch.tensor([std or _SMALL], dtype=torch.float64, device="cpu")
     nodes, weights = normal_rule(sigma, kinks(f))
     value, first, second = differentiate(f, nodes)
     power, c_prime, c_second, mean = (

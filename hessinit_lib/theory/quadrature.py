@@ -47,12 +47,13 @@ def normal_rule(std: Float[Tensor, " b"], kinks: Sequence[float] = ()) -> Normal
         >>> torch.round((rule.weights * rule.nodes.relu() ** 2).sum(), decimals=12)
         tensor(2., dtype=torch.float64)
     """
-    scales = torch.arange(-_REACH, _REACH + 1, dtype=torch.float64).expand(len(std), -1)
-    bends = torch.tensor([*range(-40, 41), *kinks], dtype=torch.float64)
+    reach = torch.arange(-_REACH, _REACH + 1, dtype=torch.float64, device=std.device)
+    scales = reach.expand(len(std), -1)
+    bends = scales.new_tensor([*range(-40, 41), *kinks])
     edges = torch.cat([scales, bends / std[:, None]], 1).clamp(-_REACH, _REACH).sort(1).values
     # Panels beyond the reach of every deviation have no length.
-    edges = edges[:, torch.cat([edges.diff(dim=1).any(0), torch.tensor([True])])]
+    edges = edges[:, torch.cat([edges.diff(dim=1).any(0), torch.tensor([True], device=std.device)])]
     half = edges.diff(dim=1)[:, :, None] / 2
-    t = (edges[:, :-1, None] + half + half * _POINTS).flatten(1)
+    t = (edges[:, :-1, None] + half + half * _POINTS.to(std.device)).flatten(1)
     density = torch.exp(-(t**2) / 2) / math.sqrt(2 * math.pi)
-    return NormalRule(std[:, None] * t, (half * _WEIGHTS).flatten(1) * density)
+    return NormalRule(std[:, None] * t, (half * _WEIGHTS.to(std.device)).flatten(1) * density)

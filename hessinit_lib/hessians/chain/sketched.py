@@ -20,8 +20,9 @@ from torch import Tensor
 from hessinit_lib.hessians.chain.backward import LayerCurvature, backward
 from hessinit_lib.hessians.chain.network import Stage
 from hessinit_lib.hessians.loss import LossCurvature
-from hessinit_lib.hessians.numerics.estimates import Estimate, Sketch, random_signs, sketched_norms
+from hessinit_lib.hessians.numerics.estimates import Estimate, Sketch, sketched_norms
 from hessinit_lib.hessians.numerics.precision import fast_products, narrowed
+from hessinit_lib.hessians.numerics.random import cpu_generator, random_signs
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import BlockNorms
 
@@ -37,7 +38,7 @@ def chain_sketched_norms(
     """
     batch, rank, _ = loss.factor.shape
     tolerance = options.tolerance
-    generator = options.generator or torch.Generator().manual_seed(0)
+    generator = cpu_generator(options.generator)
     kernels: dict[str, Tensor] = {}
 
     def sketch(count: int, known: Mapping[str, BlockNorms]) -> Iterator[tuple[str, list[Sketch]]]:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from hessinit_lib.hessians.estimate.subspace import Ritz, Subspace
 from hessinit_lib.hessians.numerics.estimates import error_of_low_draws, mean_and_error
+from hessinit_lib.hessians.numerics.random import standard_normal
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, BlockNorms
 
@@ -155,8 +156,8 @@ class DeflatedNorms:
         if space.full:
             self._make_room()
         if not check.places:
-            at_random = torch.randn(1, space.rows.shape[1], generator=self._random)
-            fresh = space.new_directions(torch.cat((*check.kept, at_random.to(space.rows)))[:1])
+            at_random = standard_normal((1, space.rows.shape[1]), self._random, space.rows)
+            fresh = space.new_directions(torch.cat((*check.kept, at_random))[:1])
         else:
             wanted = []
             # The part of an eigenvector in a random vector, with a chance of 3 in 4 or more.
@@ -227,8 +228,8 @@ class DeflatedNorms:
         excess = self._excess() if self._probed else [0.0]
         drawn = _PROBES * len(self._probed) * max(excess) ** 2
         if (left := space.rows.shape[1] - space.count) <= min(max(2 * _PROBES, drawn), space.room):
-            every = torch.randn(left, space.rows.shape[1], generator=self._random)
-            return space.new_directions(every.to(space.rows))
+            every = standard_normal((left, space.rows.shape[1]), self._random, space.rows)
+            return space.new_directions(every)
         if not self._probed or space.full:
             return space.rows[:0]
         worst = excess.index(max(excess))
@@ -243,8 +244,8 @@ class DeflatedNorms:
         """Draw random vectors in the complement of the subspace, for `add_probes`."""
         rows = self._space.rows
         count = int(min(_PROBES, max(2, self._limit - self._count)))
-        drawn = torch.randn(count, rows.shape[1], generator=generator)
-        return self._space.project_out(drawn.to(rows))
+        drawn = standard_normal((count, rows.shape[1]), generator, rows)
+        return self._space.project_out(drawn)
 
     def add_probes(self, probes: Float[Tensor, "p _"], images: Float[Tensor, "o p _"]) -> None:
         """Take in the products of the probes."""

@@ -18,6 +18,7 @@ from hessinit_lib.hessians.ggn.hessians import forecast, ggn_hessians
 from hessinit_lib.hessians.inputs import Inputs
 from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.loss import LossFn
+from hessinit_lib.hessians.numerics.random import cpu_generator
 from hessinit_lib.hessians.options import Options, separated
 from hessinit_lib.hessians.report import NOT_FINITE, BlockNorms, HessianReport, LayerHessian
 
@@ -157,7 +158,7 @@ def block_norms(products: BlockProducts, options: Options, instead: str = "") ->
     none = (NOT_FINITE, NOT_FINITE, NOT_FINITE)
     if not products.finite:
         return Found(dict.fromkeys(products.sizes, none))
-    generator = options.generator or torch.Generator().manual_seed(0)
+    generator = cpu_generator(options.generator)
     found: dict[str, tuple[BlockNorms, BlockNorms, BlockNorms]] = {}
     excess: dict[str, float] = {}
     left, waiting = options.steps - _ONCE, sum(products.cost.values())

@@ -25,6 +25,7 @@ from hessinit_lib.hessians.functional import PureModel, one_tensor
 from hessinit_lib.hessians.graph.nodes import inputs_first, operation
 from hessinit_lib.hessians.inputs import Inputs, sample_count, take
 from hessinit_lib.hessians.loss import OutputCurvature, on_logits
+from hessinit_lib.hessians.numerics.random import standard_normal
 
 # Training steps that a product with the deepest block takes, as measured; with second derivatives
 # of convolutions; and where a step has fused kernels that products do without.
@@ -146,8 +147,8 @@ class BlockProducts:
 
         They are J^T D^2L w with w of independent normal entries, `count` for each chosen block.
         """
-        drawn = torch.randn(count, *self._curvature.gradient.shape, generator=generator)
-        curved = torch.stack([self._hvp_at_outputs(w.to(self.like)) for w in drawn])
+        drawn = standard_normal((count, *self._curvature.gradient.shape), generator, self.like)
+        curved = torch.stack([self._hvp_at_outputs(w) for w in drawn])
         total = {block: self.like.new_zeros(count, self.sizes[block]) for block in chosen}
         names = list(dict.fromkeys(name for block in chosen for name in self._blocks[block]))
         weights = [self._weights[name] for name in names]

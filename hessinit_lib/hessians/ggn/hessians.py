@@ -27,6 +27,7 @@ from hessinit_lib.hessians.ggn.spectral import spectral_bounds
 from hessinit_lib.hessians.ggn.uses import Graph, Plan
 from hessinit_lib.hessians.ggn.vectors import BasisDraw, Subset
 from hessinit_lib.hessians.numerics.estimates import Products, Sketch, mean_norms, sketch_of
+from hessinit_lib.hessians.numerics.random import cpu_generator
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
 
@@ -109,7 +110,7 @@ def ggn_hessians(
         shapes = {"model": (sum(math.prod(shape) for shape in shapes.values()),)}
     blocks = {name: _Block(options) for name in shapes}
     if passes.finite:
-        generator = options.generator or torch.Generator().manual_seed(0)
+        generator = cpu_generator(options.generator)
         with torch.no_grad():
             work = _Work(passes, options, generator, blocks, directions or {}, whole)
             notes.append(work.run([*case.weights]))
@@ -275,7 +276,7 @@ def next_draw(
     assert last is not None
     rank, heavy, done = last.rank, last.all_of, blocks[0].count
     parts = torch.stack([block.parts(samples) for block in blocks])
-    excess = torch.tensor([block.excess() for block in blocks], dtype=torch.float64)
+    excess = torch.tensor([block.excess() for block in blocks], dtype=torch.float64, device="cpu")
     order = parts.sum(0).argsort(descending=True).tolist()
     numbers = [0] if plain or heavy else [0, *(1 << k for k in range(samples.bit_length()))]
     found: list[tuple[float, float, int, list[int]]] = []
@@ -313,7 +314,7 @@ class _Block:
         self._bounds: list[tuple[float, ...]] = []
         self._along: list[float] = []
         self.draw: BasisDraw | None = None  # the last one
-        self._parts = torch.empty(0)
+        self._parts = torch.empty(0, device="cpu")
 
     @property
     def exact(self) -> bool:
@@ -328,7 +329,7 @@ class _Block:
     def parts(self, samples: int) -> Tensor:
         """Give each sample's part of the square of `excess`, shape (B,)."""
         assert self.draw is not None
-        found = torch.zeros(samples, dtype=torch.float64)
+        found = torch.zeros(samples, dtype=torch.float64, device="cpu")
         found.index_add_(0, self.draw.samples, self._parts.cpu())
         return found / max((2 * self._options.tolerance * self.norms().frobenius ** 2) ** 2, 1e-300)
 

@@ -183,7 +183,7 @@ class OutputHessian:
         """Give the rows of S for each block if A is made of these and convex, shape (n, r, c)."""
         columns = [
             self._curvature.hvp(unit.repeat(blocks[0]).view_as(self._z)).reshape(blocks)
-            for unit in torch.eye(blocks[1]).to(self._z)
+            for unit in self._z.new_ones(blocks[1]).diag()
         ]
         hessian = torch.stack(columns, 2)
         hessian = (hessian + hessian.mT) / 2
@@ -214,8 +214,8 @@ class OutputHessian:
 
     def _vector(self, generator: torch.Generator) -> Tensor:
         count = self._z.numel()  # of many, the numbers come again: to draw them takes long
-        drawn = torch.empty(min(count, _DRAWN)).uniform_(-1, 1, generator=generator).to(self._z)
-        return drawn.repeat(-(-count // _DRAWN))[:count].view(self._z.shape)
+        drawn = torch.empty(min(count, _DRAWN), device="cpu").uniform_(-1, 1, generator=generator)
+        return drawn.to(self._z).repeat(-(-count // _DRAWN))[:count].view(self._z.shape)
 
 
 def _softmax_hvp(p: Tensor, vector: Tensor, axis: int) -> Tensor:

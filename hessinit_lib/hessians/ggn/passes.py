@@ -86,7 +86,7 @@ class Passes:
         Not if it wants the whole batch as it is: then on that, as before.
         """
         del self._outputs, self._graph  # make room for the new ones
-        for chosen in (samples, torch.arange(len(self._first))):
+        for chosen in (samples, torch.arange(len(self._first), device="cpu")):
             whole = chosen is not samples
             expected = self._first[chosen.to(self._first.device)]
             try:

@@ -58,7 +58,8 @@ def spectral_bounds(products: Products, rank: int = 0) -> tuple[float, float, fl
 def _leading(matrix: Tensor) -> Tensor:
     """Find the leading eigenvector of a matrix without negative eigenvalues, roughly."""
     generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(len(matrix), generator=generator, dtype=torch.float64).to(matrix)
+    vector = torch.randn(len(matrix), generator=generator, dtype=torch.float64, device="cpu")
+    vector = vector.to(matrix)
     for _ in range(_STEPS):
         vector = matrix @ vector
         vector = vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)

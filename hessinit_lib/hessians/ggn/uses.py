@@ -164,7 +164,7 @@ class Graph:
 
     def _find_layouts(self) -> dict[Edge, Layout | None]:
         """Find the layouts of all places where weights are read, by one backward pass or two."""
-        chosen = torch.arange(self._samples) % 2 == 0
+        chosen = torch.arange(self._samples, device="cpu") % 2 == 0
         layouts: dict[Edge, Layout | None] = {}
         edges, left = self._edges, dict[Edge, list[Layout]]()
         for some in (chosen, ~chosen):
@@ -208,7 +208,8 @@ class Graph:
     def _gradients_of(self, samples: Tensor, edges: list[Edge]) -> list[Tensor | None]:
         """Go back from the outputs of some samples."""
         z = self._outputs
-        drawn = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+        generator = torch.Generator().manual_seed(1)
+        drawn = torch.randn(z.shape, generator=generator, device="cpu")
         kept = samples.repeat_interleave(len(z) // self._samples).view(-1, *[1] * (z.ndim - 1))
         vector = (drawn * kept).to(z)
         wanted = [] if self.tried else self._wanted
@@ -282,7 +283,7 @@ def find_layouts(
             break  # all of the samples are seen along another axis
         if axis not in seen:
             rest = [other for other in range(len(shape)) if other != axis]
-            seen[axis] = torch.zeros(shape[axis])
+            seen[axis] = torch.zeros(shape[axis], device="cpu")
             if sizes is not None:
                 seen[axis] = (sizes.sum(rest) if rest else sizes).cpu()
         by_sample = layout._replace(axis=0).split(seen[axis]).any(1)

@@ -58,7 +58,7 @@ class Subset:
         number = max(_LEAST, math.ceil(wanted))
         if not 2 * (number + len(lengths) - count) < len(lengths):
             return None
-        order = torch.randperm(count, generator=generator)[:number].to(others.device)
+        order = _permutation(count, generator)[:number].to(others.device)
         rows = torch.cat((long.nonzero()[:, 0], others[order.sort()[0]]))
         scale = torch.ones_like(rows, dtype=torch.float64)
         scale[len(lengths) - count :] = count / number
@@ -131,22 +131,22 @@ class BasisDraw:
         full = list(range(samples)) if count == rank else sorted(complete)
         light = [sample for sample in range(samples) if sample not in set(full)]
         copies = -(-rank // count)
-        order = torch.randperm(len(light), generator=generator)
-        groups = torch.arange(len(light)) // rank
-        starts = [torch.randperm(rank, generator=generator) for _ in range(0, len(light), rank)]
+        order = _permutation(len(light), generator)
+        groups = _range(len(light)) // rank
+        starts = [_permutation(rank, generator) for _ in range(0, len(light), rank)]
         start = torch.cat([*starts, order[:0]])[: len(light)]
-        shift = torch.randperm(rank, generator=generator)[:count]
-        every = torch.arange(copies * count)
+        shift = _permutation(rank, generator)[:count]
+        every = _range(copies * count)
         every = torch.where(every < rank, every, -1).view(copies, count)
-        basis = torch.randn(rank, rank, generator=generator, dtype=torch.float64)
+        basis = torch.randn(rank, rank, generator=generator, dtype=torch.float64, device="cpu")
         repeated = [sample for sample in full for _ in range(copies)]
         return cls(
             rank,
-            torch.tensor(light + repeated),
+            groups.new_tensor(light + repeated),
             torch.cat(((start[order][:, None] + shift) % rank, every.repeat(len(full), 1))),
-            torch.linalg.qr(basis)[0] if light else torch.eye(rank, dtype=torch.float64),
-            torch.arange(len(light) + copies * len(full)) >= len(light),
-            torch.cat((groups[order], torch.zeros(copies * len(full), dtype=torch.int64))),
+            torch.linalg.qr(basis)[0] if light else basis.new_ones(rank).diag(),
+            _range(len(light) + copies * len(full)) >= len(light),
+            torch.cat((groups[order], groups.new_zeros(copies * len(full)))),
         )
 
     @property
@@ -315,17 +315,29 @@ def balanced_signs(rows: int, columns: int, generator: torch.Generator) -> Tenso
         True
     """
     size = 1 << (columns - 1).bit_length()
-    signs = torch.randint(2, (rows, 1), generator=generator, dtype=torch.int8)
+    signs = _bits((rows, 1), generator)
     if size > _WIDEST or size > 2 * rows:
-        signs = torch.randint(2, (rows, columns), generator=generator, dtype=torch.int8)
+        signs = _bits((rows, columns), generator)
         return signs.mul_(2).sub_(1)
-    hadamard = torch.ones(1, 1, dtype=torch.int8)
+    hadamard = signs.new_ones(1, 1)
     while len(hadamard) < size:
         hadamard = torch.cat((hadamard, hadamard), 1), torch.cat((hadamard, -hadamard), 1)
         hadamard = torch.cat(hadamard)
     groups = []
     for start in range(0, rows, size):
-        order = torch.randperm(size, generator=generator)[: rows - start]
-        flips = torch.randint(2, (columns,), generator=generator, dtype=torch.int8)
+        order = _permutation(size, generator)[: rows - start]
+        flips = _bits((columns,), generator)
         groups.append(hadamard[order, :columns] * flips.mul_(2).sub_(1))
     return torch.cat(groups) * signs.mul_(2).sub_(1)
+
+
+def _range(size: int) -> Tensor:
+    return torch.arange(size, device="cpu")
+
+
+def _permutation(size: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(size, generator=generator, device="cpu")
+
+
+def _bits(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(2, shape, generator=generator, dtype=torch.int8, device="cpu")

@@ -58,7 +58,8 @@ _SAMPLEWISE = frozenset(_SAMPLEWISE_NAMES.split())
 # In row-major order.
 _RESHAPING = ("View", "Reshape", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze")
 # Linear in the argument of that index, row by row.
-_BY_ROW = {"Convolution": 0, "Mm": 0, "Addmm": 1, "NativeBatchNorm": 0, "PreluKernel": 0}
+_BY_ROW = {"Convolution": 0, "Mm": 0, "Addmm": 1, "PreluKernel": 0}
+_BY_ROW |= dict.fromkeys(("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"), 0)
 # Over the axes that are saved.
 _REDUCING = ("Mean", "Sum")
 
@@ -222,9 +223,9 @@ def _is_samplewise(node: Node, sources: dict[int, tuple[int, ...]]) -> bool:
 def _check_by_gradient(logits: Float[Tensor, "b c"], layers: list[CapturedLayer]) -> None:
     batch = len(logits)
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.rand(batch, generator=generator) < 0.5
+    chosen = torch.rand(batch, generator=generator, device="cpu") < 0.5
     chosen[0], chosen[-1] = True, batch == 1
-    direction = torch.randn(logits.shape, generator=generator, dtype=torch.float64)
+    direction = torch.randn(logits.shape, generator=generator, dtype=torch.float64, device="cpu")
     direction = (direction * chosen[:, None]).to(logits)
     edges = [layer.edge for layer in layers if layer.edge is not None]
     gradients = torch.autograd.grad(logits, edges, direction, retain_graph=True)

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import CapturedLayer
-from hessinit_lib.hessians.numerics.estimates import Sketch, random_signs, sketch_of, sketched_norms
+from hessinit_lib.hessians.numerics.estimates import Sketch, sketch_of, sketched_norms
 from hessinit_lib.hessians.numerics.precision import may_round
+from hessinit_lib.hessians.numerics.random import cpu_generator, random_signs
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import BlockNorms
 
@@ -40,7 +41,7 @@ def graph_sketched_norms(
     None if the exact ones cost less.
     """
     rank, batch = columns.shape[:2]
-    generator = options.generator or torch.Generator().manual_seed(0)
+    generator = cpu_generator(options.generator)
 
     def sketch(count: int, _: object) -> Iterator[tuple[str, list[Sketch]]]:
         signs = random_signs((count, batch, rank), generator, columns)

@@ -124,12 +124,6 @@ def combine(estimates: Sequence[tuple[int, Estimate]]) -> Estimate:
     return Estimate(mean, variance, variance**2 / fourth if fourth else math.inf)
 
 
-def random_signs(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
-    """Draw signs -1 and 1, each with probability 1/2, in the type and on the device of `like`."""
-    bits = torch.randint(2, tuple(shape), generator=generator, device=generator.device)
-    return (2 * bits - 1).to(like)
-
-
 class Sketch(NamedTuple):
     r"""What `number` sketches tell about $B^2 \|G\|_F^2$ and $B \operatorname{tr} G$ of a block."""
 

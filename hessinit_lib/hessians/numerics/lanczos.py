@@ -55,7 +55,7 @@ def random_start(count: int, size: int, like: Tensor) -> Float[Tensor, "p d"]:
 @functools.lru_cache(maxsize=4)  # layers of one size follow each other
 def _unit_vectors(count: int, size: int) -> Float[Tensor, "p d"]:
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(count, size, generator=generator)
+    start = torch.randn(count, size, generator=generator, device="cpu")
     return start / start.norm(dim=1, keepdim=True)
 
 

@@ -24,6 +24,18 @@ ROUNDING = 1e-3
 # rounding of their inputs averages out less.
 _LARGE = 1 << 26
 
+# Tolerance from which whole passes may be rounded to TF32: their errors are of one sign.
+_PASSES = 0.03
+
+# Where products of float32 may be rounded, and what stands for no rounding there.
+_cuda, _cudnn, _mkldnn = (vars(torch.backends)[name] for name in ("cuda", "cudnn", "mkldnn"))
+_NEW = hasattr(_cuda.matmul, "fp32_precision")
+_NAME, _FULL = ("fp32_precision", "ieee") if _NEW else ("allow_tf32", False)
+_OWNERS = [_cuda.matmul, _cudnn]
+if _NEW:
+    _OWNERS = [_cuda.matmul, *(getattr(m, n) for m in (_cudnn, _mkldnn) for n in ("conv", "rnn"))]
+    _OWNERS.append(_mkldnn.matmul)
+
 # Multiplications from which oneDNN is faster than MKL where it is at all: its calls take longer.
 _WORTH_ONEDNN = 1 << 21
 
@@ -107,32 +119,51 @@ def rounding_pays(like: Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def _float32_products(*, tf32: bool, onednn: bool) -> Iterator[None]:
-    """Set how float32 products are made, on a GPU and on the CPU, and put it back."""
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        settings: list[tuple[Any, str]] = []
-        if tf32:
-            settings.append((torch.backends.cuda.matmul, "tf32"))
-        if onednn:
-            mkldnn: Any = torch.backends.mkldnn
-            settings.append((mkldnn.matmul, "bf16"))
-        found = [owner.fp32_precision for owner, _ in settings]
-        try:
-            for owner, precision in settings:
-                owner.fp32_precision = precision
-            yield
-        finally:
-            for (owner, _), precision in zip(settings, found, strict=True):
-                owner.fp32_precision = precision
-    elif not tf32:  # before torch 2.9 one setting for both devices: not without rounding
+def full_precision() -> Iterator[None]:
+    """Compute in float32 what is float32, whatever the caller, or torch by itself, rounds to TF32.
+
+    By itself torch rounds what convolutions on a GPU are given, to 10 bits.
+    """
+    found: list[tuple[Any, Any]] = []
+    try:
+        for owner in _OWNERS:
+            if (value := getattr(owner, _NAME)) in ("tf32", "bf16", True):
+                found.append((owner, value))
+                setattr(owner, _NAME, _FULL)
         yield
-    else:
-        before = torch.get_float32_matmul_precision()
-        try:
-            torch.set_float32_matmul_precision("medium" if onednn else "high")
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
+    finally:
+        for owner, value in found:
+            setattr(owner, _NAME, value)
+
+
+@contextlib.contextmanager
+def rounded_passes(tolerance: float) -> Iterator[None]:
+    """Let a GPU round to TF32 in forward and backward passes, where a tolerance of 0.03 allows it.
+
+    Norms are off by some 1e-3 then.
+    """
+    with contextlib.ExitStack() as stack:
+        if tolerance >= _PASSES and torch.cuda.is_available():
+            stack.enter_context(_float32_products(tf32=True, onednn=False, convolutions=True))
+        yield
+
+
+@contextlib.contextmanager
+def _float32_products(*, tf32: bool, onednn: bool, convolutions: bool = False) -> Iterator[None]:
+    """Set how float32 products are made, on a GPU and on the CPU, and put it back."""
+    rounded = [(_cuda.matmul, "tf32")] if tf32 else []
+    if convolutions:
+        rounded += [(_cudnn.conv, "tf32"), (_cudnn.rnn, "tf32")] if _NEW else [(_cudnn, "tf32")]
+    if onednn and _NEW:  # before torch 2.9 there is one setting for both devices
+        rounded.append((_mkldnn.matmul, "bf16"))
+    found = [getattr(owner, _NAME) for owner, _ in rounded]
+    try:
+        for owner, precision in rounded:
+            setattr(owner, _NAME, precision if _NEW else True)
+        yield
+    finally:
+        for (owner, _), value in zip(rounded, found, strict=True):
+            setattr(owner, _NAME, value)
 
 
 @contextlib.contextmanager
@@ -155,6 +186,7 @@ def without_callers_modes() -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(full_precision())
         yield
 
 
@@ -176,7 +208,7 @@ def onednn_keeps_float32() -> bool:
     """
     if cpu_has_matrix_units() or not _cpu_has("_is_avx512_supported"):
         return False
-    left = torch.linspace(0, 1, 64 * 64).view(64, 64)
+    left = torch.linspace(0, 1, 64 * 64, device="cpu").view(64, 64)
     with _float32_products(tf32=False, onednn=True):
         product = left @ left
     exact = left.double() @ left.double()

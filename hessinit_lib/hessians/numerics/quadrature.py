@@ -49,9 +49,9 @@ def lanczos_quadrature(
             break
         off_diagonal.append(length)
         vector = image / length
-    tridiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    tridiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64, device="cpu"))
     if off_diagonal:
-        beside = torch.diag(torch.tensor(off_diagonal, dtype=torch.float64), 1)
+        beside = torch.diag(torch.tensor(off_diagonal, dtype=torch.float64, device="cpu"), 1)
         tridiagonal = tridiagonal + beside + beside.mT
     nodes, vectors = torch.linalg.eigh(tridiagonal)
     return nodes, vectors[0].square() * float(start.double().square().sum())
