@@ -72,18 +72,19 @@ def step(
     slopes = rate * met.counts * (sigmoid(met.scores) - (met.signs + 1) / 2)
     left = torch.einsum("pk,pkd->pd", slopes, met.u)
     if most is not None:
-        left *= _shares(centers, len(inputs), most)[:, None]
-        slopes = slopes * _shares(met.words, len(outputs), most)
+        left *= _shares(centers, met.counts[:, 0], len(inputs), most)[:, None]
+        slopes = slopes * _shares(met.words, met.counts, len(outputs), most)
     right = (slopes[..., None] * met.v[:, None]).flatten(0, 1)
     inputs.index_add_(0, centers, left, alpha=-1)
     outputs.index_add_(0, met.words.flatten(), right, alpha=-1)
 
 
-def _shares(places: Int64[Tensor, "*n"], size: int, most: int) -> Float[Tensor, "*n"]:
+def _shares(
+    places: Int64[Tensor, "*n"], counts: Bool[Tensor, "*n"], size: int, most: int
+) -> Float[Tensor, "*n"]:
     """Give each place the share of its steps that it takes: 1, or `most` over their number."""
-    flat = places.flatten()
-    each = torch.ones((), device=places.device).expand(len(flat))
-    number = torch.zeros(size, device=places.device).index_add_(0, flat, each)
+    number = torch.zeros(size, device=places.device)
+    number.index_add_(0, places.flatten(), counts.flatten().float())
     return (most / number).clamp(max=1)[places]
 
 

@@ -28,7 +28,15 @@ from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
 from hessinit_book.training.image_data import load_images
-from hessinit_book.training.images import Images, Progress, Recipe, Schedule, evaluate, train
+from hessinit_book.training.images import (
+    Images,
+    Precision,
+    Progress,
+    Recipe,
+    Schedule,
+    evaluate,
+    train,
+)
 from hessinit_book.training.layer_norms import layer_norms
 
 WINDOW = 10  # steps over which a loss curve is averaged
@@ -185,8 +193,7 @@ def try_start(
         the lowest final loss.
     """
     device = training.padded.device
-    slow = network in FLOAT32_ON_CPU and device.type == "cpu"
-    precision = "float32" if slow else "bfloat16"
+    precision = precision_of(network, device)
     at_start: dict[str, Any] = {}
     outcomes: list[dict[str, Any]] = []
     tracks: list[dict[int, dict[str, Any]]] = []
@@ -227,6 +234,12 @@ def try_start(
         "at_start": at_start,
         "tracked": _transposed(tracks[best]),
     }
+
+
+def precision_of(network: str, device: torch.device) -> Precision:
+    """Choose the precision that a network is trained in on a device."""
+    slow = network in FLOAT32_ON_CPU and device.type == "cpu"
+    return "float32" if slow else "bfloat16"
 
 
 class Probe(NamedTuple):
