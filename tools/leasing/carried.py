@@ -8,6 +8,7 @@ carried.
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import hashlib
 import io
@@ -30,7 +31,16 @@ WHEELS = (
     *("annotated-types", "jaxtyping", "platformdirs", "pydantic", "pydantic-core"),
     *("pyyaml", "tqdm", "typing-extensions", "typing-inspection", "wadler-lindig"),
 )
-FOR_TESTS = ("beartype", "hypothesis", "iniconfig", "packaging", "pluggy", "pygments", "pytest")
+FOR_TESTS = (
+    "beartype",
+    "hypothesis",
+    "iniconfig",
+    "packaging",
+    "pluggy",
+    "pygments",
+    "pytest",
+    "sortedcontainers",
+)
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 _IDX = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
@@ -116,7 +126,12 @@ def encoded(file: str) -> tuple[bytes, str]:
     if path is None:
         sys.exit(f"{file}: not found in {os.environ.get('HESSINIT_DATA') or 'HESSINIT_DATA'}")
     content = path.read_bytes()
-    packed = picture(content) if Path(file).name in _BATCHES else b"x" + lzma.compress(content)
+    if Path(file).name in _BATCHES:
+        packed = picture(content)
+    elif file in TEXT:  # LZMA takes minutes for a text, and saves little
+        packed = b"b" + bz2.compress(content)
+    else:
+        packed = b"x" + lzma.compress(content)
     assert decoded(packed) == content
     return packed, hashlib.sha256(content).hexdigest()
 
@@ -155,8 +170,8 @@ def picture(content: bytes) -> bytes:
 
 def decoded(packed: bytes) -> bytes:
     """Undo `encoded`."""
-    if packed[:1] == b"x":
-        return lzma.decompress(packed[1:])
+    if packed[:1] in b"xb":
+        return (lzma if packed[:1] == b"x" else bz2).decompress(packed[1:])
     import numpy as np
     from PIL import Image
 
@@ -181,8 +196,11 @@ def install(carried: Path, home: Path) -> list[str]:
     """
     site, parts, data = home / "site", home / "parts", home / "data"
     for wheel in sorted(carried.glob("wheels/*.whl")):
-        with zipfile.ZipFile(wheel) as opened:
-            opened.extractall(site)
+        there = site / f".{wheel.name}"
+        if not there.exists():  # written anew, a library that is loaded would break its process
+            with zipfile.ZipFile(wheel) as opened:
+                opened.extractall(site)
+            there.touch()
     if site.is_dir() and str(site) not in sys.path:
         sys.path.insert(0, str(site))
     parts.mkdir(parents=True, exist_ok=True)

@@ -181,7 +181,9 @@ def _note(run: Run, place: Place, took: float, how: str, status: int) -> Outcome
     log = place.work / "logs" / f"{run.name}.txt"
     said = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     lines = [line.strip() for line in said.replace("\r", "\n").splitlines() if line.strip()]
-    line = lines[-1] if lines else f"status {status}" if how == "failed" else ""
+    line = lines[-1] if lines else ""
+    if how == "failed" and (code := os.waitstatus_to_exitcode(status)) < 0:
+        line = f"ended by signal {-code}"
     outcome = Outcome(run.name, took, run.limit, how, line)
     if how == "done":
         path = place.work / "done" / f"{run.name}.json"
