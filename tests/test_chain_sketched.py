@@ -38,7 +38,7 @@ def estimates(layer: LayerCurvature, draws: int, pairs: int = 1) -> list[BlockNo
 
 
 def exact_norm(layer: LayerCurvature) -> float:
-    return math.sqrt(squared_norms(layer, layer.kernel(), parts=True).total)
+    return math.sqrt(squared_norms(layer, layer.kernel(), parts=True)[0]) / len(layer.inputs)
 
 
 @pytest.mark.parametrize(("batch", "rank"), [(5, 3), (40, 9)])

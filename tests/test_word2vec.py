@@ -339,11 +339,11 @@ def test_interrupted_run_goes_on(
     trained: list[Start] = []
     right = word2vec.train
 
-    def interrupted(corpus: Any, vocabulary: Any, recipe: Any, start: Start, *rest: Any) -> None:
+    def interrupted(parameters: Any, corpus: Any, start: Start, *rest: Any) -> None:
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append(start)
-        right(corpus, vocabulary, recipe, start, *rest)
+        right(parameters, corpus, start, *rest)
 
     monkeypatch.setattr(word2vec, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -352,7 +352,7 @@ def test_interrupted_run_goes_on(
     assert {path.stem for path in parts.iterdir()} == {"gensim", "matched", "std_1e-1"}
 
     trained.clear()
-    monkeypatch.setattr(word2vec, "train", lambda *a: (trained.append(a[3]), right(*a)))
+    monkeypatch.setattr(word2vec, "train", lambda *a: (trained.append(a[2]), right(*a)))
     (record,) = run(tmp_path, seeds=[0])
     assert [start.law for start in trained] == ["normal"]  # what was left
     assert record.values == found[0].values

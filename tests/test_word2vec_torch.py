@@ -80,11 +80,11 @@ def test_large_batches_of_large_vectors_do_not_overshoot(
 ) -> None:
     def gain(most: int | None) -> float:
         everything = corpus, vocabulary, RECIPE, Start("normal", 1.0, 1.0), 0
-        options = {"batch_size": 8192, "device": torch.device("cpu"), "most": most}
+        options = {"batch_size": 16_384, "device": torch.device("cpu"), "most": most}
         return gained(judge, lambda look: by_torch.train(*everything, look, **options))
 
     assert gain(word2vec.MOST_STEPS) > 3
-    assert not gain(None) > 3
+    assert not gain(None) > 0
 
 
 @pytest.mark.parametrize(("most", "steps"), [(None, 64), (100, 64), (8, 8), (1, 1)])

@@ -40,6 +40,20 @@ def softmax_factor(probabilities: Float[Tensor, "b c"]) -> Float[Tensor, "b r c"
     return root[:, None, :] * basis
 
 
+def plain_targets(
+    loss_fn: nn.CrossEntropyLoss, logits: Float[Tensor, "b c"], targets: Tensor
+) -> Float[Tensor, "b c"] | None:
+    """Give what `target_weights` gives if there is one class for each sample and no more to it."""
+    batch, classes = logits.shape
+    plain = loss_fn.weight is None and not loss_fn.label_smoothing and loss_fn.reduction == "mean"
+    if not plain or targets.is_floating_point() or targets.shape != (batch,) or not batch:
+        return None
+    low, high = torch.stack(torch.aminmax(targets.long())).tolist()
+    if low < 0 or high >= classes or low <= loss_fn.ignore_index <= high:
+        return None
+    return F.one_hot(targets.long(), classes).to(logits.dtype)
+
+
 def target_weights(
     loss_fn: nn.CrossEntropyLoss, logits: Float[Tensor, "b c"], targets: Tensor
 ) -> Float[Tensor, "b c"]:

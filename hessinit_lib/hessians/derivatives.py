@@ -39,8 +39,8 @@ from hessinit_lib.hessians.graph.nodes import (
 )
 from hessinit_lib.hessians.inputs import Inputs, take, tensors_of
 from hessinit_lib.hessians.isolation import random_state_kept
+from hessinit_lib.hessians.numerics.lanczos import all_finite
 from hessinit_lib.hessians.numerics.precision import few_threads
-from hessinit_lib.hessians.numerics.random import random_signs
 
 _SHARE = 32  # one sample in so many is looked at, but two at least,
 _LEAST = 8  # or eight if the model is small
@@ -70,8 +70,10 @@ _ROUGH = (
     "derivatives could not be checked"
 )
 
-Claim = Callable[[Inputs], tuple[Tensor, dict[str, Tensor]]]
-"""Gives outputs of some samples in float64, with the graph from the weights, by name."""
+_OTHER = "the model does not compute what its modules do one after the other"
+
+Claim = Callable[[Inputs, Mapping[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+"""Gives outputs of some samples, with the graph from the weights, from these by name."""
 
 Direction = dict[str, Tensor]
 """A step for each weight, by name."""
@@ -185,8 +187,8 @@ class _Probe:
         """Compute the outputs at W + h v; give these weights, too."""
         state = self.pure.state
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            at = {n: torch.add(w, v[n], alpha=h) for n, w in self.weights.items()}
-            moved = {n: w.requires_grad_() for n, w in at.items()}
+            at = torch._foreach_add([*self.weights.values()], [*v.values()], alpha=h)
+            moved = {n: w.requires_grad_() for n, w in zip(self.weights, at, strict=True)}
         try:
             self.pure.state = {**state, **moved}
             return self.run(), list(moved.values())
@@ -205,18 +207,16 @@ class _Probe:
         """Check the derivatives of the outputs that `run` gave, if `known` with fewer tries."""
         names, weights = list(self.weights), list(self.weights.values())
         check_leaves(outputs, self.case.parameters)
-        if not torch.isfinite(outputs).all() or not outputs.numel():
+        if not outputs.numel():
             return ""
         if claim is None or outputs.dtype != torch.float64:
             claimed, sources = outputs, weights
         else:
             with torch.enable_grad():
-                claimed, found = claim(self.inputs)
+                claimed, found = claim(self.inputs, self.pure.state)
             sources = [found[name] for name in names]
-            if claimed.shape != outputs.shape or _off(claimed - outputs, outputs, 1e-6):
-                raise NotImplementedError(
-                    "the model does not compute what its modules do one after the other"
-                )
+            if claimed.shape != outputs.shape:
+                raise NotImplementedError(_OTHER)
         twice_checked = twice and not known and not self._is_plain(claimed)
         if tried is not None:
             u, gradients = tried
@@ -226,6 +226,18 @@ class _Probe:
             )
             u = u.to(outputs)
             gradients = self._gradients(claimed, sources, u, twice_checked)
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            # What each block changes the outputs, in one transfer with other sizes.
+            products = torch._foreach_mul(gradients, [*self.weights.values()])
+            sizes = [outputs.norm(), (claimed - outputs).norm(), *torch._foreach_norm(products)]
+            size, off, *effects = torch.stack(sizes).tolist()
+        if not math.isfinite(size):
+            if not all_finite(outputs):
+                return ""
+            size = outputs.double().norm().item()
+        if off > 1e-6 * size:
+            raise NotImplementedError(_OTHER)
+        self.size, self.effects = size, dict(zip(names, effects, strict=True))
         if self._check_first(u, gradients, outputs, known):
             if twice_checked:
                 self._check_second(u, gradients)
@@ -241,9 +253,7 @@ class _Probe:
 
     def knows(self, outputs: Tensor) -> bool:
         """Tell, after one run, whether autograd saw all of it and this library each operation."""
-        return (
-            not self.watch.cut and self._is_plain(outputs) and bool(torch.isfinite(outputs).all())
-        )
+        return not self.watch.cut and self._is_plain(outputs) and all_finite(outputs)
 
     def _is_plain(self, outputs: Tensor) -> bool:
         # A hook on a tensor leaves no trace in the graph.
@@ -251,14 +261,29 @@ class _Probe:
         names = {operation(node) for node in nodes}
         return bool(names) and names <= (PLAIN if self.twice else PLAIN_ONCE)
 
-    def _direction(self, weight: Tensor, scale: float, larger: bool) -> Tensor:
-        """Give a weight with random signs, of rank one; or its entries times positive numbers."""
+    def _direction(self, scales: Mapping[str, float], larger: bool) -> Direction:
+        """Give the weights with random signs, of rank one; or their entries times positive numbers.
+
+        And times a scale of each, 1 where there is none.
+        """
+        weights, g = [*self.weights.values()], self.generator
+        factors = [scales.get(name, 1.0) for name in self.weights]
         if larger:
-            factors = torch.rand(weight.shape, generator=self.generator, device="cpu").to(weight)
-            return weight * factors * scale
-        shapes = (weight.shape[:1] + (1,) * (weight.ndim - 1), (1, *weight.shape[1:]))
-        first, rest = (random_signs(shape, self.generator, weight) for shape in shapes)
-        return (weight * (first * scale)).mul_(rest)
+            drawn = [torch.rand(w.shape, generator=g, device="cpu") for w in weights]
+            drawn = [d.mul_(f).to(w) for d, f, w in zip(drawn, factors, weights, strict=True)]
+            return dict(zip(self.weights, torch._foreach_mul(weights, drawn), strict=True))
+        shapes = [w.shape[:1] + (1,) * (w.ndim - 1) for w in weights]
+        shapes += [torch.Size((1, *w.shape[1:])) for w in weights]
+        sizes = [shape.numel() for shape in shapes]
+        # All in one, which is brought to the device once.
+        signs = torch.randint(2, (sum(sizes),), generator=g, device="cpu").mul_(2).sub_(1)
+        count, parts = len(weights), [*signs.double().split(sizes)]
+        torch._foreach_mul_(parts[:count], factors)
+        signs = torch.cat(parts).to(weights[0])
+        parts = [x.view(shape) for x, shape in zip(signs.split(sizes), shapes, strict=True)]
+        found = torch._foreach_mul(weights, parts[:count])
+        torch._foreach_mul_(found, parts[count:])
+        return dict(zip(self.weights, found, strict=True))
 
     def _gradients(
         self, outputs: Tensor, weights: list[Tensor], u: Tensor, graph: bool
@@ -270,27 +295,17 @@ class _Probe:
         except RuntimeError as error:
             raise _refused(error) from error
 
-    def _effects(self, gradients: list[Tensor]) -> dict[str, float]:
-        """Give how much each block changes the outputs."""
-        with torch._C.DisableTorchFunction(), torch.no_grad():
-            sizes = [(g * w).norm() for g, w in zip(gradients, self.weights.values(), strict=True)]
-            return dict(zip(self.weights, torch.stack(sizes).tolist(), strict=True))
-
-    def _directions(
-        self, precision: _Precision, effects: Mapping[str, float]
-    ) -> Iterator[tuple[float, float, Direction]]:
+    def _directions(self, precision: _Precision) -> Iterator[tuple[float, float, Direction]]:
         """Give steps ahead, steps back and directions, as long as the last ones did not agree.
 
         The last direction makes entries larger only: some models round theirs down.
         """
+        effects = self.effects
         steps, most = precision.steps, max(effects.values())
         scales = {name: min(most / e, precision.largest) for name, e in effects.items() if e}
         for index, h in enumerate((min(steps[:2]), *steps, None)):
             with torch._C.DisableTorchFunction(), torch.no_grad():  # modes take longer than this
-                v = {
-                    name: self._direction(w, scales.get(name, 1.0), h is None)
-                    for name, w in self.weights.items()
-                }
+                v = self._direction(scales, h is None)
             for name, row in self.fixed.items():
                 if name in v:
                     v[name][row] = 0
@@ -301,20 +316,20 @@ class _Probe:
         self, u: Tensor, gradients: list[Tensor], outputs: Tensor, known: bool
     ) -> bool:
         """Make sure of the first derivatives; tell whether they could be checked."""
-        precision, off, effects = _PRECISIONS[u.dtype], 0.0, self._effects(gradients)
-        for ahead, back, v in self._directions(precision, effects):
+        precision, off = _PRECISIONS[u.dtype], 0.0
+        for ahead, back, v in self._directions(precision):
             error, size = self._error(u, gradients, outputs, ahead, back, v)
-            floor = 100 * torch.finfo(u.dtype).eps * outputs.norm().item() / ahead
+            floor = 100 * torch.finfo(u.dtype).eps * self.size / ahead
             if back and ahead != precision.steps[0]:  # a later try is not to be a rough one
                 floor = min(floor, 0.01 * size)
             # A sum over entries with random factors is about as large as their norm.
             off = abs(error) / size if abs(error) > precision.error * size + floor else 0.0
             if not off:
                 break
-        if off and self._is_rough(u, gradients, outputs, effects):
+        if off and self._is_rough(u, gradients, outputs):
             return False
         if not known:  # where each operation and each path is, nothing small can be off
-            off = off or self._off_in_small(u, gradients, outputs, effects)
+            off = off or self._off_in_small(u, gradients, outputs)
         if off:
             raise NotImplementedError(
                 "the gradient that autograd gives is not that of the model's outputs (off by "
@@ -323,16 +338,14 @@ class _Probe:
             )
         return True
 
-    def _is_rough(
-        self, u: Tensor, gradients: list[Tensor], outputs: Tensor, effects: Mapping[str, float]
-    ) -> bool:
+    def _is_rough(self, u: Tensor, gradients: list[Tensor], outputs: Tensor) -> bool:
         """Tell whether slopes depend on the step, or the least of steps moves the outputs far.
 
         What a gradient lacks, it lacks at each step.
         """
         if u.dtype != torch.float64:
             return False
-        (_, _, v) = next(self._directions(_PRECISIONS[u.dtype], effects))
+        (_, _, v) = next(self._directions(_PRECISIONS[u.dtype]))
         steps = (1e-6, 1e-8, 1e-10, 1e-12)
         errors = [self._error(u, gradients, outputs, h, -h, v)[0] for h in steps]
         with torch.no_grad():
@@ -355,24 +368,23 @@ class _Probe:
             behind = self.run_at(back, v)[0] if back else outputs
             change = (self.run_at(ahead, v)[0] - behind) / (ahead - back)
             with torch._C.DisableTorchFunction():
-                pairs = zip(gradients, v.values(), strict=True)
-                slope = sum(torch.stack([(g * d).sum() for g, d in pairs]).tolist())
-        return (u * change).sum().item() - slope, max(change.norm().item(), abs(slope))
+                pairs = [(u, change), *zip(gradients, v.values(), strict=True)]
+                sums = [torch.dot(a.flatten(), b.flatten()) for a, b in pairs]
+                size, moved, *slopes = torch.stack([change.norm(), *sums]).tolist()
+        return moved - sum(slopes), max(size, abs(sum(slopes)))
 
-    def _off_in_small(
-        self, u: Tensor, gradients: list[Tensor], outputs: Tensor, effects: Mapping[str, float]
-    ) -> float:
+    def _off_in_small(self, u: Tensor, gradients: list[Tensor], outputs: Tensor) -> float:
         """Look once more, with larger steps, for errors of blocks that change the outputs little.
 
         Rounding and kinks change with the step; only what is alike for three steps counts.
         """
-        least = min(filter(None, effects.values()), default=math.inf)
-        large = max(effects.values())
+        least = min(filter(None, self.effects.values()), default=math.inf)
+        large = max(self.effects.values())
         if u.dtype != torch.float64 or least * _PRECISIONS[u.dtype].largest >= large:
             return 0.0
-        (_, _, v) = next(self._directions(_Precision((1e-7,), 1e3, 0.0), effects))
+        (_, _, v) = next(self._directions(_Precision((1e-7,), 1e3, 0.0)))
         error, size = self._error(u, gradients, outputs, 1e-7, -1e-7, v)
-        floor = 100 * torch.finfo(u.dtype).eps * outputs.norm().item() / 1e-7
+        floor = 100 * torch.finfo(u.dtype).eps * self.size / 1e-7
         if abs(error) <= 1e-7 * size + floor:
             return 0.0
         others = (self._error(u, gradients, outputs, h, -h, v)[0] for h in (1e-6, 1e-8))
@@ -381,7 +393,7 @@ class _Probe:
 
     def _check_second(self, u: Tensor, gradients: list[Tensor]) -> None:
         wrong, sure = "", False
-        for ahead, back, v in self._directions(_SECOND, self._effects(gradients)):
+        for ahead, back, v in self._directions(_SECOND):
             products = self._products(gradients, v)
             if u.dtype != torch.float64:
                 return  # differences of gradients are too rough to tell
@@ -440,10 +452,6 @@ class _Probe:
         with random_state_kept(self.weights.values()), torch.no_grad():
             torch.manual_seed(1)
             return not torch.equal(one_tensor(self.pure.logits(self.inputs)[0]), outputs)
-
-
-def _off(difference: Tensor, whole: Tensor, allowed: float) -> bool:
-    return difference.norm().item() > allowed * whole.norm().item() + 1e-300
 
 
 def _refused(error: RuntimeError) -> NotImplementedError:

@@ -116,15 +116,18 @@ def compute_dtype(model: nn.Module) -> torch.dtype:
 
 def state_of(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """Detach parameters and copy buffers, in the type to compute in."""
-
-    def converted(tensor: Tensor) -> Tensor:
+    buffers = {name for name, _ in model.named_buffers()}
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    state = {name: value.detach() for name, value in named}
+    copied: dict[str, Tensor] = {}
+    for name, value in state.items():
+        kind = dtype if value.is_floating_point() else value.dtype
         # What was made under inference_mode can be part of a graph only as a copy.
-        tensor = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-    state = {name: converted(value) for name, value in model.named_parameters()}
-    state.update((name, converted(value).clone()) for name, value in model.named_buffers())
-    return state
+        if name in buffers or value.is_inference() or value.dtype != kind:
+            copied[name] = torch.empty_like(value, dtype=kind)
+    if copied:
+        torch._foreach_copy_([*copied.values()], [state[name] for name in copied])
+    return {**state, **copied}
 
 
 def calling(model: nn.Module) -> Callable[[Mapping[str, Tensor], tuple, dict[str, Any]], Any]:

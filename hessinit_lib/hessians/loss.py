@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hessinit_lib.hessians.cross_entropy import softmax_factor, target_weights
+from hessinit_lib.hessians.cross_entropy import plain_targets, softmax_factor, target_weights
 from hessinit_lib.hessians.loss_value import LossFn, Parameters, differentiable, name_of
 
 _FUNCTIONS: dict[Any, type[nn.Module]] = {
@@ -186,11 +186,13 @@ def _binary_cross_entropy(
 def _cross_entropy(
     loss_fn: nn.CrossEntropyLoss, logits: Float[Tensor, "b c"], targets: Tensor
 ) -> LossCurvature:
+    probabilities, plain = logits.softmax(1), plain_targets(loss_fn, logits, targets)
+    if plain is not None:
+        return LossCurvature(probabilities - plain, softmax_factor(probabilities))
     weighted = target_weights(loss_fn, logits, targets)
     mass = _convex(loss_fn, weighted.sum(1, keepdim=True))
     # l_b = -sum_c t_bc log p_bc, so D l_b = m_b p_b - t_b with m_b = sum_c t_bc, and
     # D^2 l_b = m_b (diag p_b - p_b p_b^T).
-    probabilities = logits.softmax(1)
     gradient = mass * probabilities - weighted
     return LossCurvature(gradient, mass.sqrt()[:, None] * softmax_factor(probabilities))
 

@@ -207,7 +207,15 @@ linalg_qr linalg_lstsq _linalg_eigh _linalg_svd _linalg_solve_ex linalg_cholesky
 linalg_ldl_factor_ex linalg_eig repeat_interleave
 """
 _WAITING = frozenset(_WAITING_NAMES.split())
-_NO_KERNEL = ("empty", "new_empty", "detach", "lift_fresh", "is_same_size", "_local_scalar_dense")
+_NO_KERNEL = (
+    "empty",
+    "new_empty",
+    "detach",
+    "lift_fresh",
+    "is_same_size",
+    "_local_scalar_dense",
+    "_unsafe_view",
+)
 
 # The factors of products, which may be rounded, by their places.
 _FACTORS = {
@@ -524,7 +532,13 @@ def _place() -> str:
     frame = sys._getframe(2)
     while frame is not None:
         path = frame.f_code.co_filename
-        if path.startswith(str(ROOT)) and "/tests/" not in path and "/.venv/" not in path:
+        through = frame.f_code.co_name == "__torch_function__"  # hands on what others call
+        if (
+            not through
+            and path.startswith(str(ROOT))
+            and "/tests/" not in path
+            and "/.venv/" not in path
+        ):
             return f"{path.removeprefix(str(ROOT))[1:]}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"

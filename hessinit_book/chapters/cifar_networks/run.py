@@ -8,6 +8,7 @@ The norms of all layers' Hessians are followed on a fixed probe batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -78,7 +79,7 @@ class CifarNetworksParameters(Parameters):
 
     EXPERIMENT: ClassVar[str] = "cifar_networks"
     IMAGES: ClassVar[tuple[str, ...]] = ("cifar10",)
-    LATER: ClassVar[dict[str, Any]] = {"schedule": "constant", "augment": False}
+    LATER: ClassVar[Mapping[str, Any]] = {"schedule": "constant", "augment": False}
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {
             "seeds": (0,),

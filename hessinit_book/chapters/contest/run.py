@@ -8,7 +8,6 @@ and what the initialization itself costs.
 from __future__ import annotations
 
 import gc
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,17 +20,17 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hessinit_book.chapters.contest.data import Data, load_data
 from hessinit_book.chapters.contest.networks import CharacterGpt, resnet, vgg
 from hessinit_book.chapters.contest.schemes import SCHEMES, Entry
-from hessinit_book.chapters.contest.text import LETTERS, draw_text, read_text
+from hessinit_book.chapters.contest.text import LETTERS
 from hessinit_book.chapters.contest.training import train_any
-from hessinit_book.data import load
 from hessinit_book.networks.dense import dense_network
 from hessinit_book.parameters import Parameters
 from hessinit_book.parameters.values import Blocks, Count, Rates, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.machine import choose_device
-from hessinit_book.records.records import DatasetInfo, Record
+from hessinit_book.records.records import Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
 from hessinit_book.statistics.rounding import rounded
 from hessinit_book.training.batches import independent_batches
@@ -129,32 +128,6 @@ class ContestParameters(Parameters):
 
 
 @dataclass(frozen=True)
-class Data:
-    """What the networks train on.
-
-    Attributes:
-        flat: MNIST, shape (n, 784), and its classes.
-        images: CIFAR-10 at 16 x 16, standardized by channel, and its classes.
-        text: letters as numbers.
-    """
-
-    flat: tuple[Tensor, Tensor]
-    images: tuple[Tensor, Tensor]
-    text: Tensor
-
-    def to(self, device: torch.device) -> Data:
-        """Give the same on a device."""
-        (flat, digits), (images, labels) = self.flat, self.images
-        moved = (flat.to(device), digits.to(device)), (images.to(device), labels.to(device))
-        return Data(*moved, self.text.to(device))
-
-    @property
-    def device(self) -> torch.device:
-        """Where it lies."""
-        return self.text.device
-
-
-@dataclass(frozen=True)
 class Course:
     """One network of the contest for one seed.
 
@@ -184,7 +157,7 @@ def run(parameters: ContestParameters) -> list[Record]:
         DataError: a data set cannot be had.
         RecordError: a record that is in the way is damaged.
     """
-    loaded, info = _load(parameters)
+    loaded, info = load_data(parameters.profile != "paper", parameters.data_dir)
     data = loaded.to(choose_device(parameters.device))
     _warm_up(data.device)
 
@@ -377,27 +350,3 @@ def _step_time(course: Course, device: torch.device, steps: int = 5) -> float:
             descent.step()
             times.append(_now(device) - began)
     return min(times)
-
-
-def _load(parameters: ContestParameters) -> tuple[Data, DatasetInfo]:
-    """Load all data, and put together what is said of them."""
-    sample = parameters.profile != "paper"
-    mnist = load("mnist", sample=sample, data_dir=parameters.data_dir)
-    cifar = load("cifar10", sample=sample, data_dir=parameters.data_dir)
-    if sample:
-        text, info = draw_text(generator(0, "letters"))
-    else:
-        text, info = read_text(parameters.data_dir)
-    flat, digits = mnist.tensors("train", "cpu")
-    images, labels = cifar.tensors("train", "cpu")
-    small = F.avg_pool2d(images, 2)
-    deviation, mean = torch.std_mean(small, (0, 2, 3), keepdim=True)
-    parts = (mnist.info, cifar.info, info)
-    together = DatasetInfo(
-        name=", ".join(part.name for part in parts),
-        kind="sample" if sample else "full",
-        train_size=sum(part.train_size for part in parts),
-        test_size=sum(part.test_size for part in parts),
-        sha256=hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest(),
-    )
-    return Data((flat.flatten(1), digits), ((small - mean) / deviation, labels), text), together

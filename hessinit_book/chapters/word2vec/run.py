@@ -5,6 +5,7 @@ gensim trains, or torch on a GPU: the same objective and laws, in batches of pai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -72,7 +73,7 @@ class Word2VecParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "word2vec"
-    LATER: ClassVar[dict[str, Any]] = {"trainer": "gensim", "batch_pairs": 16_384}
+    LATER: ClassVar[Mapping[str, Any]] = {"trainer": "gensim", "batch_pairs": 16_384}
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {"seeds": (0,), "tokens": 30_000, "dimension": 10, "held_out_pairs": 500},
         "quick": {"seeds": (0,)},

@@ -22,7 +22,7 @@ from torch import Tensor
 from hessinit_lib.hessians.chain.activations import activation_derivatives
 from hessinit_lib.hessians.chain.network import LinearStage, Stage
 from hessinit_lib.hessians.loss import LossCurvature
-from hessinit_lib.hessians.numerics.precision import fast_products
+from hessinit_lib.hessians.numerics.precision import fast_products, rounding_pays
 from hessinit_lib.hessians.numerics.workspace import Workspace
 
 # Per sample zero (None), diagonal (B, n) or dense (B, n, n).
@@ -45,6 +45,8 @@ class LayerCurvature:
     def kernel(self, tolerance: float = 0.0) -> Float[Tensor, "b b"]:
         """Compute the Gram matrix z_b . z_b' of the inputs."""
         z = self.inputs
+        if not rounding_pays(z):
+            return z @ z.mT
         with fast_products(z.dtype, tolerance, z.numel() * len(z)) as rounded:
             if not rounded:
                 return z @ z.mT

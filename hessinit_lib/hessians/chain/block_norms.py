@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,30 +13,30 @@ from torch import Tensor
 
 from hessinit_lib.hessians.chain.backward import LayerCurvature
 from hessinit_lib.hessians.chain.frobenius import squared_norms
-from hessinit_lib.hessians.chain.spectral import block_spectral_norms, gauss_newton_spectral_norms
+from hessinit_lib.hessians.chain.spectral import (
+    block_spectral_norms,
+    gauss_newton_spectral_norms,
+    padded_spectral_norms,
+)
 from hessinit_lib.hessians.numerics.lanczos import in_range, power_of_two
-from hessinit_lib.hessians.numerics.workspace import Workspace
+from hessinit_lib.hessians.numerics.workspace import PIECE, Workspace
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, LayerHessian
 
 
-@dataclass(frozen=True)
-class Sums:
+class Sums(NamedTuple):
     """What a layer's tensors sum up to, and the tensors, until its spectral norms are known.
 
     Attributes:
-        layer: S, R and the inputs, scaled to a size whose squares are float32 numbers.
+        layer: S, R and the inputs.
         kernel: the Gram matrix z_b . z_b' of the inputs.
-        unit: what the norms are to be multiplied by.
-        frobenius: norms of the block, its linearization and its residual.
-        traces: of the same.
+        numbers: squared Frobenius norms of the block, its linearization and its residual times B^2,
+            if asked for, and traces of the latter two times B; without a residual one each.
     """
 
     layer: LayerCurvature
     kernel: Float[Tensor, "b b"]
-    unit: float
-    frobenius: list[float]
-    traces: list[float]
+    numbers: Float[Tensor, " k"]
 
     @property
     def nbytes(self) -> int:
@@ -50,24 +51,51 @@ def block_sums(
 
     Tensors that are made in pieces have `piece` entries at a time.
     """
-    kernel = layer.kernel(options.tolerance)
-    norms, traces = _norms_and_traces(layer, kernel, options, piece, workspace)
-    if in_range(norms[0] if options.frobenius else traces[0]):
-        return Sums(layer, kernel, 1.0, norms, traces)
-    layer, unit = _scaled(layer)
-    kernel = layer.kernel(options.tolerance)
-    return Sums(layer, kernel, unit, *_norms_and_traces(layer, kernel, options, piece, workspace))
+    kernel, squares = layer.kernel(options.tolerance), list[Tensor]()
+    if options.frobenius:
+        given = (layer, kernel, options.tolerance, piece, workspace)
+        squares = squared_norms(*given, parts=options.parts)
+    return Sums(layer, kernel, torch.stack(squares + _traces(layer, kernel)))
+
+
+def _norms_and_traces(group: Sequence[Sums]) -> list[tuple[list[float], list[float]]]:
+    """Give norms and traces of blocks, their linearizations and their residuals."""
+    # One transfer from the device for all the scalars.
+    numbers = iter(torch.cat([sums.numbers for sums in group]).tolist())
+    found = []
+    for sums in group:
+        batch, kinds = len(sums.kernel), 1 if sums.layer.residual is None else 2
+        values = [next(numbers) for _ in sums.numbers]
+        squares, (linear, *rest) = values[:-kinds], values[-kinds:]
+        # Rounding can leave a tiny negative square where the parts cancel.
+        norms = [math.sqrt(max(square, 0.0)) / batch for square in squares] or [math.nan] * 3
+        traces = [linear / batch, (rest[0] if rest else 0.0) / batch]
+        if len(norms) == 1:
+            norms = [*norms * 2, 0.0]
+        found.append((norms, [sum(traces), *traces]))
+    return found
 
 
 def with_spectral_norms(group: Sequence[Sums], options: Options) -> Iterator[LayerHessian]:
     """Add the spectral norms of some blocks, those of one shape together, to their sums."""
+    if not group:
+        return
+    known = _norms_and_traces(group)
+    units = [1.0] * len(group)
+    group = [*group]
+    for place, (norms, traces) in enumerate(known):
+        if not in_range(norms[0] if options.frobenius else traces[0]):
+            layer, units[place] = _scaled(group[place].layer)
+            group[place] = block_sums(layer, options, PIECE)
+            known[place] = _norms_and_traces([group[place]])[0]
     parts = options.parts
     spectral = _spectral_norms(group, options) if options.spectral else {}
-    for place, sums in enumerate(group):
+    for place, (sums, unit, values) in enumerate(zip(group, units, known, strict=True)):
         layer, found = sums.layer, spectral.get(place, (math.nan, math.nan, math.nan))
+        frobenius, traces = values
         block, linearization, residual = (
-            BlockNorms(*(sums.unit * value for value in values))
-            for values in zip(sums.frobenius, found, sums.traces, strict=True)
+            BlockNorms(*(unit * value for value in values))
+            for values in zip(frobenius, found, traces, strict=True)
         )
         if layer.residual is None:
             linearization, residual = block, ZERO
@@ -83,6 +111,12 @@ def with_spectral_norms(group: Sequence[Sums], options: Options) -> Iterator[Lay
 
 def _spectral_norms(group: Sequence[Sums], options: Options) -> dict[int, tuple[float, ...]]:
     """Compute the spectral norms of the block and its parts by place in the group."""
+    if any(sums.layer.residual is not None for sums in group):
+        norms = padded_spectral_norms(
+            [sums.layer for sums in group], options.tolerance, parts=options.parts
+        )
+        if norms is not None:
+            return dict(enumerate(norms))
     alike: dict[tuple[int, ...] | None, list[int]] = {}
     for place, sums in enumerate(group):
         layer, rest = sums.layer, sums.layer.residual
@@ -98,22 +132,6 @@ def _spectral_norms(group: Sequence[Sums], options: Options) -> dict[int, tuple[
             norms = [(n, n, 0.0) for n in gauss_newton_spectral_norms(pairs, options.tolerance)]
         found.update(zip(places, norms, strict=True))
     return found
-
-
-def _norms_and_traces(
-    layer: LayerCurvature,
-    kernel: Float[Tensor, "b b"],
-    options: Options,
-    piece: int,
-    workspace: Workspace | None,
-) -> tuple[list[float], list[float]]:
-    squares = kernel.new_full((3,), math.nan)
-    if options.frobenius:
-        given = (layer, kernel, options.tolerance, piece, workspace)
-        squares = torch.stack(squared_norms(*given, parts=options.parts))
-    # One transfer from the device for all the scalars.
-    *norms, linear, rest = torch.cat((squares.sqrt(), _traces(layer))).tolist()
-    return norms, [linear + rest, linear, rest]
 
 
 def _scaled(layer: LayerCurvature) -> tuple[LayerCurvature, float]:
@@ -134,12 +152,11 @@ def _scaled(layer: LayerCurvature) -> tuple[LayerCurvature, float]:
     return scaled, (by_curvature * by_inputs) ** 2
 
 
-def _traces(layer: LayerCurvature) -> Float[Tensor, 2]:
-    """Traces of the linearization and of the residual."""
-    weights = layer.inputs.square().sum(1) / len(layer.inputs)
-    linear = torch.dot(weights, torch.linalg.vector_norm(layer.factor, dim=(1, 2)).square())
-    residual = layer.residual
-    if residual is None:
-        return torch.stack((linear, torch.zeros_like(linear)))
-    diagonal = residual if residual.ndim == 2 else residual.diagonal(dim1=1, dim2=2)
-    return torch.stack((linear, torch.dot(weights, diagonal.sum(1))))
+def _traces(layer: LayerCurvature, kernel: Float[Tensor, "b b"]) -> list[Float[Tensor, ""]]:
+    """Traces of the linearization and of the residual, if there is one, times B."""
+    weights, residual = kernel.diagonal(), layer.residual
+    sizes = [torch.linalg.vector_norm(layer.factor, dim=(1, 2)).square_()]
+    if residual is not None:
+        diagonal = residual if residual.ndim == 2 else residual.diagonal(dim1=1, dim2=2)
+        sizes.append(diagonal.sum(1))
+    return [torch.dot(weights, each) for each in sizes]

@@ -10,7 +10,6 @@ so no matrix of the size of the parameters is formed.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -21,14 +20,6 @@ from hessinit_lib.hessians.numerics.precision import fast_products, narrowed, ro
 from hessinit_lib.hessians.numerics.workspace import PIECE, Workspace
 
 
-class SquaredNorms(NamedTuple):
-    """Squared Frobenius norms of G + R, G and R."""
-
-    total: Float[Tensor, ""]
-    linearization: Float[Tensor, ""]
-    residual: Float[Tensor, ""]
-
-
 def squared_norms(
     layer: LayerCurvature,
     kernel: Float[Tensor, "b b"],
@@ -37,15 +28,15 @@ def squared_norms(
     workspace: Workspace | None = None,
     *,
     parts: bool = True,
-) -> SquaredNorms:
-    """Compute the squared Frobenius norms of a layer's Hessian and of its two parts.
+) -> list[Float[Tensor, ""]]:
+    """Compute the squared Frobenius norms of a layer's Hessian and of its two parts, times B^2.
 
-    The kernel is the Gram matrix z_b . z_b' of the inputs. Without `parts` the last two norms
-    are NaN. For the tolerance see `fast_products`; tensors that are made in pieces have `piece`
-    entries at a time.
+    Without a residual they are one. The kernel is the Gram matrix z_b . z_b' of the inputs.
+    Without `parts` the last two norms are NaN. For the tolerance see `fast_products`; tensors
+    that are made in pieces have `piece` entries at a time.
     """
     batch, workspace = len(kernel), workspace or Workspace(kernel)
-    weights = kernel.square() / batch**2
+    weights = kernel.square()
     factor, residual = layer.factor, layer.residual
     rank, units = factor.shape[1:]
     # Per pair of samples, products of whole symmetric matrices cost n (n + 1) operations in
@@ -55,19 +46,15 @@ def squared_norms(
     width = units if dense else min(units, rank**2)
     with fast_products(kernel.dtype, tolerance, batch**2 * units * width) as rounded:
         if dense or units <= 2 * rank * (rank + 1):
-            linear, total, rest = _whole_matrices(
-                layer, weights, parts or not dense, piece, rounded, workspace
-            )
+            found = _whole_matrices(layer, weights, parts or not dense, piece, rounded, workspace)
         else:
-            linear = total = _factor_pairs(factor, weights, piece, rounded)
-            rest = torch.zeros_like(linear)
+            found = [_factor_pairs(factor, weights, piece, rounded)]
         if residual is not None and residual.ndim == 2:
             # Only the diagonal of S^T S meets a diagonal residual.
-            weighted = weights @ residual
+            weighted, (linear,) = weights @ residual, found
             rest = _inner(weighted, residual)
-            total = linear + 2 * _inner(weighted, factor.square().sum(1)) + rest
-    # Rounding can leave a tiny negative square where the parts cancel.
-    return SquaredNorms(total.clamp(min=0), linear, rest)
+            found = [linear + 2 * _inner(weighted, factor.square().sum(1)) + rest, linear, rest]
+    return found
 
 
 def _whole_matrices(
@@ -77,11 +64,11 @@ def _whole_matrices(
     piece: int,
     rounded: bool,
     workspace: Workspace,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum over b, b' of weights_bb' <., .> for S^T S, S^T S + R and R, if R is dense."""
+) -> list[Tensor]:
+    """Sum over b, b' of weights_bb' <., .> for S^T S + R and, if R is dense, S^T S and R."""
     factor, residual = layer.factor, layer.residual
     batch, _, units = factor.shape
-    linear, total, rest = weights.new_zeros(3)
+    found: list[list[Tensor]] = []
     size = units
     if batch * units**2 > piece:  # at least in two, for the sake of the symmetry
         size = max(1, min(piece // (batch * units), -(-units // 2)))
@@ -94,16 +81,19 @@ def _whole_matrices(
         block = workspace.take("block", shape, factor.dtype)
         torch.bmm(left, right, out=block)
         copy = workspace.take("copy", shape, kind)
+        kinds: list[Tensor] = []
         if dense is not None:
             rows = dense[:, low:high, low:]
             if parts:
-                rest += _pair_sum(rows, weights, copy)
-                linear += _pair_sum(block, weights, copy)
+                kinds = [_pair_sum(block, weights, copy), _pair_sum(rows, weights, copy)]
             block += rows
-        total += _pair_sum(block, weights, copy)
-    if dense is None:
-        return total, total, rest
-    return (linear, total, rest) if parts else (linear + math.nan, total, rest + math.nan)
+        found.append([_pair_sum(block, weights, copy), *kinds])
+    sums = (
+        found[0]
+        if len(found) == 1
+        else [torch.stack(each).sum() for each in zip(*found, strict=True)]
+    )
+    return sums if dense is None or parts else [*sums, sums[0] + math.nan, sums[0] + math.nan]
 
 
 def _pair_sum(
@@ -134,6 +124,8 @@ def _factor_pairs(
     factor: Float[Tensor, "b r n"], weights: Float[Tensor, "b b"], piece: int, rounded: bool
 ) -> Float[Tensor, ""]:
     """Sum over b, b' of weights_bb' |S_b S_b'^T|^2, row pair by row pair."""
+    if factor.device.type != "cpu":
+        return _factor_products(factor, weights, piece)
     rows = narrowed(factor.transpose(0, 1), rounded).contiguous()
     batch = len(weights)
     sums, size = weights.new_zeros(()), max(1, piece // batch)
@@ -150,3 +142,17 @@ def _factor_pairs(
                 total.addcmul_(product, product, value=1.0 if i == j else 2.0)
         sums += _inner(total, part)
     return sums
+
+
+def _factor_products(
+    factor: Float[Tensor, "b r n"], weights: Float[Tensor, "b b"], piece: int
+) -> Float[Tensor, ""]:
+    """Do what `_factor_pairs` does in as few products as may be."""
+    batch, rank, _ = factor.shape
+    rows, sums = factor.flatten(0, 1), list[Tensor]()
+    size = max(1, piece // (len(rows) * rank))
+    for low in range(0, batch, size):
+        products = (factor[low : low + size].flatten(0, 1) @ rows.mT).square_()
+        total = products.view(-1, rank, batch, rank).sum((1, 3))
+        sums.append(_inner(total, weights[low : low + size]))
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum()

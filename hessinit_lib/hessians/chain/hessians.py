@@ -15,7 +15,8 @@ from hessinit_lib.hessians.chain.block_norms import Sums, block_sums, with_spect
 from hessinit_lib.hessians.chain.network import Chain, LinearStage, Stage
 from hessinit_lib.hessians.chain.sketched import chain_sketched_norms
 from hessinit_lib.hessians.loss import LossCurvature, LossFn, loss_curvature, on_logits
-from hessinit_lib.hessians.numerics.workspace import PIECE, batches, kept_workspace
+from hessinit_lib.hessians.numerics.lanczos import all_finite
+from hessinit_lib.hessians.numerics.workspace import WAITING, batches, kept_workspace, piece_entries
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
 
@@ -42,7 +43,7 @@ def chain_hessians(
     }
     loss_fn = on_logits(loss_fn, 1 if chain.log_softmax else None)
     loss = loss_curvature(loss_fn, logits, targets, parameters)
-    finite = bool(torch.isfinite(logits).all() and torch.isfinite(loss.gradient).all())
+    finite = all_finite(logits, loss.gradient)
     dense = chain.has_residual
     piece = piece_size(stages, loss, options, dense=dense)
     sketched = None
@@ -59,18 +60,19 @@ def _exact(
 ) -> Iterator[LayerHessian]:
     """Give the norms of all layers, last layer first."""
     limit = options.max_memory
-    room = _CACHED // 2 if limit is None and options.spectral else 0
+    on_cpu = loss.factor.device.type == "cpu"
+    room = (_CACHED // 2 if on_cpu else WAITING) if limit is None and options.spectral else 0
 
     def kept(sums: Sums) -> Sums:
         """Copy a small residual, so that it can wait while the next one takes its place."""
         rest = sums.layer.residual
         if rest is not None and len(rest) * rest.shape[1] ** 2 * rest.element_size() <= room:
             rest = rest.diag_embed() if rest.ndim == 2 else rest.clone()
-        return replace(sums, layer=replace(sums.layer, residual=rest))
+        return sums._replace(layer=replace(sums.layer, residual=rest))
 
     def size(sums: Sums) -> int | float:
         rest = 0 if sums.layer.residual is None else sums.layer.residual.nbytes
-        return sums.nbytes + 16 * rest if options.spectral and rest <= room else math.inf
+        return sums.nbytes + (16 * rest if on_cpu else rest) if rest <= room else math.inf
 
     with kept_workspace(loss.factor) if limit is None else nullcontext() as workspace:
         layers = backward(stages, loss, options.tolerance, workspace)
@@ -80,7 +82,7 @@ def _exact(
                 yield LayerHessian.from_parts(layer.name, layer.shape, *norms, exact=True)
             return
         found = (kept(block_sums(layer, options, piece, workspace)) for layer in layers)
-        for group in batches(found, size, limit):
+        for group in batches(found, size, limit, WAITING if on_cpu else 16 * WAITING):
             yield from with_spectral_norms(group, options)
 
 
@@ -123,9 +125,9 @@ def piece_size(stages: list[Stage], loss: LossCurvature, options: Options, *, de
     Raises:
         ValueError: `max_memory` is less than what cannot be made in pieces.
     """
-    limit = options.max_memory
+    limit, most = options.max_memory, piece_entries(loss.factor)
     if limit is None:
-        return PIECE
+        return most
     linear = [stage for stage in stages if isinstance(stage, LinearStage)]
     batch, rank, _ = loss.factor.shape
     widest = max(max(stage.weight.shape) for stage in linear[1:]) if linear[1:] else 0
@@ -146,4 +148,4 @@ def piece_size(stages: list[Stage], loss: LossCurvature, options: Options, *, de
     least = size * (entries + 4 * batch * max(widest, outputs) * (-(-widest // 16) if dense else 1))
     if limit < least:
         raise ValueError(f"max_memory={limit}: at least {least} bytes are needed")
-    return min(PIECE, (limit - size * entries) // (4 * size))
+    return min(most, (limit - size * entries) // (4 * size))

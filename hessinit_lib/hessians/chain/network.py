@@ -116,22 +116,28 @@ class Chain:
                 return True
         return False
 
-    def outputs(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """Give the logits with the graph from the weights, and these by name."""
+    def outputs(
+        self, inputs: Inputs, state: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Give the logits with the graph from the weights, and these by name.
+
+        Parameters are those of the state.
+        """
         assert isinstance(inputs, Tensor)
         weights = {
-            _weight_name(name): module.weight.detach().to(self.dtype).requires_grad_()
-            for name, module in self.modules
-            if isinstance(module, nn.Linear)
+            weight: state[weight].detach().requires_grad_()
+            for weight in (
+                _weight_name(name) for name, module in self.modules if isinstance(module, nn.Linear)
+            )
         }
-        return self.forward(inputs, weights)[1], weights
+        return self.forward(inputs, {**state, **weights})[1], weights
 
     def forward(
-        self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None
+        self, inputs: Tensor, given: Mapping[str, Tensor] | None = None
     ) -> tuple[list[Stage], Float[Tensor, "b c"]]:
         """Run the network; give the stages from input to output, and the logits.
 
-        The weights are the modules' own where none are given for them.
+        Parameters are the modules' own where none are given for them, by name.
 
         Raises:
             ValueError: the input of a Linear layer is not of shape (B, fan_in).
@@ -146,10 +152,15 @@ class Chain:
                         f"{name or 'Linear'} got an input of shape {tuple(z.shape)}, "
                         f"expected (batch, {module.in_features})"
                     )
-                weight = (weights or {}).get(_weight_name(name), module.weight).to(dtype)
+                own = _weight_name(name)
+                weight, bias = (
+                    (given or {}).get(key, parameter)
+                    for key, parameter in ((own, module.weight), (own[:-6] + "bias", module.bias))
+                )
+                weight = weight.to(dtype)
                 trainable = module.weight.requires_grad
-                stages.append(LinearStage(_weight_name(name), weight, z, trainable))
-                bias = None if module.bias is None else module.bias.to(dtype)
+                stages.append(LinearStage(own, weight, z, trainable))
+                bias = None if bias is None else bias.to(dtype)
                 with fast_products(dtype, 0.0, z.numel() * len(weight)):
                     z = nn.functional.linear(z, weight, bias)
             elif is_elementwise(module):

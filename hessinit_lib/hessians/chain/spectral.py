@@ -15,6 +15,7 @@ from torch import Tensor
 from hessinit_lib.hessians.chain.backward import LayerCurvature
 from hessinit_lib.hessians.numerics.lanczos import Operators, random_start, spectral_norms
 from hessinit_lib.hessians.numerics.precision import fast_products, few_threads
+from hessinit_lib.hessians.numerics.workspace import piece_entries
 
 # Samples that a first guess is made from.
 _FEW = 16
@@ -34,7 +35,8 @@ def gauss_newton_spectral_norms(
     batch, rank, _ = layers[0][0].factor.shape
     units = max(layer.factor.shape[2] for layer, _ in layers)
     start = random_start(1, batch * rank, layers[0][1]).expand(len(layers), -1)
-    small = len(layers) * batch * max(batch, rank * units) <= _SMALL
+    entries = len(layers) * batch * max(batch, rank * units)
+    small = entries <= piece_entries(start, _SMALL)
     parts = [_linearizations(g, tolerance) for g in ([layers] if small else [[e] for e in layers])]
 
     def several(u: Tensor, places: list[int]) -> Tensor:
@@ -58,7 +60,44 @@ def block_spectral_norms(
     with few_threads(residual.numel()):
         start = _start(factor, residual, inputs, count)
     norms = spectral_norms(_blocks_and_parts(factor, residual, inputs, count), start, tolerance)
-    rest = (norms[1::3], norms[2::3]) if parts else ([math.nan] * len(norms),) * 2
+    return _by_layer(norms, count)
+
+
+def padded_spectral_norms(
+    layers: Sequence[LayerCurvature], tolerance: float, *, parts: bool
+) -> list[tuple[float, float, float]] | None:
+    """Do what `block_spectral_norms` does for layers of any shapes, by as few products as may be.
+
+    Zeros stand for the units and inputs that a layer has not. For a GPU, which waits for each
+    launch; None on another device, or if that would take much memory.
+    """
+    count, like = 3 if parts else 1, layers[0].factor
+    units = max(layer.factor.shape[2] for layer in layers)
+    entries = count * len(layers) * len(like) * units**2
+    if like.device.type == "cpu" or entries > piece_entries(like):
+        return None
+    inputs = [_reduce_inputs(layer.inputs, 8) for layer in layers]
+    wide = max(z.shape[1] for z in inputs)
+    z = torch.stack([F.pad(z, (0, wide - z.shape[1])) for z in inputs])
+    factors, rests = list[Tensor](), list[Tensor]()
+    for layer in layers:
+        more, rest = (0, units - layer.factor.shape[2]), layer.residual
+        factors.append(F.pad(layer.factor, more))
+        if rest is None:
+            rests.append(like.new_zeros(len(like), units, units))
+        else:
+            rests.append(
+                F.pad(rest, more).diag_embed() if rest.ndim == 2 else F.pad(rest, more * 2)
+            )
+    factor, residual = torch.stack(factors), torch.stack(rests)
+    start = _start(factor, residual, z, count)
+    return _by_layer(
+        spectral_norms(_block_matrices(factor, residual, z, count), start, tolerance), count
+    )
+
+
+def _by_layer(norms: list[float], count: int) -> list[tuple[float, float, float]]:
+    rest = (norms[1::3], norms[2::3]) if count == 3 else ([math.nan] * len(norms),) * 2
     return list(zip(norms[::count], *rest, strict=True))
 
 
@@ -84,21 +123,23 @@ def _linearizations(
     @functools.lru_cache(maxsize=1)  # the places seldom change
     def chosen(places: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         some = slice(None) if len(places) == len(layers) else [*places]
-        return factor[some].flatten(0, 1), kernels[some]
+        return factor[some].flatten(0, 1), kernels[some] / batch
 
     def apply(u: Tensor, places: list[int]) -> Tensor:
         s, kernel = chosen(tuple(places))
         rows = torch.bmm(u.view(-1, 1, rank), s).view(-1, batch, units)
         with fast_products(u.dtype, tolerance, rows.numel() * batch):
-            rows = torch.bmm(z, torch.bmm(z.mT, rows)) if narrow else torch.bmm(kernel, rows)
-        return torch.bmm(rows.view(-1, 1, units), s.mT).view(u.shape) / batch
+            rows = (
+                torch.bmm(z / batch, torch.bmm(z.mT, rows)) if narrow else torch.bmm(kernel, rows)
+            )
+        return torch.bmm(rows.view(-1, 1, units), s.mT).view(u.shape)
 
     return apply
 
 
-def _reduce_inputs(z: Float[Tensor, "b m"]) -> Float[Tensor, "b k"]:
-    """Turn the inputs into coordinates of their span: same dot products, k = min(B, m)."""
-    return z if len(z) >= z.shape[1] else torch.linalg.qr(z.mT, mode="r").R.mT
+def _reduce_inputs(z: Float[Tensor, "b m"], most: int = 1) -> Float[Tensor, "b k"]:
+    """Turn more inputs than `most` times B into coordinates of their span: same dot products."""
+    return z if most * len(z) >= z.shape[1] else torch.linalg.qr(z.mT, mode="r").R.mT
 
 
 def _start(
@@ -125,6 +166,33 @@ def _start(
     guess = F.normalize((left * mean[:, None]).flatten(1), dim=1)
     # Of the sign that keeps the sum from vanishing.
     return noise + guess * (guess * noise).sum(1, keepdim=True).sign()
+
+
+def _block_matrices(
+    factor: Float[Tensor, "l b r n"],
+    residual: Float[Tensor, "l b *rest"],
+    z: Float[Tensor, "l b k"],
+    count: int,
+) -> Operators:
+    """Do what `_blocks_and_parts` does in three products, from matrices A_b of all kinds."""
+    layers, batch, _, units = factor.shape
+    linear = torch.bmm(factor.flatten(0, 1).mT, factor.flatten(0, 1)).view(layers, batch, units, -1)
+    rest = residual.diag_embed() if residual.ndim == 3 else residual
+    kinds = torch.stack((linear + rest, linear, rest)[:count], 1).flatten(0, 1)
+    every = z.repeat_interleave(count, 0)
+
+    @functools.lru_cache(maxsize=1)
+    def chosen(numbers: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        some = slice(None) if len(numbers) == len(kinds) else [*numbers]
+        return kinds[some].flatten(0, 1), every[some], every[some] / batch
+
+    def apply(v: Tensor, numbers: list[int]) -> Tensor:
+        matrices, inputs, scaled = chosen(tuple(numbers))
+        rows = torch.bmm(inputs, v.view(len(inputs), units, -1).mT)
+        products = torch.bmm(rows.view(-1, 1, units), matrices).view(rows.shape)
+        return torch.bmm(products.mT, scaled).view(v.shape)
+
+    return apply
 
 
 def _blocks_and_parts(

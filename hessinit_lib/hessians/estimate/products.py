@@ -25,6 +25,7 @@ from hessinit_lib.hessians.functional import PureModel, one_tensor
 from hessinit_lib.hessians.graph.nodes import inputs_first, operation
 from hessinit_lib.hessians.inputs import Inputs, sample_count, take
 from hessinit_lib.hessians.loss import OutputCurvature, on_logits
+from hessinit_lib.hessians.numerics.lanczos import all_finite
 from hessinit_lib.hessians.numerics.random import standard_normal
 
 # Training steps that a product with the deepest block takes, as measured; with second derivatives
@@ -108,7 +109,7 @@ class BlockProducts:
         gradient = self._curvature.gradient
         self.like = gradient.new_empty(0)
         found = (outputs, gradient, self._curvature.value)
-        self.finite = all(bool(torch.isfinite(tensor).all()) for tensor in found)
+        self.finite = all_finite(*found)
         self.sizes = {
             block: sum(self._weights[name].numel() for name in names)
             for block, names in blocks.items()

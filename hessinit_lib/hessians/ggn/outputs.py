@@ -22,6 +22,7 @@ from hessinit_lib.hessians.loss import (
     convex_factor,
 )
 from hessinit_lib.hessians.loss_value import LossFn, name_of
+from hessinit_lib.hessians.numerics.lanczos import all_finite
 
 _LARGEST = 128  # outputs of a block whose Hessian is formed
 _COLUMNS = 64  # of S, for one sample, of which a random basis is drawn
@@ -86,7 +87,7 @@ class OutputHessian:
                     raise
                 continue
             numbers = (self._curvature.value, self._curvature.gradient)
-            self.finite = all(bool(torch.isfinite(each).all()) for each in numbers)
+            self.finite = all_finite(*numbers)
             self._z = self._like.to(dtype)
             found = self._structured() if self.finite else self._without_factor
             if found is not None:

@@ -20,6 +20,7 @@ from hessinit_lib.hessians.ggn.uses import Edge, Graph, Plan, Use, backward
 from hessinit_lib.hessians.graph.nodes import edge_shape, operation
 from hessinit_lib.hessians.inputs import Inputs, take
 from hessinit_lib.hessians.loss import on_logits
+from hessinit_lib.hessians.numerics.lanczos import all_finite
 
 MOST = 4
 """Vectors at a time: what they leave at each weight is held until the last."""
@@ -70,7 +71,7 @@ class Passes:
         self.hessian = OutputHessian(
             case, on_logits(case.loss_fn, axis), outputs, plan and plan.softmax
         )
-        self.finite = self.hessian.finite and bool(torch.isfinite(outputs).all())
+        self.finite = self.hessian.finite and all_finite(outputs)
         self._graph = Graph(outputs, self._weights, case.samples, plan)
         self.unknown = self._graph.unknown
         self.plan = self._graph.plan._replace(softmax=self.hessian.softmax)

@@ -11,6 +11,7 @@ start at the logits.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ def layer_grams(
     )
     if limit is None:
         steps = []
-        for part in segments(logits, layers, _SEGMENT // rank):
+        least = _SEGMENT // rank if logits.device.type == "cpu" else 1 << 62
+        for part in segments(logits, layers, least):
             grams = map(make, part.layers)
             steps.append(Step(part, [{gram: gram.pieces for gram in grams}]))
     else:
@@ -130,14 +132,32 @@ def _carry(
     if last and segment.end is not None:
         edges.append(segment.end)
     ends: list[Tensor] = []
-    for index, start in enumerate(starts):
-        source = [logits] if segment.start is None else [segment.start]
-        gradients = torch.autograd.grad(source, edges, [start], retain_graph=True)
+    source = [logits] if segment.start is None else [segment.start]
+
+    def back(start: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(source, edges, [start], retain_graph=True)
+
+    together = _at_once(back, starts) if segment.end is None else None
+    for index, gradients in enumerate(map(back, starts) if together is None else [together]):
         for (gram, pieces), gradient in zip(filled.items(), gradients, strict=False):
             for piece, factors in pieces:
-                gram.fill(factors, piece, index, gradient)
+                gram.fill(factors, piece, index if together is None else None, gradient)
         ends += gradients[len(filled) :]
     return filled, ends
+
+
+def _at_once(
+    back: Callable[[Tensor], tuple[Tensor, ...]], starts: list[Tensor]
+) -> tuple[Tensor, ...] | None:
+    """Carry all factors through by one pass over the graph, on a GPU; None if that cannot be."""
+    if starts[0].device.type == "cpu":
+        return None
+    try:
+        with warnings.catch_warnings():  # of operations that are done one by one
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.vmap(back)(torch.stack(starts))
+    except RuntimeError:
+        return None
 
 
 def _steps_within(

@@ -7,11 +7,13 @@ of shape (P, P) is formed unless it is the smaller one. J itself is formed in pi
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -25,7 +27,7 @@ from hessinit_lib.hessians.numerics.lanczos import (
     spectral_norms,
 )
 from hessinit_lib.hessians.numerics.precision import fast_products, few_threads
-from hessinit_lib.hessians.numerics.workspace import Workspace
+from hessinit_lib.hessians.numerics.workspace import Workspace, piece_entries
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import BlockNorms
 
@@ -35,6 +37,9 @@ _PIECE = 1 << 22
 
 # Rows up to which a symmetric product is not worth splitting.
 _SPLIT = 150
+
+# Rows up to which, on a GPU, the matrix of their products is made.
+_FEW_ROWS = 4096
 
 # Multiplications from which on rounding to bfloat16 pays, and its errors average out.
 _LARGE = 1 << 27
@@ -90,6 +95,7 @@ class LayerGram:
         max_entries: int | None = None,
     ) -> None:
         self.layer, self.sizes, self._rank = layer, sizes(layer, batch), rank
+        self._on_cpu = layer.weight.device.type == "cpu"
         self._embedding = isinstance(layer.module, nn.Embedding)
         _, groups, units, inputs, positions = self.sizes
         rows, columns = batch * rank, self.sizes.columns
@@ -99,6 +105,8 @@ class LayerGram:
         smaller = rows if by_rows else min(rows, columns)
         self._hadamard = positions == groups == 1 and rows * direct <= columns * smaller
         self._by_rows = by_rows or self._hadamard or columns >= rows
+        # On a GPU few rows are best left in one matrix, of which all layers' are alike.
+        factored = factored and (self._on_cpu or rows > _FEW_ROWS)
         self.factored = factored and self._hadamard and not self._embedding
         rounded = rounded and self._by_rows and not (self._hadamard or self._embedding)
         self._round_factors = rounded and rows * positions * columns >= _LARGE
@@ -114,7 +122,7 @@ class LayerGram:
         if self._hadamard or self._embedding:
             return [Piece(every, every)]
         channels, inner = (units, inputs) if groups == 1 else (groups, units * inputs)
-        size = _PIECE // (rows * inner)
+        size = piece_entries(self.layer.weight, _PIECE) // (rows * inner)
         if max_entries is not None:
             size = min(size, max_entries // (rows * max(inner, inner // inputs * positions)))
         size = max(1, size)
@@ -152,11 +160,17 @@ class LayerGram:
         return math.prod(self.shape(piece)) * self.dtype.itemsize
 
     def fill(
-        self, factors: Float[Tensor, "b g r q t"], piece: Piece, index: int, gradient: Tensor
+        self, factors: Float[Tensor, "b g r q t"], piece: Piece, index: int | None, gradient: Tensor
     ) -> None:
-        """Write one factor, the gradient at the layer's output, into its place."""
-        whole = extract_factor(self.layer, gradient, self.sizes)
-        factors[:, :, index].copy_(whole[:, piece.groups, piece.units])
+        """Write one factor, the gradient at the layer's output, into its place; all if None."""
+        if index is not None:
+            whole = extract_factor(self.layer, gradient, self.sizes)
+            factors[:, :, index].copy_(whole[:, piece.groups, piece.units])
+            return
+        every = self.sizes._replace(batch=self.sizes.batch * self._rank)
+        whole = extract_factor(self.layer, gradient.flatten(0, 1), every)
+        whole = whole.unflatten(0, (self._rank, -1))[:, :, piece.groups, piece.units]
+        factors.copy_(whole.permute(1, 2, 0, 3, 4))
 
     def add(
         self, filled: list[tuple[Piece, Float[Tensor, "b _ r _ t"]]], workspace: Workspace
@@ -252,37 +266,69 @@ class LayerGram:
 
 
 class GramNorms(NamedTuple):
-    """Norms of a block, and its Gram matrix if the largest eigenvalue is still to be found."""
+    """The Gram matrix of a block; on a CPU its Frobenius norm and trace, times B, shape (2,)."""
 
     name: str
-    norms: BlockNorms
-    matrix: Float[Tensor, "d d"] | None
+    matrix: Float[Tensor, "d d"]
+    numbers: Float[Tensor, 2] | None
 
     @property
     def nbytes(self) -> int:
         """What is held."""
-        return 0 if self.matrix is None else self.matrix.nbytes
+        return self.matrix.nbytes
 
 
-def gram_norms(gram: LayerGram, options: Options) -> GramNorms:
+def gram_norms(gram: LayerGram) -> GramNorms:
     """Compute the Frobenius norm and the trace of a block from its Gram matrix."""
-    matrix, batch = gram.matrix(), gram.sizes.batch
-    norm, trace = torch.stack((_frobenius_norm(matrix), matrix.diagonal().sum())).tolist()
-    if not in_range(trace):
-        unit = power_of_two(trace)
-        norm = _frobenius_norm(matrix / unit).item() * unit
-    frobenius = norm / batch if options.frobenius else math.nan
-    norms = BlockNorms(frobenius, math.nan, trace / batch)
-    wanted = options.spectral and math.isfinite(norm)
-    return GramNorms(gram.layer.name, norms, matrix if wanted else None)
+    matrix = gram.matrix()
+    numbers = None
+    if matrix.device.type == "cpu":  # while it is near the cores
+        numbers = torch.stack((_frobenius_norm(matrix), matrix.diagonal().sum()))
+    return GramNorms(gram.layer.name, matrix, numbers)
+
+
+def all_norms(grams: Sequence[GramNorms], batch: int, options: Options) -> dict[str, BlockNorms]:
+    """Compute the norms of some blocks from their Gram matrices."""
+    if not grams:
+        return {}
+    known = [gram.numbers for gram in grams if gram.numbers is not None]
+    matrices = [gram.matrix for gram in grams]
+    if known:
+        numbers = torch.stack(known)
+    else:  # on a GPU: all by the same operations
+        matrices = _padded(matrices)
+        traces = matrices.diagonal(dim1=1, dim2=2).sum(1)
+        numbers = torch.stack((torch.linalg.vector_norm(matrices, dim=(1, 2)), traces), 1)
+    found: list[tuple[float, float]] = []
+    for matrix, (norm, trace) in zip(matrices, numbers.tolist(), strict=True):
+        if not in_range(trace):
+            unit = power_of_two(trace)
+            norm = _frobenius_norm(matrix / unit).item() * unit
+        found.append((norm, trace))
+    largest = [math.nan] * len(grams)
+    wanted = [i for i, (norm, _) in enumerate(found) if options.spectral and math.isfinite(norm)]
+    if wanted:
+        chosen = matrices if len(wanted) == len(grams) else [matrices[i] for i in wanted]
+        for i, value in zip(wanted, largest_eigenvalues(chosen), strict=True):
+            largest[i] = value
+    return {
+        gram.name: BlockNorms(
+            norm / batch if options.frobenius else math.nan, value / batch, trace / batch
+        )
+        for gram, value, (norm, trace) in zip(grams, largest, found, strict=True)
+    }
 
 
 def _frobenius_norm(matrix: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
-    """Compute the norm row by row: in float32, one sum over all loses digits."""
+    """Compute the norm; on a CPU row by row: in float32, one sum over all loses digits there."""
+    if matrix.device.type != "cpu":
+        return torch.linalg.vector_norm(matrix)
     return torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1))
 
 
-def largest_eigenvalues(grams: list[Float[Tensor, "_ _"]]) -> list[float]:
+def largest_eigenvalues(
+    grams: list[Float[Tensor, "_ _"]] | Float[Tensor, "l d d"],
+) -> list[float]:
     """Compute the largest eigenvalue of each matrix, those of one size together.
 
     Args:
@@ -292,6 +338,8 @@ def largest_eigenvalues(grams: list[Float[Tensor, "_ _"]]) -> list[float]:
         >>> largest_eigenvalues([torch.tensor([[3.0]]), torch.zeros(2, 2), torch.tensor([[1.0]])])
         [3.0, 0.0, 1.0]
     """
+    if len(grams) and grams[0].device.type != "cpu":
+        return _together(grams if isinstance(grams, Tensor) else _padded(grams))
     by_size: dict[int, list[int]] = {}
     for index, gram in enumerate(grams):
         by_size.setdefault(len(gram), []).append(index)
@@ -307,6 +355,27 @@ def largest_eigenvalues(grams: list[Float[Tensor, "_ _"]]) -> list[float]:
         for index, norm in zip(members, norms, strict=True):
             found[index] = norm
     return found
+
+
+def _padded(matrices: list[Float[Tensor, "_ _"]]) -> Float[Tensor, "l d d"]:
+    """Put matrices together, with zeros where one is smaller."""
+    size = max(map(len, matrices))
+    return torch.stack(
+        [m if len(m) == size else F.pad(m, (0, size - len(m)) * 2) for m in matrices]
+    )
+
+
+def _together(matrices: Float[Tensor, "l d d"]) -> list[float]:
+    """Find the largest eigenvalues by products of all matrices at once."""
+
+    @functools.lru_cache(maxsize=1)  # the places seldom change
+    def chosen(places: tuple[int, ...]) -> Tensor:
+        return matrices if len(places) == len(matrices) else matrices[[*places]]
+
+    def apply(v: Tensor, places: list[int]) -> Tensor:
+        return torch.bmm(v[:, None], chosen(tuple(places)))[:, 0]
+
+    return spectral_norms(apply, random_start(*matrices.shape[:2], matrices))
 
 
 def _rows_of_embedding(
@@ -335,7 +404,7 @@ def _add_symmetric_product(
 
     The `first` time, what the total holds does not count.
     """
-    if len(left) <= _SPLIT:
+    if len(left) <= _SPLIT or left.device.type != "cpu":
         _add_product(left, left, total, first)
         return
     half = len(left) // 2
@@ -360,7 +429,7 @@ def _add_product(
 
 def _mirror(total: Float[Tensor, "d d"]) -> None:
     """Copy what `_add_symmetric_product` left out from above the diagonal."""
-    if len(total) > _SPLIT:
+    if len(total) > _SPLIT and total.device.type == "cpu":
         half = len(total) // 2
         total[half:, :half] = total[:half, half:].mT
         _mirror(total[:half, :half])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -15,11 +14,12 @@ from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.graph.backward import layer_grams
 from hessinit_lib.hessians.graph.capture import CapturedLayer, capture_logits
 from hessinit_lib.hessians.graph.conditions import check_exact, check_independence
-from hessinit_lib.hessians.graph.gram import GramNorms, gram_norms, largest_eigenvalues
+from hessinit_lib.hessians.graph.gram import GramNorms, all_norms, gram_norms
 from hessinit_lib.hessians.graph.sketched import graph_sketched_norms
 from hessinit_lib.hessians.loss import loss_curvature
+from hessinit_lib.hessians.numerics.lanczos import all_finite
 from hessinit_lib.hessians.numerics.precision import may_round
-from hessinit_lib.hessians.numerics.workspace import PIECE, batches
+from hessinit_lib.hessians.numerics.workspace import WAITING, batches, piece_entries
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
 
@@ -63,7 +63,7 @@ def graph_hessians(case: Case, options: Options | None = None) -> HessianReport:
         loss = loss_curvature(loss_fn, logits.detach(), case.targets, case.parameters)
         norms = {layer.name: ZERO for layer in layers}
         estimated: dict[str, BlockNorms] | None = None
-        if not (torch.isfinite(logits).all() and torch.isfinite(loss.gradient).all()):
+        if not all_finite(logits, loss.gradient):
             norms.update(dict.fromkeys(reached, NOT_FINITE))
         elif reached:
             found = [layer for layer in layers if layer.name in reached]
@@ -99,7 +99,9 @@ def _exact_norms(
 ) -> dict[str, BlockNorms]:
     """Compute the norms of all blocks from their factors."""
     limit = options.max_memory
-    piece = PIECE if limit is None else min(PIECE, limit // 64)
+    piece = piece_entries(logits)
+    piece = piece if limit is None else min(piece, limit // 64)
+    room = WAITING if logits.device.type == "cpu" else 16 * WAITING
     grams = layer_grams(
         logits,
         layers,
@@ -109,25 +111,18 @@ def _exact_norms(
         limit=limit,
     )
     sums = (
-        block_sums(gram.curvature(), options, piece) if gram.factored else gram_norms(gram, options)
+        block_sums(gram.curvature(), options, piece) if gram.factored else gram_norms(gram)
         for gram in grams
     )
     norms: dict[str, BlockNorms] = {}
-    for group in batches(sums, lambda each: each.nbytes, limit):
-        norms.update(_with_spectral_norms(group, len(logits), options))
+    for group in batches(sums, lambda each: each.nbytes, limit, room):
+        norms.update(_finished(group, len(logits), options))
     return norms
 
 
-def _with_spectral_norms(
-    group: list[Sums | GramNorms], batch: int, options: Options
-) -> dict[str, BlockNorms]:
-    """Add the spectral norms of some blocks: together they are found faster."""
-    known = [each for each in group if isinstance(each, GramNorms)]
-    norms = {each.name: each.norms for each in known}
-    matrices = {each.name: each.matrix for each in known if each.matrix is not None}
-    largest = largest_eigenvalues(list(matrices.values()))
-    for name, value in zip(matrices, largest, strict=True):
-        norms[name] = replace(norms[name], spectral=value / batch)
+def _finished(group: list[Sums | GramNorms], batch: int, options: Options) -> dict[str, BlockNorms]:
+    """Finish the norms of some blocks: together they are found faster."""
+    norms = all_norms([each for each in group if isinstance(each, GramNorms)], batch, options)
     for found in with_spectral_norms([each for each in group if isinstance(each, Sums)], options):
         norms[found.name] = BlockNorms(found.frobenius, found.spectral, found.trace)
     return norms

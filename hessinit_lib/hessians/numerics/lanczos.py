@@ -46,6 +46,17 @@ def power_of_two(size: float) -> float:
     return 2.0 ** round(math.log2(size)) if 0 < size < math.inf else 1.0
 
 
+def all_finite(*tensors: Tensor) -> bool:
+    """Tell whether no entry is infinite or NaN; the device is waited for once.
+
+    Example:
+        >>> all_finite(torch.ones(2), torch.tensor([1.0, math.nan]))
+        False
+    """
+    sizes = [torch.linalg.vector_norm(each, math.inf) for each in tensors if each.numel()]
+    return all(map(math.isfinite, torch.stack(sizes).tolist())) if sizes else True
+
+
 def random_start(count: int, size: int, like: Tensor) -> Float[Tensor, "p d"]:
     """Make unit vectors that are the same at each call, of the type and device of `like`."""
     make = _unit_vectors if count * size <= _SMALL else _unit_vectors.__wrapped__
@@ -93,16 +104,19 @@ def spectral_norms(
     tolerances = (1e-9, 1e-11) if start.itemsize == 8 else (1e-4, max(1e-6, tolerance / 20))
     rounding = 10 * torch.finfo(start.dtype).eps
     steps = min(size, _MAX_STEPS)
+    # To look takes as long as a step or two: on a GPU, all that is under way has to end.
+    first, every = (4, 2) if start.device.type == "cpu" else (6, 6)
     # Steps first: each takes the vectors of all chains as one matrix.
     basis = start.new_empty(min(steps, 16), count, size)
     torch.div(start, torch.linalg.vector_norm(start, dim=1, keepdim=True), out=basis[0])
     diagonal, beside = np.zeros((2, steps, count))
-    scale, units = np.zeros(count), np.ones(count)
+    units = np.ones(count)
     chains, norms = [*range(count)], [math.nan] * count
+    done, found = 0, list[Tensor]()
     for step in range(1, steps + 1):
         image = operators(basis[step - 1], chains)
         if step == 1:  # what an operator does to a random vector tells its size
-            sizes = image.abs().amax(1).tolist()
+            sizes = torch.linalg.vector_norm(image, math.inf, dim=1).tolist()
             units = np.array([1.0 if in_range(size) else power_of_two(size) for size in sizes])
         if (units != 1).any():
             image = image / image.new_tensor(units)[:, None]
@@ -115,33 +129,18 @@ def spectral_norms(
             lengths = torch.linalg.vector_norm(image, dim=1)
             if step < steps:
                 torch.div(image, lengths[:, None], out=basis[step])
-        alphas, betas = torch.stack((along, lengths)).cpu().numpy().astype(float)
-        sound = np.flatnonzero(np.isfinite(alphas + betas))
-        if len(sound) < len(chains):  # the others go on
-            chains = [chains[place] for place in sound]
-            if not chains:
-                return norms
-            basis, alphas, betas = basis[:, sound], alphas[sound], betas[sound]
-            diagonal, beside = diagonal[:, sound], beside[:, sound]
-            scale, units = scale[sound], units[sound]
-        scale = np.maximum(scale, np.maximum(np.abs(alphas), betas))
-        # An exhausted chain goes on with zeros, which add nothing to its spectrum.
-        ended = betas <= rounding * scale
-        betas[ended] = 0.0
-        diagonal[step - 1], beside[step - 1] = alphas, betas
-        if step < steps and ended.any():
-            basis[step, torch.from_numpy(ended)] = 0.0
-        if (step % 2 or step == 2) and step < steps and not ended.all():
-            continue  # to look at each step would take as long as the step
-        tridiagonal = np.zeros((len(chains), step, step))
-        at = np.arange(step)
-        tridiagonal[:, at, at] = diagonal[:step].T
-        tridiagonal[:, at[1:], at[:-1]] = beside[: step - 1].T  # of which one half is read
-        ritz = np.linalg.eigh(tridiagonal)
+        found += [along, lengths]
+        if step < steps and (step < first or step % every):
+            continue
+        seen = torch.stack(found).cpu().numpy().astype(float)
+        diagonal[done:step], beside[done:step] = seen[::2], seen[1::2]
+        done, found = step, []
         pending = []
-        for place, values in enumerate(zip(*ritz, betas, strict=True)):
-            norm, converged = _leading_ritz_value(*values, tolerances)
-            norms[chains[place]] = norm * float(units[place])
+        for place, chain in enumerate(chains):
+            norm, converged = _look(
+                diagonal[:step, place], beside[:step, place], rounding, tolerances
+            )
+            norms[chain] = norm * float(units[place])
             if not converged and step < size:
                 pending.append(place)
         if not pending:
@@ -149,8 +148,7 @@ def spectral_norms(
         if len(pending) < len(chains):
             chains = [chains[place] for place in pending]
             basis = basis[: step + 1, pending]
-            diagonal, beside = diagonal[:, pending], beside[:, pending]
-            scale, units = scale[pending], units[pending]
+            diagonal, beside, units = diagonal[:, pending], beside[:, pending], units[pending]
     raise ArithmeticError(f"Lanczos did not converge in {steps} steps")
 
 
@@ -162,6 +160,26 @@ def _orthogonalize(
     overlaps = torch.bmm(image[:, None], basis.permute(1, 2, 0))
     rest = torch.baddbmm(image[:, None], overlaps, basis.transpose(0, 1), alpha=-1)
     return overlaps[:, 0, -1], rest[:, 0]
+
+
+def _look(
+    diagonal: np.ndarray, beside: np.ndarray, rounding: float, tolerances: tuple[float, float]
+) -> tuple[float, bool]:
+    """Give the norm that one chain shows so far, and whether it can be trusted.
+
+    What comes after a length that is rounding alone does not count: the chain is exhausted.
+    """
+    scale = np.maximum.accumulate(np.maximum(np.abs(diagonal), beside))
+    ended = np.flatnonzero(~(beside > rounding * scale))  # NaN, too
+    steps = ended[0] + 1 if len(ended) else len(diagonal)
+    if not np.isfinite(diagonal[:steps] + beside[:steps]).all():
+        return math.nan, True
+    tridiagonal = np.zeros((steps, steps))
+    at = np.arange(steps)
+    tridiagonal[at, at] = diagonal[:steps]
+    tridiagonal[at[1:], at[:-1]] = beside[: steps - 1]  # of which one half is read
+    beta = 0.0 if len(ended) else beside[-1]
+    return _leading_ritz_value(*np.linalg.eigh(tridiagonal), beta, tolerances)
 
 
 def _leading_ritz_value(

@@ -13,15 +13,28 @@ from torch import Tensor
 # Entries of tensors that are made in pieces: as many as stay near the cores.
 PIECE = 1 << 21
 
+# On a GPU, which waits for each launch, as many as leave room for what else is there.
+_GPU_PIECE = 1 << 27
+
 # A bound on the memory leaves one part in so many for what waits in `batches`; without a
 # bound these bytes may wait.
 WAITING_SHARE = 8
-_WAITING = 1 << 27
+WAITING = 1 << 27
 
 # Bytes of buffers that outlive a call, for the next one.
 _KEPT = 1 << 26
 
 _T = TypeVar("_T")
+
+
+def piece_entries(like: Tensor, on_cpu: int = PIECE) -> int:
+    """Give how many entries to make at a time of a tensor on the device of another.
+
+    Example:
+        >>> piece_entries(torch.zeros(1)) == PIECE
+        True
+    """
+    return on_cpu if like.device.type == "cpu" else _GPU_PIECE
 
 
 class Workspace:
@@ -83,20 +96,21 @@ def kept_workspace(like: Tensor) -> Iterator[Workspace]:
 
 
 def batches(
-    items: Iterable[_T], size: Callable[[_T], float], limit: int | None
+    items: Iterable[_T], size: Callable[[_T], float], limit: int | None, room: int = WAITING
 ) -> Iterator[list[_T]]:
     """Gather items that are finished faster together; what is yielded is freed before the next.
 
     Args:
         items: made one after the other, as they are asked for.
         size: bytes that an item holds; infinity for one that may not wait.
-        limit: `max_memory`, of which an eighth is for this; 128 MiB if None.
+        limit: `max_memory`, of which an eighth is for this; `room` if None.
+        room: bytes that may wait without a limit.
 
     Example:
         >>> [list(batch) for batch in batches([1, 2, 3, 1], lambda size: size, limit=8 * 2)]
         [[1, 2], [3], [1]]
     """
-    room = _WAITING if limit is None else min(_WAITING, limit // WAITING_SHARE)
+    room = room if limit is None else min(room, limit // WAITING_SHARE)
     waiting: list[_T] = []
     held = 0.0
     for item in items:
