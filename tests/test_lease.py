@@ -123,7 +123,7 @@ def test_a_run_that_breaks_or_takes_too_long_stops_no_other(tmp_path: Path) -> N
             Run("broken", 9, fail),
             Run("long", 1.0, leave_children),
             Run("exits", 9, lambda _: sys.exit("no such thing")),
-            Run("crashes", 9, lambda _: os.kill(os.getpid(), 11)),
+            Run("crashes", 9, lambda _: os.kill(os.getpid(), 15)),
             Run("short of data", 9, leave, ("MNIST/raw/x",)),
             Run("good", 9, leave),
         ],
@@ -136,7 +136,7 @@ def test_a_run_that_breaks_or_takes_too_long_stops_no_other(tmp_path: Path) -> N
         ("broken", "failed", "ValueError: broken"),
         ("long", "stopped", ""),
         ("exits", "failed", "no such thing"),
-        ("crashes", "failed", "ended by signal 11"),
+        ("crashes", "failed", "ended by signal 15"),
         ("short of data", "failed", f"not in {place.data}: MNIST/raw/x"),
         ("good", "done", "a file"),
     ]

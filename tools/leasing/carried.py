@@ -29,7 +29,7 @@ LIMIT, SPARE = 64 * 2**20, 0.2
 
 WHEELS = (
     *("annotated-types", "jaxtyping", "platformdirs", "pydantic", "pydantic-core"),
-    *("pyyaml", "tqdm", "typing-extensions", "typing-inspection", "wadler-lindig"),
+    *("tqdm", "typing-extensions", "typing-inspection", "wadler-lindig"),
 )
 FOR_TESTS = (
     "beartype",
@@ -39,6 +39,7 @@ FOR_TESTS = (
     "pluggy",
     "pygments",
     "pytest",
+    "pyyaml",
     "sortedcontainers",
 )
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
