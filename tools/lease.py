@@ -93,7 +93,6 @@ def run_stage(name: str, given: argparse.Namespace) -> list[runs.Outcome]:
         results.resume([given.out / archive, given.carried / name / archive], work)
         own = os.environ.get("HESSINIT_DATA")
         data = Path(own) if own else given.home / "data"
-        data.mkdir(parents=True, exist_ok=True)
         place = runs.Place(work, data, given.device, given.toy)
 
         def keep() -> None:

@@ -204,7 +204,8 @@ def install(carried: Path, home: Path) -> list[str]:
             there.touch()
     if site.is_dir() and str(site) not in sys.path:
         sys.path.insert(0, str(site))
-    parts.mkdir(parents=True, exist_ok=True)
+    for folder in (parts, data):
+        folder.mkdir(parents=True, exist_ok=True)
     for part in carried.glob("data/*"):
         _write(parts / part.name, part.read_bytes())
     said = []

@@ -197,7 +197,7 @@ def _rows() -> tuple[Run, ...]:
 
     toy = ("--rows", "mlp30_b32", "--quick")
     return tuple(
-        benchmark("", f"row-{row}", 30, "--rows", row, "--budget", "3", toy=toy) for row in ROWS
+        benchmark("", f"row-{row}", 40, "--rows", row, "--budget", "3", toy=toy) for row in ROWS
     )
 
 
