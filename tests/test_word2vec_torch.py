@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,15 +77,19 @@ def test_torch_learns_what_gensim_learns(
     assert ours > 0.8 * theirs
 
 
-def test_large_batches_of_large_vectors_do_not_overshoot(
+def test_large_batches_do_not_overshoot(
     corpus: Corpus, vocabulary: Vocabulary, judge: HeldOutPairs
 ) -> None:
+    """Without the bound, a common word takes hundreds of steps at once, and the vectors diverge."""
+    longer = dataclasses.replace(RECIPE, epochs=5)
+    everything = corpus, vocabulary, longer, Start("normal", 0.1, 0.1), 0
+
     def gain(most: int | None) -> float:
-        everything = corpus, vocabulary, RECIPE, Start("normal", 1.0, 1.0), 0
-        options = {"batch_size": 16_384, "device": torch.device("cpu"), "most": most}
+        options: dict[str, Any] = {"device": torch.device("cpu"), "most": most}
+        options["batch_size"] = 16_384  # the default
         return gained(judge, lambda look: by_torch.train(*everything, look, **options))
 
-    assert gain(word2vec.MOST_STEPS) > 3
+    assert gain(word2vec.MOST_STEPS) > 0.8
     assert not gain(None) > 0
 
 

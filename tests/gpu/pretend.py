@@ -251,7 +251,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if seeded and _active and not (_given and _given[-1]):
             stack.enter_context(_own_stream(_active[-1]))
         found = _ONLY_ON_GPU.get(name, func)(*_rounded(name, inner), **options)
-    if func is aten._to_copy.default and not on_gpu:
+    if not on_gpu:
         return found
     if name in _RESHAPING:  # the tensor that says that it is on a GPU has a shape of its own
         with torch._C._DisableTorchDispatch():

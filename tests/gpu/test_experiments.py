@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import importlib
 import math
 import sys
@@ -12,14 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hessinit_book import chapters
 from hessinit_book.chapters import parameters_of
+from hessinit_book.chapters.contest import data as contest_data
 from hessinit_book.errors import ParameterError
-from hessinit_book.records import records
+from hessinit_book.records import records, runs
+from hessinit_book.records.records import DatasetInfo
 from hessinit_lib import diagnose
 
 BOOK = Path(chapters.__file__).parents[1]
@@ -87,14 +90,27 @@ def diagnosed(*arguments: Any, **options: Any) -> Any:
     return diagnose(*arguments, **{**options, "curvature": "none"})
 
 
+def drawn_letters(_: Any) -> tuple[Tensor, DatasetInfo]:
+    """Give some letters at once."""
+    sha256 = hashlib.sha256(b"letters").hexdigest()
+    info = DatasetInfo(name="l", kind="sample", train_size=200, test_size=0, sha256=sha256)
+    return torch.arange(200) % 27, info
+
+
+def unmeasured(model: nn.Module, _: Any) -> dict[str, Any]:
+    """Give what a network's measured layers have, without measuring."""
+    return {"linearization": [1.0 for weight in model.parameters() if weight.ndim > 1]}
+
+
 # What would take long even so, and goes the same way for each of many.
 SHORTER: dict[str, dict[str, Any]] = {
     "cifar_stability": {"SCHEMES": {"he": None}, "MULTIPLES": (1.0,), "FACTORS": {"balanced": 1.0}},
-    "contest": {"_warm_up": lambda device: None},
+    "contest": {"_warm_up": lambda device: None, "draw_text": drawn_letters},
     "diagnose": {"DEPTH": 2, "diagnose": diagnosed},
     "mnist_depth": {"NAMED": ("hessian",), "FACTORS": {"balanced": 1.0}, "REGIME_DEPTH": 2},
-    # A statement's check on two images, in float64 and named so: it is left on the CPU.
-    "modern_linearization": {"checks": lambda seed, images: {}},
+    # A statement's check on two images, in float64 and named so, is left on the CPU; and the
+    # library's estimates are tested on a GPU by themselves.
+    "modern_linearization": {"checks": lambda seed, images: {}, "measure": unmeasured},
     "step_gain": {"MULTIPLES": (1.0,)},
     "width_scaling": {"ITERATIONS": 1, "LEVELS": (1.0,)},
     "word2vec": {"CHECKPOINTS": (0, 5)},
@@ -171,8 +187,11 @@ def test_the_work_is_done_where_the_record_says(
 ) -> None:
     module = importlib.import_module(f"hessinit_book.chapters.{name}.run")
     for constant, value in SHORTER.get(name, {}).items():
-        monkeypatch.setattr(sys.modules[module.run.__module__], constant, value)
+        owner = {"draw_text": contest_data}.get(constant, sys.modules[module.run.__module__])
+        monkeypatch.setattr(owner, constant, value)
     monkeypatch.setattr(torch.func, "hessian", _hessian_in_reverse)
+    for name_of, value in {"code_stamp": "0" * 64, "current_commit": None}.items():  # seconds each
+        monkeypatch.setattr(runs, name_of, lambda *_, value=value: value)
     (tmp_path / "text").write_text("a cat and a dog and a bird saw the end of a day " * 300)
     places = {"results_dir": tmp_path, "data_dir": tmp_path}
     given = {"profile": "smoke", "device": "cuda", **places, **SMALLEST[name]}

@@ -35,6 +35,9 @@ _MANY = 1 << 20  # vectors, if the budget is none
 _GRADIENTS = 24  # per-sample gradients, of all vectors together, that tell an error
 _TYPICAL = 0.85  # largest error stated of two vectors, times the root of the samples
 
+# Numbers up to which sums over pairs of samples are made on the CPU.
+_FEW_NUMBERS = 1 << 22
+
 # What a call takes in any case, in training steps: forward pass, search for the weights' places,
 # check of derivatives; and for each vector: backward pass, gradients and their products.
 _ONCE, _EACH = 1.0, 0.8
@@ -226,7 +229,10 @@ class _Work:
         """Add what some vectors tell about some weights."""
         count = 1 + max(c for _, c in pairs)
         both, alone = len(vectors) > count, (0, 0) not in pairs
-        weights = cache(partial(draw.weights, like=vectors[0])) if draw else None
+        # On a GPU, many operations on a few numbers: these are brought here at once.
+        few = len(pairs) * self.passes.samples**2 <= _FEW_NUMBERS
+        like = vectors[0].new_empty(0, device="cpu") if few else vectors[0]
+        weights = cache(partial(draw.weights, like=like)) if draw else None
         choose = partial(Subset.of, tolerance=self.options.tolerance, generator=self.generator)
         total: dict[tuple[int, int], Tensor] = {}
         lengths: list[Tensor] = []
@@ -236,6 +242,8 @@ class _Work:
                 squares=alone,
                 choose=choose if draw and not self.whole else None,
             )
+            if few and subset is None:
+                found, own = _on_cpu(found, own)
             if name in self.directions:
                 along = gradients.along(self.directions[name], len(vectors))
                 self.blocks[name].add_along(along, both)
@@ -249,6 +257,16 @@ class _Work:
             self.blocks[name].add(products, own, draw, weights, subset)
         if total:
             self.blocks["model"].add(total, lengths, draw, weights)
+
+
+def _on_cpu(found: list[Tensor], own: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Bring matrices and vectors to the CPU, by one transfer."""
+    if found[0].device.type == "cpu":
+        return found, own
+    flat = torch.cat([each.flatten() for each in (*found, *own)]).cpu()
+    parts = flat.split([each.numel() for each in (*found, *own)])
+    moved = [part.view(each.shape) for part, each in zip(parts, (*found, *own), strict=True)]
+    return moved[: len(found)], moved[len(found) :]
 
 
 def cost(count: int, share: float, pairs: int) -> float:

@@ -105,21 +105,17 @@ def spectral_norms(
     rounding = 10 * torch.finfo(start.dtype).eps
     steps = min(size, _MAX_STEPS)
     # To look takes as long as a step or two: on a GPU, all that is under way has to end.
-    first, every = (4, 2) if start.device.type == "cpu" else (6, 6)
+    first, every = (4, 2) if start.device.type == "cpu" else (12, 6)
     # Steps first: each takes the vectors of all chains as one matrix.
     basis = start.new_empty(min(steps, 16), count, size)
     torch.div(start, torch.linalg.vector_norm(start, dim=1, keepdim=True), out=basis[0])
     diagonal, beside = np.zeros((2, steps, count))
-    units = np.ones(count)
     chains, norms = [*range(count)], [math.nan] * count
     done, found = 0, list[Tensor]()
     for step in range(1, steps + 1):
         image = operators(basis[step - 1], chains)
         if step == 1:  # what an operator does to a random vector tells its size
-            sizes = torch.linalg.vector_norm(image, math.inf, dim=1).tolist()
-            units = np.array([1.0 if in_range(size) else power_of_two(size) for size in sizes])
-        if (units != 1).any():
-            image = image / image.new_tensor(units)[:, None]
+            found.append(torch.linalg.vector_norm(image, math.inf, dim=1))
         with few_threads(step * image.numel()):
             if step == len(basis) < steps:  # grow in blocks: most runs end early
                 basis = torch.cat((basis, torch.empty_like(basis)))
@@ -133,6 +129,11 @@ def spectral_norms(
         if step < steps and (step < first or step % every):
             continue
         seen = torch.stack(found).cpu().numpy().astype(float)
+        if not done:
+            units = [1.0 if in_range(size) else power_of_two(size) for size in seen[0].tolist()]
+            if any(unit != 1 for unit in units):
+                return _scaled(operators, start, tolerance, units)
+            seen = seen[1:]
         diagonal[done:step], beside[done:step] = seen[::2], seen[1::2]
         done, found = step, []
         pending = []
@@ -140,7 +141,7 @@ def spectral_norms(
             norm, converged = _look(
                 diagonal[:step, place], beside[:step, place], rounding, tolerances
             )
-            norms[chain] = norm * float(units[place])
+            norms[chain] = norm
             if not converged and step < size:
                 pending.append(place)
         if not pending:
@@ -148,8 +149,19 @@ def spectral_norms(
         if len(pending) < len(chains):
             chains = [chains[place] for place in pending]
             basis = basis[: step + 1, pending]
-            diagonal, beside, units = diagonal[:, pending], beside[:, pending], units[pending]
+            diagonal, beside = diagonal[:, pending], beside[:, pending]
     raise ArithmeticError(f"Lanczos did not converge in {steps} steps")
+
+
+def _scaled(
+    operators: Operators, start: Float[Tensor, "p d"], tolerance: float, units: list[float]
+) -> list[float]:
+    """Compute the norms of operators over units, and multiply by these."""
+    by_chain = start.new_tensor(units)[:, None]
+    norms = spectral_norms(
+        lambda v, chosen: operators(v, chosen) / by_chain[chosen], start, tolerance
+    )
+    return [norm * unit for norm, unit in zip(norms, units, strict=True)]
 
 
 def _orthogonalize(
