@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,20 @@ def test_data_travel_in_parts_and_come_out_byte_for_byte(tmp_path, monkeypatch, 
     monkeypatch.setattr(carried, "tree_bytes", lambda: 60 * 2**20)
     with pytest.raises(SystemExit, match=r"stage cifar: 60.0 MiB travel, expected at most 51.2"):
         lease.main(["pack", str(tmp_path / "pack"), "--stage", "cifar"])
+
+
+def test_a_wheel_is_unpacked_once_and_found_first(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    wheels, site = tmp_path / "carried" / "wheels", tmp_path / "home" / "site"
+    wheels.mkdir(parents=True)
+    with zipfile.ZipFile(wheels / "some-1.0-py3-none-any.whl", "w") as opened:
+        opened.writestr("some_library.so", "loaded")
+    carried.install(tmp_path / "carried", tmp_path / "home")
+    assert sys.path[0] == str(site)
+    (site / "some_library.so").write_text("in use")
+    carried.install(tmp_path / "carried", tmp_path / "home")
+    assert (site / "some_library.so").read_text() == "in use"
+    assert sys.path.count(str(site)) == 1
 
 
 def test_the_working_tree_leaves_room_for_what_a_stage_carries() -> None:

@@ -112,5 +112,5 @@ def _members(archive: Path) -> list[tuple[str, bytes]]:
                 if file is not None:
                     found.append((os.fspath(place), file.read()))
     except (tarfile.TarError, OSError, EOFError) as error:
-        sys.exit(f"{archive}: no archive of a stage ({str(error).splitlines()[0]})")
+        sys.exit(f"{archive}: no archive of a stage ({str(error).partition(chr(10))[0]})")
     return found
