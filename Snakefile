@@ -12,7 +12,9 @@ from snakemake.exceptions import WorkflowError
 
 from hessinit_lib.errors import UserError
 from hessinit_book.records.build_lock import take_build_lock
+from hessinit_book.records.machine import device_kind
 from hessinit_book.records.planned import read_planned
+from hessinit_book.records.records import KINDS, files_in, record_path
 from hessinit_book.records.stamps import code_stamp, module_stamp
 
 try:
@@ -46,18 +48,29 @@ onstart:
 wildcard_constraints:
     profile="|".join(PLANNED),
     experiment="|".join(sorted({name for runs in PLANNED.values() for name in runs})) or "none",
+    place="|".join(("", *(f"{kind}/" for kind in KINDS))),
     seed=r"\d+",
 
 
-def parameters(profile, experiment, seeds):
-    """Write a notebook's parameters as a line of YAML, papermill's `-y`."""
+def kind_of(profile, experiment):
+    """Tell the kind of device that an experiment's records are made on."""
+    return device_kind(PLANNED[profile][experiment]["device"])
+
+
+def parameters(profile, experiment, seeds, kind):
+    """Write a notebook's parameters as a line of YAML, papermill's `-y`.
+
+    The device is named, so that a job on another machine puts its record where it is looked for.
+    """
     chosen = {**PLANNED[profile][experiment], "profile": profile, "seeds": seeds}
+    if chosen["device"].partition(":")[0] != kind:  # a certain GPU, as "cuda:1", stays
+        chosen["device"] = kind
     return yaml.safe_dump(chosen, default_flow_style=True, width=10**6).strip()
 
 
 def record_files(profile, experiment):
-    seeds = PLANNED[profile][experiment]["seeds"]
-    return expand("results/{profile}/{experiment}/seed-{seed}.json", profile=profile, experiment=experiment, seed=seeds)
+    kind, seeds = kind_of(profile, experiment), PLANNED[profile][experiment]["seeds"]
+    return [str(record_path("results", profile, experiment, seed, kind)) for seed in seeds]
 
 
 def full_scale(experiment):
@@ -72,6 +85,9 @@ def digest(files):
     """Sum up files that are not inputs, so that a change in them is seen all the same."""
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
+
+# The same from all devices: a page may show those of a GPU, too.
+FULL_SCALE = [str(path) for experiment in RUNS for path in files_in(Path("results/paper", experiment))]
 
 # What vouches for records of earlier code: the book says so beside them.
 CONFIRMED = sorted(str(path) for path in Path("results/paper").glob("*/confirmed.json"))
@@ -99,7 +115,7 @@ rule book:
     params:
         code=module_stamp("hessinit_book.claims"),
         api=digest(sorted(Path("hessinit_lib").rglob("*.py"))),  # docstrings
-        full=digest([*(file for experiment in RUNS for file in full_scale(experiment)), *CONFIRMED]),
+        full=digest([*FULL_SCALE, *CONFIRMED]),
         benchmarks=digest(BENCHMARKS),
     log:
         "_build/logs/book.log",
@@ -122,12 +138,12 @@ rule seed:
     output:
         # Not deleted before the job: the notebook itself knows whether the record still holds,
         # and a job that fails must not cost the record that was there.
-        update("results/{profile}/{experiment}/seed-{seed}.json"),
+        update("results/{profile}/{experiment}/{place}seed-{seed}.json"),
     params:
         code=lambda w: code_stamp(w.experiment),
-        yaml=lambda w: parameters(w.profile, w.experiment, [int(w.seed)]),
+        yaml=lambda w: parameters(w.profile, w.experiment, [int(w.seed)], w.place.rstrip("/") or "cpu"),
     log:
-        "_build/logs/{profile}/{experiment}/seed-{seed}.ipynb",
+        "_build/logs/{profile}/{experiment}/{place}seed-{seed}.ipynb",
     threads: 1
     shell:
         "papermill {input.notebook} {log} -y {params.yaml:q} --no-progress-bar "
@@ -144,8 +160,10 @@ rule page:
     params:
         code=lambda w: code_stamp(w.experiment),
         figures=lambda w: module_stamp(f"hessinit_book.chapters.{w.experiment}.figures"),
-        yaml=lambda w: parameters(PROFILE, w.experiment, list(RUNS[w.experiment]["seeds"])),
-        full=lambda w: digest(full_scale(w.experiment)),
+        yaml=lambda w: parameters(
+            PROFILE, w.experiment, list(RUNS[w.experiment]["seeds"]), kind_of(PROFILE, w.experiment)
+        ),
+        full=lambda w: digest(files_in(Path("results/paper", w.experiment))),
     log:
         "_build/logs/pages/{experiment}.ipynb",
     threads: 1

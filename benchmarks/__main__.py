@@ -1,6 +1,6 @@
 """Measure, print a table, write a record for each row.
 
-usage: python -m benchmarks [--rows ROW ...] [--quick] [--budget SECONDS]
+usage: python -m benchmarks [--rows ROW ...] [--quick] [--budget SECONDS] [--device cuda]
 
 The libraries of `requirements.txt` are measured where they are installed.
 """
@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import compare, floor, memory, ours, peers
-from benchmarks.recording import Recording
+from benchmarks.device import rates
+from benchmarks.recording import Recording, add_recording
 from benchmarks.rows import ROWS, Row
 from benchmarks.ways import Average, Way
 from hessinit_book.records.machine import describe_device
@@ -27,11 +27,13 @@ MEMORY_ROWS = ("mlp512_b1024", "cnn_b128", "resnet20_b64")
 LAW_ROW, LAW_PRODUCTS = "mlp30_b32", 32
 
 
-def measure(name: str, row: Row, ways: Sequence[Way], budget: float) -> dict[str, Any]:
+def measure(
+    name: str, row: Row, ways: Sequence[Way], budget: float, device: torch.device
+) -> dict[str, Any]:
     """Measure all there is about a row: the record's values."""
-    problem = row.problem()
+    problem = row.problem().to(device)
     exact = ours.reference(problem)
-    least, calls = ours.measure(problem, exact, budget, beside=floor.matrix_product())
+    least, calls = ours.measure(problem, exact, budget, beside=floor.matrix_product(device))
     step = least["step"]
     values: dict[str, Any] = {
         "title": row.title,
@@ -44,13 +46,16 @@ def measure(name: str, row: Row, ways: Sequence[Way], budget: float) -> dict[str
         "peers": compare.compare(ways, problem, exact, step, budget),
     }
     values["best"] = best(values)
+    if device.type == "cuda":
+        took = least["exact_frobenius"]
+        values["roofline"] = floor.roofline(values["floor"]["gflop"], took, rates(device))
     averages = [way for way in ways if isinstance(way, Average)]
     if name == LAW_ROW and averages:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             values["law"] = compare.check_law(averages[0], problem, exact, LAW_PRODUCTS)
     if name in MEMORY_ROWS:
-        values["memory_mib"] = {**memory.peaks(name), "max_memory": memory.BOUND_MIB}
+        values["memory_mib"] = {**memory.peaks(name, device), "max_memory": memory.BOUND_MIB}
     return values
 
 
@@ -101,16 +106,19 @@ def show(values: dict[str, Any]) -> None:
     for norm, value in values["best"].items():
         if "ratio" in value:
             print(f"  {norm}: {value['peer']} / {value['ours']} = {value['ratio']:.2g}")
-    for what in ("law", "memory_mib"):
+    for what in ("roofline", "law", "memory_mib"):
         if what in values:
             print(f"  {what}: {values[what]}")
 
 
-def prepare() -> dict[str, str]:
+def prepare(device: torch.device) -> dict[str, str]:
     """Set the threads, say what is there and whether the machine is busy; give the libraries."""
     torch.set_num_threads(THREADS)
     libraries = peers.installed()
-    print(describe_device(torch.device("cpu")), libraries or "none of the other libraries")
+    print(describe_device(device), libraries or "")
+    absent = [package for package in peers.DISTRIBUTIONS.values() if package not in libraries]
+    if absent:
+        print(f"left out, not installed: {', '.join(absent)}")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > BUSY:
         print(f"warning: the machine is busy (load {load:.1f}); timings may be far off")
@@ -121,18 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS], metavar="ROW")
-    parser.add_argument("--quick", action="store_true", help="1 s for each way, separate records")
-    parser.add_argument("--budget", type=float, default=6.0, help="seconds for each way")
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--budget", type=float, default=6.0, help="seconds for each way; quick: 1")
+    add_recording(parser)
     chosen = parser.parse_args(arguments)
-    profile = "quick" if chosen.quick else "paper"
     budget = 1.0 if chosen.quick else chosen.budget
 
-    ways, libraries = peers.load_ways(), prepare()
+    ways, libraries = peers.load_ways(), prepare(chosen.device)
     for name in chosen.rows:
-        recording = Recording(name, chosen.results, profile)
+        recording = Recording(name, chosen)
         row = ROWS[name]
-        values = measure(name, row, ways, budget)
+        values = measure(name, row, ways, budget, chosen.device)
         parameters = {
             "row": [*ROWS].index(name),
             "batch": row.batch,

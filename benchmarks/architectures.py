@@ -5,15 +5,14 @@ transformer as they are, the recurrent network row by row, the language model as
 gray levels. Networks are torchvision's, or built of torch's own layers, with their default
 initialization. Batch normalization counts with the batch's statistics, dropout is off.
 
-usage: python -m benchmarks.architectures [--tolerance T] [--names NAME ...]
+usage: python -m benchmarks.architectures [--tolerance T] [--names NAME ...] [--device cuda]
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,13 +20,14 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from benchmarks.ours import seconds
-from benchmarks.recording import Recording
+from benchmarks.recording import Recording, add_recording
+from benchmarks.timing import seconds, timed, warm_up
 from hessinit_book.data import load
 from hessinit_lib import layer_hessians
 from hessinit_lib.hessians.noise import without_noise
 
 THREADS, BATCH, LEVELS = 2, 8, 16
+QUICK_BUDGET = 3  # training steps
 
 
 class Rows(nn.Module):
@@ -60,7 +60,7 @@ class Language(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, T) to logits (B, T, tokens)."""
-        mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1], tokens.device)
         hidden = self.embedding(tokens) + self.position
         return self.head(self.norm(self.layers(hidden, mask, is_causal=True)))
 
@@ -90,12 +90,12 @@ ARCHITECTURES: dict[str, tuple[str, Callable[[], nn.Module]]] = {
 }
 
 
-def measure(name: str, images: Tensor, labels: Tensor, tolerance: float) -> dict[str, Any]:
+def measure(name: str, images: Tensor, labels: Tensor, **options: Any) -> dict[str, Any]:
     """Call `layer_hessians` once, and time it and a training step."""
     title, make = ARCHITECTURES[name]
     with torch.random.fork_rng(devices=[]):  # default initializations draw from the global stream
         torch.manual_seed(0)
-        model = make()
+        model = make().to(images.device)
     loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     if name == "gpt":
         levels = (F.avg_pool2d(images.mean(1), 4) * (LEVELS - 1)).round().long().flatten(1)
@@ -106,9 +106,9 @@ def measure(name: str, images: Tensor, labels: Tensor, tolerance: float) -> dict
             loss_fn(model(images), labels).backward()
 
         step_seconds = min(seconds(step) for _ in range(4))
-        start = time.perf_counter()
-        report = layer_hessians(model, loss_fn, images, labels, tolerance=tolerance)
-        duration = time.perf_counter() - start
+        call = partial(layer_hessians, model, loss_fn, images, labels, **options)
+        warm_up(call)
+        report, duration = timed(call)
     layers = list(report.values())
     first, last = layers[0], layers[-1]
     print(f"\n{title}: {duration:.1f} s, {duration / step_seconds:.0f} steps\n{report}", flush=True)
@@ -136,19 +136,20 @@ def measure(name: str, images: Tensor, labels: Tensor, tolerance: float) -> dict
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all, and write the record."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.architectures")
     parser.add_argument("--tolerance", type=float, default=0.05)
     parser.add_argument("--names", nargs="+", choices=ARCHITECTURES, default=[*ARCHITECTURES])
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    chosen = parser.parse_args()
+    add_recording(parser)
+    chosen = parser.parse_args(arguments)
     torch.set_num_threads(THREADS)
     data = load("cifar10", sample=True)
-    images, labels = (tensor[:BATCH] for tensor in data.tensors("train"))
-    recording = Recording("architectures", chosen.results)
-    values = {name: measure(name, images, labels, chosen.tolerance) for name in chosen.names}
-    parameters = {"batch": BATCH, "threads": THREADS, "tolerance": chosen.tolerance}
+    images, labels = (tensor[:BATCH].to(chosen.device) for tensor in data.tensors("train"))
+    recording = Recording("architectures", chosen)
+    options = {"budget": QUICK_BUDGET} if chosen.quick else {"tolerance": chosen.tolerance}
+    values = {name: measure(name, images, labels, **options) for name in chosen.names}
+    parameters = {"batch": BATCH, "threads": THREADS, **options}
     recording.write(values, parameters, data.info)
 
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.ours import Norms, seconds
+from benchmarks.ours import Norms
 from benchmarks.rows import Problem
+from benchmarks.timing import seconds, timed
 from benchmarks.ways import AllAtOnce, Average, Stepwise, Way
 
 ACCURACY = 0.01
@@ -157,9 +158,9 @@ def sample(
         products = max(1, min(MOST_PRODUCTS, int(budget / (3 * ESTIMATES * once))))
         durations = []
         for _ in range(ESTIMATES):
-            begin = time.perf_counter()
-            samples.append((products, _off(estimate(products), exact[name][0])))
-            durations.append((time.perf_counter() - begin) / products)
+            squared, took = timed(lambda: estimate(products))  # noqa: B023 - called at once
+            samples.append((products, _off(squared, exact[name][0])))
+            durations.append(took / products)
         taken[name] = (min(durations), samples)
         if time.perf_counter() - start > budget:
             break
@@ -228,9 +229,7 @@ def spread(names: Sequence[str] | Norms) -> list[str]:
 
 
 def _timed(way: Stepwise, problem: Problem, name: str, effort: int) -> tuple[float, float]:
-    start = time.perf_counter()
-    value = way.prepare(problem, name)(effort)
-    return value, time.perf_counter() - start
+    return timed(lambda: way.prepare(problem, name)(effort))
 
 
 def _off(squared: float, exact: float) -> float:

@@ -4,20 +4,22 @@ The first layer of 784-30-30-10 has 23,520 weights. The authors' notebook forms 
 Hessian as a dense matrix and takes its Frobenius norm. Here both are computed on the same
 batch of 32 real MNIST images, checked against each other and timed side by side.
 
-usage: python -m benchmarks.dense_first_layer [BATCH]
+usage: python -m benchmarks.dense_first_layer [BATCH] [--device cuda]
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.recording import add_device
+from benchmarks.timing import seconds, timed, warm_up
 from hessinit_book.chapters.mnist_tracking.run import make_network
 from hessinit_book.data import load
 from hessinit_book.records.machine import describe_device, library_versions
@@ -46,27 +48,23 @@ def frobenius(matrix: Tensor) -> float:
     return math.sqrt(sum(float(row.double().square().sum()) for row in matrix.split(CHUNK)))
 
 
-def best_of(times: int, action: Callable[[], object]) -> float:
-    """Give the least duration of some calls [s]."""
-    durations = []
-    for _ in range(times):
-        start = time.perf_counter()
-        action()
-        durations.append(time.perf_counter() - start)
-    return min(durations)
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Check, time, print; exit with 1 where the norms differ or the ratio is not reached."""
-    batch = int(sys.argv[1]) if len(sys.argv) > 1 else 32
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.dense_first_layer")
+    parser.add_argument("batch", nargs="?", type=int, default=32, help="images")
+    add_device(parser)
+    chosen = parser.parse_args(arguments)
+    batch, device = chosen.batch, chosen.device
     data = load("mnist", sample=True)
-    images, labels = data.tensors("train")
+    images, labels = data.tensors("train", device)
     inputs, labels = images[:batch].flatten(1), labels[:batch]
-    model = make_network("he", torch.Generator().manual_seed(0))
+    model = make_network("he", torch.Generator().manual_seed(0)).to(device)
 
-    start = time.perf_counter()
-    dense = dense_hessian(model, inputs, labels)
-    dense_seconds = time.perf_counter() - start
+    def theirs() -> Tensor:
+        return dense_hessian(model, inputs, labels)
+
+    warm_up(theirs)
+    dense, dense_seconds = timed(theirs)
     expected, single = frobenius(dense), float(dense.norm())
     del dense
 
@@ -74,11 +72,11 @@ def main() -> None:
         return layer_hessians(model, F.cross_entropy, inputs, labels)["0.weight"].frobenius
 
     got = ours()
-    our_seconds = best_of(10, ours)
+    our_seconds = min(seconds(ours) for _ in range(10))
     error, ratio = abs(got / expected - 1), dense_seconds / our_seconds
 
     print(f"784-30-30-10, ReLU, B = {batch}, {data.name} {data.kind}, float32")
-    print(describe_device(torch.device("cpu")), end=", ")
+    print(describe_device(device), end=", ")
     print(f"torch {library_versions()['torch']}")
     print(f"dense, first layer     {dense_seconds:10.3f} s   norm {expected:.7g} (float64 sums)")
     print(f"                                      norm {single:.7g} (float32 sums)")

@@ -8,7 +8,7 @@ Element by element work, memory traffic and the cost of calls come on top in pra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from benchmarks.rows import Problem
 from hessinit_lib.hessians.numerics.precision import fast_products
 
 SIZE = 1536  # of the matrices that tell the machine's rate
+ON_GPU = 8192
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,22 @@ def shapes_of(problem: Problem) -> tuple[list[Shape], int]:
     return shapes, classes
 
 
-def matrix_product() -> Callable[[], object]:
-    """Make a product of square float32 matrices of `SIZE`, to be timed.
+def size_on(device: torch.device) -> int:
+    """Give the size of the matrices that tell a device's rate: they must fill it."""
+    return ON_GPU if device.type == "cuda" else SIZE
+
+
+def matrix_product(device: torch.device) -> Callable[[], object]:
+    """Make a product of square float32 matrices, to be timed.
 
     Nothing is rounded, but it is made by the library that is fastest, as ours are.
     """
-    stream = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(SIZE, SIZE, generator=stream) for _ in range(2))
-    out = torch.empty(SIZE, SIZE)
+    stream, size = torch.Generator().manual_seed(0), size_on(device)
+    left, right = (torch.randn(size, size, generator=stream).to(device) for _ in range(2))
+    out = torch.empty(size, size, device=device)
 
     def multiply() -> None:
-        with fast_products(torch.float32, 0.0, SIZE**3):
+        with fast_products(torch.float32, 0.0, size**3):
             torch.mm(left, right, out=out)
 
     return multiply
@@ -125,5 +131,20 @@ def floor(problem: Problem, step: float, product: float) -> dict[str, float]:
     """
     shapes, classes = shapes_of(problem)
     count = operations(shapes, len(problem.inputs), classes, problem.smooth)
-    rate = 2 * SIZE**3 / product
+    rate = 2 * size_on(problem.inputs.device) ** 3 / product
     return {"gflop": count / 1e9, "gflop_per_s": rate / 1e9, "steps": count / rate / step}
+
+
+def roofline(gflop: float, took: float, rates: Mapping[str, float]) -> dict[str, float]:
+    """Give how many times as long as its arithmetic a call takes, at each rate of products.
+
+    Args:
+        gflop: operations of its matrix products [GFLOP].
+        took: its duration [s].
+        rates: what `device.rates` gives.
+
+    Example:
+        >>> roofline(10.0, 0.5, {"float32": 100.0, "copy": 7.0})
+        {'float32': 5.0}
+    """
+    return {name: took * rate / gflop for name, rate in rates.items() if name != "copy"}

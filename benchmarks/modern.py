@@ -10,7 +10,7 @@ it, which only a long reference run tells, so all are at their best:
 - products with vectors, one layer at a time: measured on layers spread over the network, and
   scaled to all. Hutchinson's error falls as the square root of the number of products.
 
-usage: python -m benchmarks.modern [--names NAME ...] [--budget SECONDS]
+usage: python -m benchmarks.modern [--names NAME ...] [--budget SECONDS] [--device cuda]
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise, product
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -32,11 +32,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import compare, ours, peers
 from benchmarks.__main__ import THREADS, prepare
-from benchmarks.modern_networks import NETWORKS
+from benchmarks.modern_networks import NETWORKS, Network
 from benchmarks.peers import with_torch_func
 from benchmarks.per_sample import KEPT, Values, all_columns, fits, from_gradients
-from benchmarks.recording import Recording
+from benchmarks.recording import Recording, add_recording
 from benchmarks.rows import Problem
+from benchmarks.timing import interleave, timed
 from benchmarks.ways import Average, GgnWay, PerSample, Stepwise
 from hessinit_book.data import load
 from hessinit_book.randomness import generator
@@ -46,6 +47,7 @@ ACCURACY, REFERENCE = 0.05, 0.01
 TOLERANCES = (0.3, 0.2, 0.14, 0.1, 0.07, 0.05)
 DRAWS = 6  # of an estimate, behind its error
 EFFORTS = (2, 3, 4, 6, 9)  # draws of per-sample gradients
+QUICK_SIZE = 8
 
 CONTEXTS: dict[str, Callable[[], Any]] = {
     "": nullcontext,
@@ -110,9 +112,9 @@ def run_ours(problem: Problem, exact: Values, budget: float) -> dict[str, dict[s
             continue
         found, durations, begun = [], [], time.perf_counter()
         for seed in range(1, DRAWS + 1):
-            begin = time.perf_counter()
-            found.append(call(problem, seed, tolerance=tolerance)[0])
-            durations.append(time.perf_counter() - begin)
+            (values, _), took = timed(partial(call, problem, seed, tolerance=tolerance))
+            found.append(values)
+            durations.append(took)
             if time.perf_counter() - begun > budget:
                 break
         entry = {"seconds": min(durations), "tolerance": tolerance, "draws": len(found)}
@@ -133,6 +135,7 @@ def run_per_sample(
     norms: taken where that is cheaper.
     """
     pull, start = way.prepare(problem, list(exact)), time.perf_counter()
+    device = problem.inputs.device
     with torch.no_grad():
         shape = problem.model(problem.inputs).shape
     size = 4 * len(problem.inputs) * sum(problem.layers[name].numel() for name in exact)
@@ -140,10 +143,11 @@ def run_per_sample(
     for effort in EFFORTS:
         values, durations = [], []
         while len(values) < DRAWS:
-            begin = time.perf_counter()
-            signs = (torch.randint(2, shape) * 2.0 - 1 for _ in range(effort))
-            values.append(from_gradients(map(pull, signs), terms, int(KEPT / size) - 1))
-            durations.append(time.perf_counter() - begin)
+            signs = (torch.randint(2, shape, device=device) * 2.0 - 1 for _ in range(effort))
+            pulled = map(pull, signs)
+            norms, took = timed(partial(from_gradients, pulled, terms, int(KEPT / size) - 1))
+            values.append(norms)
+            durations.append(took)
             if time.perf_counter() - start + durations[-1] > budget:
                 break
         found = {"seconds": min(durations), **errors(values, exact), "draws": len(values)}
@@ -154,9 +158,8 @@ def run_per_sample(
             found["note"] = "time"
             break
     if not found["reached"] and fits(problem, list(exact)):
-        begin = time.perf_counter()
-        whole = errors([all_columns(pull, problem)], exact)
-        found = {"seconds": time.perf_counter() - begin, **whole, "effort": shape[1]}
+        every, took = timed(partial(all_columns, pull, problem))
+        found = {"seconds": took, **errors([every], exact), "effort": shape[1]}
         found |= {"reached": True, "changed": "exact"}
     return found
 
@@ -174,9 +177,9 @@ def run_stepwise(way: Stepwise, problem: Problem, exact: Values, budget: float) 
         for name in list(names):
             estimate, values = way.prepare(problem, name), []
             for _ in range(way.draws):
-                run = time.perf_counter()
-                values.append(estimate(effort))
-                durations.append(time.perf_counter() - run)
+                value, took = timed(partial(estimate, effort))
+                values.append(value)
+                durations.append(took)
             off.append(math.sqrt(sum((v / exact[name][0] - 1) ** 2 for v in values) / way.draws))
             if time.perf_counter() - begin > budget / 3:
                 names = names[: len(off)]
@@ -244,20 +247,22 @@ def run_peers(
     return {way: value | changes.get(way, {}) for way, value in found.items()}
 
 
-def measure(name: str, ways: Sequence[GgnWay], budget: float) -> dict[str, Any]:
+def measure(
+    network: Network, ways: Sequence[GgnWay], budget: float, device: torch.device
+) -> dict[str, Any]:
     """Measure all there is about a network: its part of the record."""
-    problem = NETWORKS[name].problem()
+    problem = network.problem().to(device)
     exact, own_error, how = reference(problem)
     calls = run_ours(problem, exact, budget)
     actions: dict[str, Callable[[], object]] = {"step": ours.training_step(problem)}
     for key, entry in calls.items():
         if entry["seconds"] < budget / 4:  # else three rounds would take too long
             actions[key] = partial(call, problem, 1, tolerance=entry["tolerance"])
-    least = ours.interleave(actions, budget / 2)
+    least = interleave(actions, budget / 2)
     for key, entry in calls.items():
         calls[key] = {**entry, "seconds": least.get(key, entry["seconds"])}
     values: dict[str, Any] = {
-        "title": NETWORKS[name].title,
+        "title": network.title,
         "batch": len(problem.inputs),
         "data": problem.dataset.name,
         "parameters": sum(p.numel() for p in problem.model.parameters()),
@@ -309,17 +314,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.modern")
     parser.add_argument("--names", nargs="+", choices=NETWORKS, default=[*NETWORKS])
     parser.add_argument("--budget", type=float, default=12.0, help="seconds for each way")
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    add_recording(parser)
     chosen = parser.parse_args(arguments)
-    ways, libraries = peers.load_ggn_ways(), prepare()
-    recording = Recording("modern", chosen.results)
+    budget = 0.1 if chosen.quick else chosen.budget
+    ways, libraries = peers.load_ggn_ways(), prepare(chosen.device)
+    recording = Recording("modern", chosen)
     values: dict[str, Any] = {}
     for name in chosen.names:
-        values[name] = measure(name, ways, chosen.budget)
+        network = NETWORKS[name]
+        if chosen.quick:
+            network = replace(network, size=QUICK_SIZE)
+        values[name] = measure(network, ways, budget, chosen.device)
         show(values[name])
     parameters = {
         **{"threads": THREADS, "accuracy": ACCURACY, "reference_tolerance": REFERENCE},
-        **{"budget_s": chosen.budget, "kept_bytes": KEPT},
+        **{"budget_s": budget, "kept_bytes": KEPT},
     }
     recording.write(values, parameters, load("cifar10", sample=True).info, libraries)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from benchmarks.rows import Problem
+from benchmarks.timing import interleave
 from hessinit_book.randomness import generator
 from hessinit_lib import layer_hessians
 from hessinit_lib.hessians import HessianReport
@@ -83,35 +83,6 @@ def training_step(problem: Problem) -> Callable[[], object]:
     return step
 
 
-def interleave(actions: Mapping[str, Callable[[], object]], budget: float) -> dict[str, float]:
-    """Time actions in turns, so that a slow moment of the machine meets them all.
-
-    Args:
-        actions: what to time, by name.
-        budget: time for all rounds [s]; three rounds are made in any case.
-
-    Returns:
-        The least duration of each [s]; of a "step", the one that follows on another, as in
-        training: after our calls, which go through more memory, it would start from cold.
-    """
-    least = dict.fromkeys(actions, math.inf)
-    start, rounds = time.perf_counter(), 0
-    while rounds < 3 or time.perf_counter() - start < budget:
-        for name, action in actions.items():
-            if name == "step":
-                action()
-            least[name] = min(least[name], seconds(action))
-        rounds += 1
-    return least
-
-
-def seconds(action: Callable[[], object]) -> float:
-    """Time one call [s]."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
 def measure(
     problem: Problem, exact: Norms, budget: float, beside: Callable[[], object]
 ) -> tuple[dict[str, float], dict[str, Any]]:
@@ -124,8 +95,8 @@ def measure(
         beside: something else to time in the same rounds.
 
     Returns:
-        Duration of a "step" and of what is "beside" it [s]; for each call its cost in steps
-        and its largest relative error, or a note why there is none.
+        Duration of a "step", of what is "beside" it and of each call [s]; for each call its cost
+        in steps and its largest relative error, or a note why there is none.
     """
     values: dict[str, Any] = {}
     actions: dict[str, Callable[[], object]] = {"step": training_step(problem), "beside": beside}

@@ -62,5 +62,5 @@ def all_columns(pull: Pull, problem: Problem) -> Values:
     """Compute exact norms from gradients of samples, of each column of the outputs' Hessians."""
     with torch.no_grad():
         shape = problem.model(problem.inputs).shape
-    units = torch.eye(shape[1])[:, None].expand(-1, *shape)
+    units = torch.eye(shape[1], device=problem.inputs.device)[:, None].expand(-1, *shape)
     return from_gradients(map(pull, units), problem.labels.numel())

@@ -1,19 +1,45 @@
-"""Timings become records, with all that is known of how they were made."""
+"""Timings become records, with all that is known of how they were made; the options of all."""
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from hessinit_book.errors import ParameterError
 from hessinit_book.records import records
-from hessinit_book.records.machine import current_commit, describe_device, library_versions
+from hessinit_book.records.machine import (
+    choose_device,
+    current_commit,
+    describe_device,
+    library_versions,
+)
 from hessinit_book.records.records import DatasetInfo
 from hessinit_book.records.stamps import code_stamp
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Let a benchmark take `--device`: one that is there."""
+
+    def device(name: str) -> torch.device:
+        try:
+            return choose_device(name)
+        except (ParameterError, RuntimeError) as error:
+            raise argparse.ArgumentTypeError(str(error).splitlines()[0]) from None
+
+    parser.add_argument("--device", type=device, default="cpu", help="cpu (the default) or cuda")
+
+
+def add_recording(parser: argparse.ArgumentParser) -> None:
+    """Let a benchmark take the options of a `Recording`."""
+    add_device(parser)
+    parser.add_argument("--quick", action="store_true", help="shorter, separate records")
+    parser.add_argument("--results", type=Path, default=Path("results"))
 
 
 class Recording:
@@ -21,15 +47,11 @@ class Recording:
 
     Args:
         name: of the benchmark.
-        results: folder of the records.
-        profile: of the record.
+        chosen: the options, see `add_recording`.
     """
 
-    def __init__(
-        self, name: str, results: Path, profile: Literal["quick", "paper"] = "paper"
-    ) -> None:
-        self._name, self._results = f"benchmark_{name}", results
-        self._profile: Literal["quick", "paper"] = profile
+    def __init__(self, name: str, chosen: argparse.Namespace) -> None:
+        self._name, self._chosen = f"benchmark_{name}", chosen
         self._start, self._commit = time.perf_counter(), current_commit()
 
     def write(
@@ -48,13 +70,14 @@ class Recording:
             libraries: versions of other libraries that took part.
         """
         duration = time.perf_counter() - self._start
+        device: torch.device = self._chosen.device
         record = records.Record(
             experiment=self._name,
-            profile=self._profile,
+            profile="quick" if self._chosen.quick else "paper",
             seed=0,
             parameters=parameters,
             dataset=dataset,
-            device=describe_device(torch.device("cpu")),
+            device=describe_device(device),
             versions={**library_versions(), **(libraries or {})},
             commit=self._commit,
             code=code_stamp(self._name),
@@ -62,6 +85,7 @@ class Recording:
             duration_s=round(duration, 3),
             values=values,
         )
-        path = records.record_path(self._results, self._profile, self._name, 0)
+        names = record.profile, record.experiment
+        path = records.record_path(self._chosen.results, *names, 0, device.type)
         records.write(record, path)
         print(f"  {duration:.0f} s, {path}", flush=True)

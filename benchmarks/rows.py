@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
@@ -36,6 +36,12 @@ class Problem:
     labels: Tensor
     smooth: bool
     dataset: DatasetInfo
+
+    def to(self, device: torch.device) -> Problem:
+        """Move the network and the batch."""
+        model, loss_fn = self.model.to(device), self.loss_fn.to(device)
+        moved = {"inputs": self.inputs.to(device), "labels": self.labels.to(device)}
+        return replace(self, model=model, loss_fn=loss_fn, **moved)
 
     @property
     def layers(self) -> dict[str, nn.Parameter]:

@@ -4,14 +4,14 @@ The network is the ResNet-20 of `hessinit_book.networks`, with batch normalizati
 the CIFAR-10 sample. The plain loop is the usual one: torchvision's transforms on one image at a
 time, a `DataLoader` with two workers, float32. Rounds are interleaved and the least time counts.
 
-usage: python -m benchmarks.training [--rounds N]
+usage: python -m benchmarks.training [--rounds N] [--device cuda]
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.ours import seconds
-from benchmarks.recording import Recording
+from benchmarks.recording import Recording, add_recording
+from benchmarks.timing import seconds
 from hessinit_book.data import ImageData, load
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.training.images import Images, Precision, Recipe, train
@@ -31,6 +31,7 @@ from hessinit_lib import HessianTracker
 THREADS, WORKERS, BATCH, RATE, MOMENTUM = 1, 2, 128, 0.05, 0.9
 EVERY = 50  # the tracker's default interval
 PROBES = (64, 128)
+QUICK_BATCH = 8
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -56,18 +57,18 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def network() -> nn.Module:
+def network(device: torch.device) -> nn.Module:
     """Make the network, with the same weights each time."""
-    return build(NETWORKS["resnet20_norm"], "he", torch.Generator().manual_seed(0))
+    return build(NETWORKS["resnet20_norm"], "he", torch.Generator().manual_seed(0)).to(device)
 
 
-def plain_epoch(data: ImageData) -> Callable[[], None]:
+def plain_epoch(data: ImageData, batch: int, device: torch.device) -> Callable[[], None]:
     """Prepare the plain loop; its workers stay alive from epoch to epoch."""
-    model = network().train()
+    model = network(device).train()
     optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM, nesterov=True)
     loader = DataLoader(
         Pictures(data),
-        BATCH,
+        batch,
         shuffle=True,
         drop_last=True,
         num_workers=WORKERS,
@@ -77,7 +78,7 @@ def plain_epoch(data: ImageData) -> Callable[[], None]:
 
     def epoch() -> None:
         for inputs, labels in loader:
-            loss = F.cross_entropy(model(inputs), labels)
+            loss = F.cross_entropy(model(inputs.to(device)), labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -85,29 +86,32 @@ def plain_epoch(data: ImageData) -> Callable[[], None]:
     return epoch
 
 
-def our_epoch(data: ImageData, precision: Precision) -> Callable[[], object]:
+def our_epoch(
+    data: ImageData, batch: int, precision: Precision, device: torch.device
+) -> Callable[[], object]:
     """Prepare ours."""
-    model = network().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    images = Images(data.train_images, data.train_labels)
-    recipe = Recipe(len(images) // BATCH, BATCH, RATE, MOMENTUM, precision=precision)
-    return lambda: train(model, images, recipe, torch.Generator().manual_seed(0))
+    model = network(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    images = Images(data.train_images, data.train_labels, device)
+    recipe = Recipe(len(images) // batch, batch, RATE, MOMENTUM, precision=precision)
+    return lambda: train(model, images, recipe, torch.Generator(device).manual_seed(0))
 
 
-def tracking(data: ImageData, size: int) -> Callable[[], object]:
+def tracking(data: ImageData, size: int, device: torch.device) -> Callable[[], object]:
     """Prepare one record of the tracker, with its default options."""
-    inputs, labels = (tensor[:size] for tensor in data.tensors("train"))
-    tracker = HessianTracker(network().train(), F.cross_entropy, inputs, labels)
+    inputs, labels = (tensor[:size] for tensor in data.tensors("train", device))
+    tracker = HessianTracker(network(device).train(), F.cross_entropy, inputs, labels)
     return tracker.record
 
 
-def measure(rounds: int) -> dict[str, Any]:
+def measure(
+    rounds: int, data: ImageData, batch: int, probes: Sequence[int], device: torch.device
+) -> dict[str, Any]:
     """Time all in turn, `rounds` times after a first that does not count."""
-    data = load("cifar10", sample=True)
     ways: dict[str, Callable[[], object]] = {
-        "plain_float32": plain_epoch(data),
-        "ours_float32": our_epoch(data, "float32"),
-        "ours_bfloat16": our_epoch(data, "bfloat16"),
-        **{f"record_{size}": tracking(data, size) for size in PROBES},
+        "plain_float32": plain_epoch(data, batch, device),
+        "ours_float32": our_epoch(data, batch, "float32", device),
+        "ours_bfloat16": our_epoch(data, batch, "bfloat16", device),
+        **{f"record_{size}": tracking(data, size, device) for size in probes},
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
@@ -116,7 +120,7 @@ def measure(rounds: int) -> dict[str, Any]:
             if number:
                 times[name].append(took)
     least = {name: min(found) for name, found in times.items()}
-    steps = data.info.train_size // BATCH
+    steps = len(data.train_labels) // batch
     return {
         "seconds": least,
         "steps": steps,
@@ -127,29 +131,34 @@ def measure(rounds: int) -> dict[str, Any]:
         # Of a training that records every so many steps, relative to one that does not.
         "tracking_share": {
             f"probe_{size}": least[f"record_{size}"] / (EVERY * least["ours_float32"] / steps)
-            for size in PROBES
+            for size in probes
         },
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and write the record."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    chosen = parser.parse_args()
+    add_recording(parser)
+    chosen = parser.parse_args(arguments)
     torch.set_num_threads(THREADS)
-    recording = Recording("training", chosen.results)
-    values = measure(chosen.rounds)
+    recording, data = Recording("training", chosen), load("cifar10", sample=True)
+    batch, rounds, probes = BATCH, chosen.rounds, PROBES
+    if chosen.quick:
+        batch, rounds, probes = QUICK_BATCH, 1, (QUICK_BATCH,)
+        images, labels = (t[: 2 * batch] for t in (data.train_images, data.train_labels))
+        data = replace(data, train_images=images, train_labels=labels)
+    values = measure(rounds, data, batch, probes, chosen.device)
     print(values)
     parameters = {
         "threads": THREADS,
         "workers": WORKERS,
-        "batch": BATCH,
+        "batch": batch,
         "every": EVERY,
-        "rounds": chosen.rounds,
+        "rounds": rounds,
     }
-    recording.write(values, parameters, load("cifar10", sample=True).info)
+    recording.write(values, parameters, data.info)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,16 @@ usage: python -m hessinit_book.verify [--sample N] [--budget SECONDS] [--root FO
 
 Three checks. The first two take seconds; the third computes.
 
-1. There are the records that `runs.yaml` asks for, and no others. Each matches its own checksum and
-   its place, its experiment accepts its parameters, and it was made by the library as it is now or
-   by earlier code that is confirmed to give the same (`confirmations.py`).
+1. There are the records that `runs.yaml` asks for, and no others but of the same seeds on other
+   devices. Each matches its own checksum and its place, its experiment accepts its parameters, and
+   it was made by the library as it is now or by earlier code that is confirmed to give the same
+   (`confirmations.py`).
 2. Every executed notebook under `_build/src/notebooks` is a run of its source with the code
    that is there.
 3. A random sample of records, as many as fit into the budget, is computed again and compared
-   number by number (`sampling.py` and `repeatability.py` say how). Nobody can foresee the sample;
-   its number is printed, and with `--sample` it is drawn once more.
+   number by number (`sampling.py` and `repeatability.py` say how); those of a GPU, where there is
+   one. Nobody can foresee the sample; its number is printed, and with `--sample` it is drawn once
+   more.
 
 A checksum shows accidents. Who forges a record can compute it anew: against that help the history
 in git, and computing again. The last lines say what was computed again and what was not.
@@ -44,7 +46,8 @@ from hessinit_book.records.confirm import (
 )
 from hessinit_book.records.confirmations import Confirmation
 from hessinit_book.records.freshness import is_current, page_problems
-from hessinit_book.records.records import Record
+from hessinit_book.records.machine import is_here
+from hessinit_book.records.records import KINDS, Record, home, kind_of, source_of
 from hessinit_book.records.stamps import is_made_apart, module_of
 from hessinit_lib.errors import UserError
 
@@ -76,15 +79,16 @@ class Found:
 
     @property
     def repeatable(self) -> list[Record]:
-        """The records that experiments made."""
-        return [record for record in self.whole.values() if _can_be_repeated(record)]
+        """The records that experiments made, on a device that is here."""
+        made = [record for record in self.whole.values() if _can_be_repeated(record)]
+        return [record for record in made if _is_here(record)]
 
 
 def record_problems(path: Path) -> list[str]:
     """Say what is wrong with a committed record; nothing is computed.
 
     Args:
-        path: `.../<profile>/<experiment>/seed-<seed>.json`.
+        path: see `record_path`.
 
     Returns:
         One line for each problem.
@@ -144,8 +148,8 @@ def _look(root: Path) -> Found:
     for path in paths:
         for problem in record_problems(path):
             found.tell(problem)
-    for folder in sorted({path.parent for path in paths}):
-        there = [record for path, record in found.whole.items() if path.parent == folder]
+    for folder in sorted({home(path.parent) for path in paths}):
+        there = [record for path, record in found.whole.items() if home(path.parent) == folder]
         for problem in confirmations.problems(folder, there):
             found.tell(problem)
     for page in pages:
@@ -160,7 +164,7 @@ def _compute_again(found: Found, sample: int, budget: float) -> None:
     repeatable, start = found.repeatable, time.monotonic()
     chosen = sampling.choose(repeatable, sample, budget)
     for record in chosen:
-        name = f"{record.experiment} seed {record.seed}"
+        name = f"{source_of(record)} seed {record.seed}"
         if time.monotonic() - start > budget:
             found.left.append(("drawn, but the time was up", record))
             continue
@@ -174,7 +178,7 @@ def _compute_again(found: Found, sample: int, budget: float) -> None:
             found.tell(f"{name}: cannot be repeated: {error}")
             found.left.append(("it cannot be repeated", record))
             continue
-        seeds = [other for other in repeatable if other.experiment == record.experiment]
+        seeds = [other for other in repeatable if source_of(other) == source_of(record)]
         comparison = compare(record, again, seeds)
         tell(record, comparison)
         found.problems += map(str, comparison.differences)
@@ -183,7 +187,9 @@ def _compute_again(found: Found, sample: int, budget: float) -> None:
     for record in found.whole.values():
         if not _can_be_repeated(record):
             found.left.append(("made apart, by make bench or make zoo", record))
-        elif usual[record.experiment] > budget:
+        elif not _is_here(record):
+            found.left.append(("no GPU here", record))
+        elif usual[source_of(record)] > budget:
             found.left.append((f"longer than the budget of {budget:g} s", record))
         elif record not in chosen:
             found.left.append(("not in the sample", record))
@@ -199,7 +205,7 @@ def _sum_up(found: Found) -> None:
     print(f"  computed again: {again}, the same: {len(found.same)}")
     usual = sampling.usual_durations([*found.whole.values()])
     for reason in sorted({reason for reason, _ in found.left}):
-        names = Counter(record.experiment for why, record in found.left if why == reason)
+        names = Counter(source_of(record) for why, record in found.left if why == reason)
         listed = ", ".join(f"{n} {name} ({usual[name]:.0f} s)" for name, n in sorted(names.items()))
         print(f"  not computed again: {names.total()}, {reason}: {listed}")
     print(f"  problems: {len(found.problems)}")
@@ -225,7 +231,7 @@ def tell(record: Record, comparison: Comparison) -> None:
     """Print how a record that was computed again compares."""
     differ = comparison.differences
     verdict = f"{len(differ)} numbers differ" if differ else "the same"
-    print(f"{record.experiment} seed {record.seed}: computed again, {verdict}")
+    print(f"{source_of(record)} seed {record.seed}: computed again, {verdict}")
     print(f"  {comparison.summary()}")
     for line in differ[:5]:
         print(f"  {line}")
@@ -243,6 +249,12 @@ def _confirmation(folder: Path) -> Confirmation | None:
 def _can_be_repeated(record: Record) -> bool:
     """Tell whether an experiment made the record: no benchmark, whose timings differ each time."""
     return module_of(record.experiment) is not None and not is_made_apart(record.experiment)
+
+
+def _is_here(record: Record) -> bool:
+    """Tell whether this machine has a device of the kind that made the record."""
+    kind = kind_of(record)
+    return kind not in KINDS or is_here(kind)
 
 
 def _read_if_whole(path: Path) -> Record | None:

@@ -13,7 +13,11 @@ import torch.nn.functional as F
 from hessinit_book.chapters.cifar_networks import figures
 from hessinit_book.chapters.cifar_networks import run as cifar_networks
 from hessinit_book.chapters.cifar_networks import scores as evaluation
-from hessinit_book.chapters.cifar_networks.run import CifarNetworksParameters, summarize
+from hessinit_book.chapters.cifar_networks.run import (
+    CifarNetworksParameters,
+    precision_of,
+    summarize,
+)
 from hessinit_book.chapters.cifar_networks.signal_sizes import signals
 from hessinit_book.chapters.cifar_stability import run as cifar_stability
 from hessinit_book.chapters.cifar_stability.figures import stable_rates
@@ -70,6 +74,16 @@ def test_short_steps_gain_what_is_predicted() -> None:
     inputs = torch.rand(6, 3, 32, 32, generator=seeded(), dtype=torch.float64)
     gain = step_gain(model, inputs, torch.arange(6), rate=1e-4)
     assert gain["realized"] == pytest.approx(gain["predicted"], rel=1e-3)
+
+
+def test_precision_is_that_of_the_device() -> None:
+    """Depthwise convolutions are slow in bfloat16 on processors only."""
+    found = [
+        precision_of(network, torch.device(device))
+        for network in ("cnn4", "efficientnet")
+        for device in ("cpu", "cuda")
+    ]
+    assert found == ["bfloat16", "bfloat16", "float32", "bfloat16"]
 
 
 def test_summary_of_a_divergence() -> None:

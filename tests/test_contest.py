@@ -14,6 +14,7 @@ from torch import nn
 
 from hessinit_book.chapters.contest import figures
 from hessinit_book.chapters.contest import run as contest
+from hessinit_book.chapters.contest.data import load_data
 from hessinit_book.chapters.contest.networks import CharacterGpt, resnet, vgg
 from hessinit_book.chapters.contest.run import ContestParameters, entrants
 from hessinit_book.chapters.contest.schemes import SCHEMES, Entry
@@ -97,7 +98,7 @@ def test_an_interrupted_run_goes_on_with_the_next_network(
 @pytest.mark.parametrize("network", ["tanh_30", "resnet", "vgg", "gpt"])
 def test_ours_is_its_directions_with_the_last_layer_scaled(network: str) -> None:
     parameters = ContestParameters.check(profile="smoke")
-    course = contest.make_course(parameters, network, 0, contest._load(parameters)[0])
+    course = contest.make_course(parameters, network, 0, load_data(sample=True, data_dir=None)[0])
     models = [course.make(), course.make()]
     for model, name in zip(models, ("directions", "hessian"), strict=True):
         SCHEMES[name](
@@ -114,7 +115,7 @@ def test_ours_is_its_directions_with_the_last_layer_scaled(network: str) -> None
 
 def test_level_alone_keeps_the_usual_directions() -> None:
     parameters = ContestParameters.check(profile="smoke")
-    course = contest.make_course(parameters, "vgg", 0, contest._load(parameters)[0])
+    course = contest.make_course(parameters, "vgg", 0, load_data(sample=True, data_dir=None)[0])
     usual, level = course.make(), course.make()
     Entry(usual, course.batches, course.classes, False, False, 1, seeded(3)).start()
     SCHEMES["level"](Entry(level, course.batches, course.classes, False, False, 1, seeded(3)))

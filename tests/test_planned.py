@@ -108,16 +108,16 @@ def test_what_is_planned(tmp_path: Path) -> None:
         "profiles:\n"
         "  quick:\n"
         "    mnist_tracking: &base {seeds: [3], learning_rate: 1e-3}\n"
-        "    step_gain: {}\n"
+        "    step_gain: {device: cuda}\n"
         "  smoke:\n"
         "    mnist_tracking: {<<: *base, seeds: [4]}\n"
     )
     assert read_planned(tmp_path / "runs.yaml") == {
         "quick": {
-            "mnist_tracking": {"seeds": [3], "learning_rate": "1e-3"},
-            "step_gain": {"seeds": [0, 1]},
+            "mnist_tracking": {"seeds": [3], "device": "auto", "learning_rate": "1e-3"},
+            "step_gain": {"seeds": [0, 1], "device": "cuda"},
         },
-        "smoke": {"mnist_tracking": {"seeds": [4], "learning_rate": "1e-3"}},
+        "smoke": {"mnist_tracking": {"seeds": [4], "device": "auto", "learning_rate": "1e-3"}},
     }
 
 
@@ -134,5 +134,5 @@ def test_the_projects_own_file() -> None:
     for profile, experiments in planned.items():
         assert list(experiments) == list(whole[profile])
         for experiment, chosen in experiments.items():
-            seeds = parameters_of(experiment).check(profile=profile).seeds
-            assert chosen == {"seeds": list(seeds)}
+            found = parameters_of(experiment).check(profile=profile)
+            assert chosen == {"seeds": list(found.seeds), "device": found.device}

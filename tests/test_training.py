@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hessinit_book.errors import DataError
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.training.images import PAD, Images, Order, Recipe, evaluate, train
 
@@ -84,9 +86,40 @@ def test_training_is_plain_sgd() -> None:
         assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_one_cycle(decay: str) -> None:
+    recipe = Recipe(20, 8, 0.1, schedule="one_cycle", warm_up=0.25, decay=decay)  # pyright: ignore
+    rates = [recipe.rate(step) for step in range(20)]
+    assert rates[:6] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+    assert all(a > b > 0 for a, b in pairwise(rates[5:]))
+    half = {"linear": 1 - 7 / 15, "cosine": (1 + math.cos(math.pi * 7 / 15)) / 2}[decay]
+    assert rates[12] == pytest.approx(0.1 * half)
+    assert {Recipe(20, 8, 0.1).rate(step) for step in range(20)} == {0.1}
+    whole = Recipe(3, 8, 0.3, schedule="one_cycle", warm_up=1.0)
+    assert [whole.rate(step) for step in range(3)] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_each_step_takes_its_own_rate() -> None:
+    pixels, labels = images()
+    recipe = Recipe(5, 8, 0.1, momentum=0.0, augment=False, schedule="one_cycle", warm_up=0.4)
+    model, other, order = linear(), linear(), Order(40, 8, seeded(3))
+    train(model, Images(pixels, labels), recipe, seeded(3))
+    for step in range(5):
+        chosen = order.next()
+        loss = F.cross_entropy(other((pixels[chosen].float() - 127.5) / 127.5), labels[chosen])
+        with torch.no_grad():
+            for weight, slope in zip(
+                other.parameters(), torch.autograd.grad(loss, [*other.parameters()]), strict=True
+            ):
+                weight -= recipe.rate(step) * slope
+    for ours, expected in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
+def test_interrupted_training_goes_on_as_if_it_had_not_been(schedule, tmp_path: Path) -> None:
     data = Images(*images())
-    recipe, looks = Recipe(9, 8, 0.01), iter(range(100))
+    recipe, looks = Recipe(9, 8, 0.01, schedule=schedule), iter(range(100))
 
     def run(model: nn.Module, stop_at: int | None = None, checkpoint: Path | None = None):
         def observe() -> dict[str, int]:
@@ -108,6 +141,16 @@ def test_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> N
     assert again.observations == whole.observations
     assert list(again.observations) == [0, 3, 6, 9]
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_checkpoint_of_another_device_is_refused(tmp_path: Path) -> None:
+    path, data, recipe = tmp_path / "checkpoint.pt", Images(*images()), Recipe(4, 8, 0.01)
+    train(linear(), data, recipe, seeded(), every=2, checkpoint=path)
+    state = torch.load(path, weights_only=True)
+    assert state["device"] == "cpu"
+    torch.save({**state, "device": "cuda"}, path)
+    with pytest.raises(DataError, match=r"a checkpoint of cuda, expected one of cpu"):
+        train(linear(), data, recipe, seeded(), checkpoint=path)
 
 
 def test_divergence_is_an_outcome() -> None:

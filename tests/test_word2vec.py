@@ -28,6 +28,7 @@ from hessinit_book.data.word_pairs import WordTable
 from hessinit_book.errors import DataError, ParameterError
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.prediction import spearman
+from hessinit_book.word2vec.by_gensim import train
 from hessinit_book.word2vec.corpora import Corpus, load_corpus
 from hessinit_book.word2vec.held_out import HeldOutPairs
 from hessinit_book.word2vec.initial_vectors import (
@@ -37,8 +38,8 @@ from hessinit_book.word2vec.initial_vectors import (
     word2vec_start,
 )
 from hessinit_book.word2vec.pairs import draw_negatives, draw_pairs
+from hessinit_book.word2vec.recipe import Recipe
 from hessinit_book.word2vec.skip_gram_hessian import WordPairs
-from hessinit_book.word2vec.training import Recipe, train
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
 TINY = {"profile": "smoke", "tokens": 12_000, "deviations": [0.1, 1.0], "held_out_pairs": 100}
@@ -338,11 +339,11 @@ def test_interrupted_run_goes_on(
     trained: list[Start] = []
     right = word2vec.train
 
-    def interrupted(corpus: Any, vocabulary: Any, recipe: Any, start: Start, *rest: Any) -> None:
+    def interrupted(parameters: Any, corpus: Any, start: Start, *rest: Any) -> None:
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append(start)
-        right(corpus, vocabulary, recipe, start, *rest)
+        right(parameters, corpus, start, *rest)
 
     monkeypatch.setattr(word2vec, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -351,7 +352,7 @@ def test_interrupted_run_goes_on(
     assert {path.stem for path in parts.iterdir()} == {"gensim", "matched", "std_1e-1"}
 
     trained.clear()
-    monkeypatch.setattr(word2vec, "train", lambda *a: (trained.append(a[3]), right(*a)))
+    monkeypatch.setattr(word2vec, "train", lambda *a: (trained.append(a[2]), right(*a)))
     (record,) = run(tmp_path, seeds=[0])
     assert [start.law for start in trained] == ["normal"]  # what was left
     assert record.values == found[0].values

@@ -16,7 +16,7 @@ from networks import seeded
 from hessinit_book.chapters.word2vec_curvature import (
     checks as word2vec_curvature_checks,
 )
-from hessinit_book.chapters.word2vec_curvature import figures, sgns
+from hessinit_book.chapters.word2vec_curvature import figures
 from hessinit_book.chapters.word2vec_curvature import (
     run as word2vec_curvature,
 )
@@ -27,6 +27,7 @@ from hessinit_book.chapters.word2vec_curvature.run import Text, Word2VecCurvatur
 from hessinit_book.chapters.word2vec_curvature.softmax import predicted_and_measured
 from hessinit_book.errors import ParameterError
 from hessinit_book.records.records import Record
+from hessinit_book.word2vec import by_torch
 from hessinit_book.word2vec.pairs import counted
 from hessinit_book.word2vec.skip_gram_hessian import WordPairs, escape_norms
 from hessinit_book.word2vec.vocabulary import Vocabulary
@@ -92,12 +93,12 @@ def test_gensim_check_holds_and_sees_another_rate(monkeypatch: pytest.MonkeyPatc
     assert check["pairs"] > 50
     # gensim's table is coarse, and a little off: far more than what is allowed above.
     assert check["with_exact_sigmoid"]["objective"] > 1e-3
-    right = sgns.step
+    right = by_torch.step
 
     def wrong(*given: Any, **options: Any) -> None:
         right(*given[:4], 1.001 * given[4], **options)
 
-    monkeypatch.setattr(sgns, "step", wrong)
+    monkeypatch.setattr(by_torch, "step", wrong)
     assert word2vec_curvature_checks.against_gensim(seed=5)["value"] > check["allowed"]
 
 
@@ -141,8 +142,8 @@ def test_step_is_the_gradient_of_the_loss() -> None:
     negatives = torch.randint(0, 6, (40, 3), generator=seeded(7))
     assert not counted(pairs[:, 1], negatives).all()
     both = [v.clone().requires_grad_(), u.clone().requires_grad_()]
-    gradients = torch.autograd.grad(sgns.loss(*both, pairs, negatives), both)
-    sgns.step(v, u, pairs, negatives, 0.1)
+    gradients = torch.autograd.grad(by_torch.loss(*both, pairs, negatives), both)
+    by_torch.step(v, u, pairs, negatives, 0.1)
     torch.testing.assert_close(v, both[0].detach() - 0.1 * gradients[0])
     torch.testing.assert_close(u, both[1].detach() - 0.1 * gradients[1])
 

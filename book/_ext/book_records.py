@@ -28,7 +28,9 @@ from hessinit_book.records import confirmations, records
 
 # The environment is pickled with this attribute: {page: {source: checksum}}.
 _ATTRIBUTE = "hessinit_record_states"
-_SOURCE = re.compile(r"(?P<profile>[a-z]+)/(?P<experiment>[\w-]+)")
+_SOURCE = re.compile(
+    rf"(?P<profile>[a-z]+)/(?P<experiment>[\w-]+)(?:/(?P<kind>{'|'.join(records.KINDS)}))?"
+)
 # MyST-NB counts the lines of a notebook as 10,000 x (cell, from 1) + line in the cell + 1.
 _NOTEBOOK_CELL = 10_000
 
@@ -61,7 +63,8 @@ def read_followed(env: BuildEnvironment, source: str) -> list[records.Record]:
 
     Args:
         env: Sphinx's environment, while it reads a page.
-        source: "<profile>/<experiment>", for example "paper/mnist_tracking".
+        source: "<profile>/<experiment>", for example "paper/mnist_tracking"; with "/cuda" behind
+            it the records that a GPU made.
 
     Raises:
         RecordError: the source is malformed, has no records, or one of them is not valid.
@@ -76,7 +79,7 @@ def read_followed(env: BuildEnvironment, source: str) -> list[records.Record]:
     _states(env).setdefault(env.docname, {})[source] = state
     for path in _files(results, source):
         env.note_dependency(str(path))
-    return _read(results, match["profile"], match["experiment"], state)
+    return _read(results, match["profile"], match["experiment"], match["kind"], state)
 
 
 def number(directive: SphinxDirective, table: nodes.table, name: str) -> None:
@@ -115,8 +118,9 @@ def _readable(location: str) -> str:
 
 
 def _files(results: Path, source: str) -> list[Path]:
-    folder = results / source
-    confirmed = folder / confirmations.NAME
+    profile, experiment, *kind = source.split("/")
+    folder = records.folder_of(results, profile, experiment, *kind)
+    confirmed = records.home(folder) / confirmations.NAME
     return sorted(folder.glob("seed-*.json")) + ([confirmed] if confirmed.is_file() else [])
 
 
@@ -130,9 +134,11 @@ def _state(results: Path, source: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _read(results: Path, profile: str, experiment: str, state: str) -> list[records.Record]:
+def _read(
+    results: Path, profile: str, experiment: str, kind: str | None, state: str
+) -> list[records.Record]:
     # `state` is part of the key: a page with fifty numbers checks its records once.
-    return records.read_all(results, profile, experiment)
+    return records.read_all(results, profile, experiment, kind)
 
 
 def _states(env: BuildEnvironment) -> dict[str, dict[str, str]]:

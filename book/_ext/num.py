@@ -2,13 +2,14 @@
 
 Syntax, in words separated by spaces::
 
-    {num}`<profile>/<experiment> <key> [<aggregate>] [<format>]`
+    {num}`<profile>/<experiment>[/cuda] <key> [<aggregate>] [<format>]`
 
     {num}`paper/mnist_tracking values.he.final_loss`
     {num}`paper/mnist_tracking values.he.final_loss mean .3f`
     {num}`paper/mnist_tracking values.he.accuracy .1%`
     {num}`paper/mnist_tracking parameters.steps same ,`
 
+- With `/cuda` the records are those that a GPU made, without it those of the CPU.
 - The key leads to one value in each seed's record, with dots between the fields and
   numbers for list positions (`values.he.loss.-1`).
 - The aggregate makes one value of the seeds' values: `median` (the default), `mean`,
@@ -70,7 +71,7 @@ class Request:
     """What one use of the role asks for.
 
     Attributes:
-        source: "<profile>/<experiment>".
+        source: "<profile>/<experiment>", or "<profile>/<experiment>/cuda".
         key: fields of the record joined by dots.
         aggregate: name of the aggregate.
         spec: Python's format specification, or "".

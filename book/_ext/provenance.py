@@ -35,7 +35,7 @@ from hessinit_book.records import confirmations
 from hessinit_book.records.comparison import in_words
 from hessinit_book.records.confirmations import Confirmation
 from hessinit_book.records.freshness import is_current
-from hessinit_book.records.records import Record
+from hessinit_book.records.records import Record, source_of
 
 _SHORT = 12  # characters of a checksum: enough to compare by eye
 _COLUMNS = (30, 70)  # widths in percent
@@ -158,7 +158,7 @@ class ProvenanceDirective(SphinxDirective):
         """Make the rows that link to the notebook and to the records themselves."""
         root = repository_root(self.env.srcdir)
         notebook = f"notebooks/{record.experiment}.ipynb"
-        folder = f"results/{record.profile}/{record.experiment}"
+        folder = f"results/{record.profile}/{source_of(record)}"
         rows = []
         if (root / notebook).is_file():
             rows.append(("Notebook", [repository_link(root, notebook)]))

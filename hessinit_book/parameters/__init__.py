@@ -49,7 +49,8 @@ class Parameters(BaseModel):
 
     Subclasses add their own fields, and `BY_PROFILE`: the defaults of each profile. Where
     samples are drawn from images, `IMAGES` names the sets. No list has an entry twice, but for
-    those named in `REPEATABLE`.
+    those named in `REPEATABLE`. `LATER` names parameters that came after records had been made,
+    with what holds in these: there they are not named.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -58,6 +59,7 @@ class Parameters(BaseModel):
     BY_PROFILE: ClassVar[Mapping[Profile, Mapping[str, Any]]]
     IMAGES: ClassVar[tuple[str, ...]] = ()
     REPEATABLE: ClassVar[tuple[str, ...]] = ()
+    LATER: ClassVar[Mapping[str, Any]] = {}
 
     profile: Profile = "quick"
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
@@ -163,13 +165,14 @@ class Parameters(BaseModel):
         """
         from hessinit_book.records.machine import choose_device  # it imports torch
 
-        choose_device(self.device)
+        kind = choose_device(self.device).type
         if self.data_dir is None:
             try:
                 at_home(os.environ.get("HESSINIT_DATA") or ".")
             except ValueError as error:
                 raise _refusal("HESSINIT_DATA", os.environ["HESSINIT_DATA"], str(error)) from None
-        files = [record_path(self.results, self.profile, self.EXPERIMENT, s) for s in self.seeds]
+        names = self.profile, self.EXPERIMENT
+        files = [record_path(self.results, *names, seed, kind) for seed in self.seeds]
         if not all(file.is_file() for file in files):
             require_writable(files[0].parent)
 
@@ -177,9 +180,11 @@ class Parameters(BaseModel):
         """Give the parameters that bear on a run's values, as plain JSON types.
 
         Left out: where things are, which other seeds are run, and the device, which the
-        record names by itself.
+        record names by itself; and those of `LATER` where all are as before there were any.
         """
         places = {"seeds", "device", "data_dir", "results_dir"}
+        if all(getattr(self, name) == before for name, before in self.LATER.items()):
+            places |= self.LATER.keys()
         return self.model_dump(mode="json", exclude=places)
 
     @property

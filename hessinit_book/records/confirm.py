@@ -26,8 +26,8 @@ from hessinit_book.records import confirmations, records, stamps
 from hessinit_book.records.comparison import Comparison, compare
 from hessinit_book.records.confirmations import Confirmation, Repetition
 from hessinit_book.records.definitions import PACKAGES
-from hessinit_book.records.machine import current_commit
-from hessinit_book.records.records import Record
+from hessinit_book.records.machine import current_commit, is_here
+from hessinit_book.records.records import Record, home, kind_of, record_path, source_of
 from hessinit_book.records.repeatability import TOLERANCE
 from hessinit_book.statistics.rounding import rounded
 
@@ -38,9 +38,8 @@ def parameters_again(record: Record, results_dir: Path | None) -> Parameters:
     Raises:
         UserError: the experiment no longer takes them, or the device is not there.
     """
-    device = record.device.partition(":")[0]
     return parameters_of(record.experiment).check(
-        **record.parameters, seeds=[record.seed], device=device, results_dir=results_dir
+        **record.parameters, seeds=[record.seed], device=kind_of(record), results_dir=results_dir
     )
 
 
@@ -72,19 +71,24 @@ def confirm_by_computing(
 
     Raises:
         RecordError: there are no records, none of that seed, or all of them are of the
-            present code.
+            present code; or the devices that made them are not here.
         DataError: the data set is not at hand.
     """
-    found = records.read_all(results, "paper", experiment)
+    found = _read_every(results, experiment)
     codes = _earlier_codes(found)
     chosen = [record for record in found if seed in (None, record.seed)]
     if not chosen:
         raise RecordError(f"{experiment}: no record of seed {seed}")
+    devices = sorted({record.device for record in chosen})
+    chosen = [record for record in chosen if is_here(kind_of(record))]
+    if not chosen:
+        raise RecordError(f"{experiment}: no device here as in its records: {', '.join(devices)}")
     record = min(chosen, key=lambda r: (r.duration_s, r.seed))
     again = run_again(record)
-    comparison = compare(record, again, found)
+    seeds = [other for other in found if source_of(other) == source_of(record)]
+    comparison = compare(record, again, seeds)
     if not comparison.differences:
-        path = records.record_path(results, "paper", experiment, record.seed)
+        path = record_path(results, "paper", experiment, record.seed, kind_of(record))
         repetition = Repetition(
             seed=record.seed,
             record=confirmations.checksum(path) or "",
@@ -112,8 +116,8 @@ def confirm_by_code(results: Path, experiment: str, commit: str) -> None:
         RecordError: there are no records, all of them are of the present code, the commit is
             not there, the records are not of its sources, or these compute otherwise.
     """
-    codes = _earlier_codes(records.read_all(results, "paper", experiment))
-    folder = records.record_path(results, "paper", experiment, 0).parent
+    codes = _earlier_codes(_read_every(results, experiment))
+    folder = record_path(results, "paper", experiment, 0).parent
     earlier = confirmations.read(folder)
     now = stamps.code_stamp(experiment)
     with tempfile.TemporaryDirectory() as made:
@@ -132,7 +136,21 @@ def confirm_by_code(results: Path, experiment: str, commit: str) -> None:
     _write(folder, codes, now, source=full, repetition=repetition)
 
 
+def _read_every(results: Path, experiment: str) -> list[Record]:
+    """Read the full-scale records of an experiment, of all devices.
+
+    Raises:
+        RecordError: there is none, or one is not valid.
+    """
+    folder = record_path(results, "paper", experiment, 0).parent
+    found = [records.read_in_place(path) for path in records.files_in(folder)]
+    if not found:
+        raise RecordError(f"no records in {folder}")
+    return found
+
+
 def _write(folder: Path, codes: list[str], code: str, **how: object) -> None:
+    folder = home(folder)
     confirmation = Confirmation.model_validate(
         {
             "experiment": folder.name,

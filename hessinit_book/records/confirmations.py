@@ -7,7 +7,8 @@ computed again, and a small file beside the records keeps what that showed:
     results/paper/<experiment>/confirmed.json
 
 It vouches for records of the stamps that it names, as long as the code has the stamp that
-confirmed. How it comes about: `confirm.py`. Like a record it carries its own checksum.
+confirmed; for those of all devices, though one is computed again, on the device that it says.
+How it comes about: `confirm.py`. Like a record it carries its own checksum.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Literal
 
 from hessinit_book.errors import RecordError
 from hessinit_book.records import sealed
-from hessinit_book.records.records import Record, Strict
+from hessinit_book.records.records import KINDS, Record, Strict, home
 
 NAME = "confirmed.json"
 
@@ -82,7 +83,8 @@ class Confirmation(Strict):
 
 
 def write(confirmation: Confirmation, folder: Path) -> Path:
-    """Write a confirmation atomically into the folder of its records; give the path."""
+    """Write a confirmation atomically into the folder of its experiment; give the path."""
+    folder = home(folder)
     sealed.remove_unfinished(folder / NAME)
     return sealed.write(confirmation.model_dump(), folder / NAME)
 
@@ -90,11 +92,14 @@ def write(confirmation: Confirmation, folder: Path) -> Path:
 def read(folder: Path) -> Confirmation | None:
     """Read the confirmation of the records in a folder; None if there is none.
 
+    Args:
+        folder: of an experiment, or of one kind of device in it.
+
     Raises:
         RecordError: it is not whole, of another version, lacks a field, or its content does
             not match its checksum.
     """
-    path = folder / NAME
+    path = home(folder) / NAME
     try:
         body = sealed.read(path)
     except FileNotFoundError:
@@ -110,7 +115,7 @@ def problems(folder: Path, found: Sequence[Record]) -> list[str]:
 
     Args:
         folder: `.../paper/<experiment>`.
-        found: the records in it that are whole.
+        found: the records in it that are whole, of all devices.
 
     Returns:
         One line for each problem; none if it is well or if there is none.
@@ -128,9 +133,15 @@ def problems(folder: Path, found: Sequence[Record]) -> list[str]:
     if not {record.code for record in found} & set(confirmation.codes):
         said.append(f"{path}: confirms records that are no longer there; delete it")
     again = confirmation.repetition
-    if again is not None and again.record != checksum(folder / f"seed-{again.seed}.json"):
+    if again is not None and again.record != checksum(_repeated(again, folder)):
         said.append(f"{path}: seed {again.seed} is not the record that was computed again")
     return said
+
+
+def _repeated(again: Repetition, folder: Path) -> Path:
+    """Find the record that was computed again: on a device of the kind that had made it."""
+    kind = again.device.partition(":")[0]
+    return (folder / kind if kind in KINDS else folder) / f"seed-{again.seed}.json"
 
 
 def checksum(path: Path) -> str | None:

@@ -57,11 +57,14 @@ def stale(profile: str) -> list[str]:
     Raises:
         ParameterError: see `read_planned`.
     """
+    from hessinit_book.records.machine import device_kind  # it imports torch
+
     found = []
     for experiment, chosen in read_planned("runs.yaml").get(profile, {}).items():
         bearing = parameters_of(experiment).check(profile=profile, **chosen).bearing()
         for seed in chosen["seeds"]:
-            path = records.record_path("results", profile, experiment, seed)
+            kind = device_kind(chosen["device"])
+            path = records.record_path("results", profile, experiment, seed, kind)
             if path.is_file() and not _holds(path, bearing):
                 found.append(str(path))
     return found
@@ -92,7 +95,7 @@ def page_stamp(source: Path) -> dict[str, str]:
         "cells": _cells_digest(json.loads(source.read_bytes())),
         "experiment": code_stamp(experiment),
         "figures": module_stamp(f"hessinit_book.chapters.{experiment}.figures"),
-        "records": _files_digest(sorted(shown.glob("seed-*.json"))),
+        "records": _files_digest(shown, records.files_in(shown)),
     }
 
 
@@ -145,10 +148,11 @@ def _cells_digest(notebook: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _files_digest(files: Sequence[Path]) -> str:
+def _files_digest(folder: Path, files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+        name = file.relative_to(folder).as_posix()
+        digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -47,6 +48,32 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def device_kind(name: str) -> str:
+    """Tell the kind of device that the parameter `device` stands for: "cpu", "cuda" or "mps".
+
+    A device that is named need not be on this machine.
+
+    Example:
+        >>> device_kind("cuda:1")
+        'cuda'
+    """
+    return choose_device(name).type if name == "auto" else name.partition(":")[0]
+
+
+def is_here(kind: str) -> bool:
+    """Tell whether this machine has a device of some kind.
+
+    Example:
+        >>> is_here("cpu")
+        True
+    """
+    try:
+        choose_device(kind)
+    except ParameterError:
+        return False
+    return True
+
+
 def describe_device(device: torch.device) -> str:
     """Name a device in words, for a record: its kind and model, on a CPU the threads too.
 
@@ -63,10 +90,12 @@ def describe_device(device: torch.device) -> str:
 def library_versions() -> dict[str, str]:
     """Give the versions of Python and of the libraries that compute.
 
-    A library that only some experiments use is named if it is loaded.
+    A library that only some experiments use is named if it is loaded. So is one of the others that
+    is not installed by its package; the project itself has the version of its checkout then.
     """
     loaded = [name for name in _OPTIONAL if name in sys.modules]
-    found = {name: version(name) for name in (*_LIBRARIES, *loaded)}
+    stated = {name: _version(name) for name in (*_LIBRARIES, *loaded)}
+    found = {name: stated_version for name, stated_version in stated.items() if stated_version}
     return {"python": platform.python_version(), **found, "torch": torch.__version__}
 
 
@@ -93,6 +122,17 @@ def current_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit}-dirty" if changed else commit
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        project = Path(__file__).parents[2] / "pyproject.toml"
+        if name == _LIBRARIES[0] and project.is_file():
+            line = re.search(r'^version = "(.+)"$', project.read_text(encoding="utf-8"), re.M)
+            return line[1] if line else None
+        return getattr(sys.modules.get(name), "__version__", None)
 
 
 def _git(root: Path, *words: str) -> str:

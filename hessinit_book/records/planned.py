@@ -18,7 +18,7 @@ from hessinit_book.parameters import PROFILES
 from hessinit_book.parameters.values import shown
 
 Planned = dict[str, dict[str, dict[str, Any]]]
-"""By profile and experiment: the parameters that the file gives, and the seeds."""
+"""By profile and experiment: the parameters that the file gives, the seeds and the device."""
 
 # What the rules of the Snakefile set.
 _SET_ELSEWHERE = {
@@ -89,11 +89,11 @@ class _Reader:
                 self._refuse(at_name, f"{where}: {name} is not set here: {_SET_ELSEWHERE[name]}")
             chosen[name], places[name] = self._value(value, f"{where}: {name}"), at_name
         try:
-            seeds = cls.check(profile=profile, **chosen).seeds
+            found = cls.check(profile=profile, **chosen)
         except ParameterError as error:
             named = re.match(r"(?:unknown parameter ')?(\w+)", str(error))
             self._refuse(places.get(named[1] if named else "", at), f"{where}: {error}")
-        return {**chosen, "seeds": list(seeds)}
+        return {**chosen, "seeds": list(found.seeds), "device": found.device}
 
     def _entries(self, node: yaml.Node, where: str) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
         """Give the entries of a mapping, each name with its node, once."""

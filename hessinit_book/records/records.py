@@ -3,7 +3,8 @@
 One record holds what one experiment gave for one seed, with all that is needed to
 repeat it. Records are written atomically and checked when read:
 
-    results/<profile>/<experiment>/seed-<seed>.json
+    results/<profile>/<experiment>/seed-<seed>.json        computed on a CPU
+    results/<profile>/<experiment>/cuda/seed-<seed>.json   on a GPU; neither replaces the other
 
 JSON has no NaN or infinity, and a diverged run is an outcome worth keeping, so such
 values are stored as the strings "NaN", "Infinity" and "-Infinity" and come back as floats.
@@ -24,6 +25,9 @@ from hessinit_book.records import sealed
 
 DEEPEST = 100
 """How many lists and mappings of a record may lie in each other."""
+
+KINDS = ("cuda", "mps")
+"""Kinds of devices whose records lie in folders of their own, below those of the CPU."""
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _TEXT = "text:"  # before text that would be taken for something else
@@ -87,14 +91,55 @@ class Record(Strict):
     values: dict[str, Any]
 
 
-def record_path(results_dir: Path | str, profile: str, experiment: str, seed: int) -> Path:
+def record_path(
+    results_dir: Path | str, profile: str, experiment: str, seed: int, kind: str = "cpu"
+) -> Path:
     """Give the place of a record.
+
+    Args:
+        results_dir: folder of all results.
+        profile: of the run.
+        experiment: its name.
+        seed: of the run.
+        kind: of the device that computed: "cpu", "cuda" or "mps".
 
     Example:
         >>> record_path("results", "paper", "mnist_tracking", 3).as_posix()
         'results/paper/mnist_tracking/seed-3.json'
+        >>> record_path("results", "paper", "mnist_tracking", 3, "cuda").as_posix()
+        'results/paper/mnist_tracking/cuda/seed-3.json'
     """
-    return Path(results_dir) / profile / experiment / f"seed-{seed}.json"
+    folder = Path(results_dir) / profile / experiment
+    return (folder if kind == "cpu" else folder / kind) / f"seed-{seed}.json"
+
+
+def kind_of(record: Record) -> str:
+    """Tell the kind of the device that a record was computed on: "cpu", "cuda" or "mps"."""
+    return record.device.partition(":")[0]
+
+
+def source_of(record: Record) -> str:
+    """Name the experiment of a record, and the kind of its device if that is no CPU.
+
+    Records of one source can be told apart by their seeds, and take about the same time.
+    """
+    kind = kind_of(record)
+    return record.experiment if kind == "cpu" else f"{record.experiment}/{kind}"
+
+
+def home(folder: Path) -> Path:
+    """Give the folder of an experiment, from it or from that of one kind of device in it.
+
+    Example:
+        >>> home(Path("paper/contest/cuda")).as_posix(), home(Path("paper/contest")).as_posix()
+        ('paper/contest', 'paper/contest')
+    """
+    return folder.parent if folder.name in KINDS else folder
+
+
+def files_in(folder: Path) -> list[Path]:
+    """List what lies in an experiment's folder where records of any device are expected."""
+    return sorted(folder.glob("seed-*.json")) + sorted(folder.glob("*/seed-*.json"))
 
 
 def write(record: Record, path: Path | str) -> Path:
@@ -132,10 +177,10 @@ def read_in_place(path: Path | str) -> Record:
     """Read a record, and make sure that it is the one that its place is for.
 
     Args:
-        path: `.../<profile>/<experiment>/seed-<seed>.json`.
+        path: see `record_path`.
 
     Raises:
-        RecordError: see `read`; or its seed, experiment or profile is another.
+        RecordError: see `read`; or its seed, experiment, profile or device is another.
     """
     record = read(path)
     problem = misplaced(record, path)
@@ -146,25 +191,43 @@ def read_in_place(path: Path | str) -> Record:
 
 def misplaced(record: Record, path: Path | str) -> str | None:
     """Say in one line whose place a record lies in, if that is not its own."""
-    own = record_path("", record.profile, record.experiment, record.seed)
-    if Path(path).absolute().parts[-3:] == own.parts:
+    kind = kind_of(record)
+    own = record_path("", record.profile, record.experiment, record.seed, kind)
+    if Path(path).absolute().parts[-len(own.parts) :] == own.parts:
         return None
     return f"{path}: is the record of {own.as_posix()} (copied or renamed?)"
 
 
-def read_all(results_dir: Path | str, profile: str, experiment: str) -> list[Record]:
+def read_all(
+    results_dir: Path | str, profile: str, experiment: str, kind: str | None = None
+) -> list[Record]:
     """Read all records of an experiment in a profile, in the order of their seeds.
+
+    Args:
+        results_dir: folder of all results.
+        profile: of the runs.
+        experiment: its name.
+        kind: of the device, see `record_path`; None: the CPU, or if it has none another.
 
     Raises:
         RecordError: there is none, or one is not valid or not the one that its place is for.
     """
-    folder = record_path(results_dir, profile, experiment, 0).parent
+    folder = folder_of(results_dir, profile, experiment, kind)
     found = sorted(
         (read_in_place(path) for path in folder.glob("seed-*.json")), key=lambda r: r.seed
     )
     if not found:
         raise RecordError(f"no records in {folder}")
     return found
+
+
+def folder_of(
+    results_dir: Path | str, profile: str, experiment: str, kind: str | None = None
+) -> Path:
+    """Find the folder that `read_all` reads."""
+    kinds = ("cpu", *KINDS) if kind is None else (kind,)
+    folders = [record_path(results_dir, profile, experiment, 0, k).parent for k in kinds]
+    return next((folder for folder in folders if any(folder.glob("seed-*.json"))), folders[0])
 
 
 def look_up(records: Iterable[Record], key: str) -> list[Any]:

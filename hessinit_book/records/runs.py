@@ -39,8 +39,9 @@ def run_seeds(
     """Give the record of every seed: read if it is there and still holds, else run.
 
     A record holds if it was made with the same parameters, data, device and library
-    sources, or with earlier ones that are confirmed to give the same. Each is written when
-    its seed is done, so an interrupted run goes on with the first seed that was not finished.
+    sources, or with earlier ones that are confirmed to give the same. Those of a GPU lie beside
+    those of the CPU, see `record_path`. Each is written when its seed is done, so an interrupted
+    run goes on with the first seed that was not finished.
 
     Args:
         parameters: what to run.
@@ -56,13 +57,13 @@ def run_seeds(
     device = choose_device(parameters.device)
     run = _Run(parameters, dataset, device)
     for seed in parameters.seeds:
-        sealed.remove_unfinished(_place(parameters, seed))
-        run.read(_place(parameters, seed), seed)
+        sealed.remove_unfinished(_place(parameters, seed, device))
+        run.read(_place(parameters, seed, device), seed)
     done = []
     total = len(parameters.seeds) * ticks
     with tqdm(total=total, desc=parameters.EXPERIMENT, unit="step") as bar:
         for seed in parameters.seeds:
-            path = _place(parameters, seed)
+            path = _place(parameters, seed, device)
             record = run.read(path, seed)
             if record is None:
                 record = run.make(path, seed, partial(run_one, seed, device, bar))
@@ -129,7 +130,7 @@ def committed_records(parameters: Parameters) -> list[Record]:
         (on Colab, say). While records of other parameters are replaced one by one, only
         those of the present parameters: the two do not go into one figure.
     """
-    folder = records.record_path(parameters.results, "paper", parameters.EXPERIMENT, 0).parent
+    folder = records.folder_of(parameters.results, "paper", parameters.EXPERIMENT)
     if not any(folder.glob("seed-*.json")):
         return []
     found = records.read_all(parameters.results, "paper", parameters.EXPERIMENT)
@@ -150,7 +151,7 @@ class Parts:
     def __init__(
         self, parameters: Parameters, dataset: DatasetInfo, seed: int, device: torch.device
     ) -> None:
-        self._folder, self._seed = _folder(parameters, seed), seed
+        self._folder, self._seed = _folder(parameters, seed, device), seed
         self._run = _Run(parameters, dataset, device)
 
     def get(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -181,8 +182,9 @@ def clear_parts(parameters: Parameters) -> None:
 
     Other processes may do so at the same time, or keep parts of other seeds.
     """
+    device = choose_device(parameters.device)
     for seed in parameters.seeds:
-        folder = _folder(parameters, seed)
+        folder = _folder(parameters, seed, device)
         for pattern in ("*.json", ".*.part"):
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
@@ -191,10 +193,11 @@ def clear_parts(parameters: Parameters) -> None:
                 empty.rmdir()
 
 
-def _place(parameters: Parameters, seed: int) -> Path:
-    return records.record_path(parameters.results, parameters.profile, parameters.EXPERIMENT, seed)
+def _place(parameters: Parameters, seed: int, device: torch.device) -> Path:
+    names = parameters.profile, parameters.EXPERIMENT
+    return records.record_path(parameters.results, *names, seed, device.type)
 
 
-def _folder(parameters: Parameters, seed: int) -> Path:
-    path = _place(parameters, seed)
+def _folder(parameters: Parameters, seed: int, device: torch.device) -> Path:
+    path = _place(parameters, seed, device)
     return path.parent / "parts" / path.stem

@@ -1,7 +1,8 @@
 """Train a network on images that fit into memory: from top to bottom, no data loader.
 
 The images lie on the device as bytes. One indexing operation takes a batch, crops and flips
-it; nothing else stands between the data and the network.
+it; nothing else stands between the data and the network. With a stream of random numbers that is
+on the device, too, a step asks the host for nothing.
 """
 
 from __future__ import annotations
@@ -20,25 +21,31 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hessinit_book.errors import DataError
+
 PAD = 4  # pixels by which a crop may shift the image
 CHECK = 10  # steps from one look at the losses to the next: each waits for the device
 
 Precision = Literal["float32", "bfloat16"]
+Schedule = Literal["constant", "one_cycle"]
 Observe = Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: SGD with momentum at a constant rate.
+    """How to train: SGD with momentum, at a constant rate or in one cycle.
 
     Attributes:
         steps: of SGD.
         batch_size: images a step.
-        learning_rate: of SGD.
+        learning_rate: of SGD; the largest one of a cycle.
         momentum: Nesterov's; 0 for plain SGD.
         weight_decay: of all parameters.
         augment: whether images are shifted and flipped at random.
         precision: of convolutions and matrix products; weights and their updates are float32.
+        schedule: "constant", or "one_cycle": linear warm-up, then decay towards zero.
+        warm_up: share of the steps of a cycle in which the rate rises.
+        decay: how it falls in the others.
     """
 
     steps: int
@@ -48,6 +55,26 @@ class Recipe:
     weight_decay: float = 0.0
     augment: bool = True
     precision: Precision = "float32"
+    schedule: Schedule = "constant"
+    warm_up: float = 0.2
+    decay: Literal["linear", "cosine"] = "linear"
+
+    def rate(self, step: int) -> float:
+        """Give the learning rate of a step, counted from 0; no other step bears on it.
+
+        Example:
+            >>> recipe = Recipe(steps=5, learning_rate=1.0, schedule="one_cycle", warm_up=0.4)
+            >>> [round(recipe.rate(step), 2) for step in range(5)]
+            [0.5, 1.0, 1.0, 0.67, 0.33]
+        """
+        if self.schedule == "constant":
+            return self.learning_rate
+        rising = round(self.warm_up * self.steps)
+        if step < rising:
+            return self.learning_rate * (step + 1) / rising
+        passed = (step - rising) / (self.steps - rising)
+        left = 1 - passed if self.decay == "linear" else (1 + math.cos(math.pi * passed)) / 2
+        return self.learning_rate * left
 
 
 @dataclass
@@ -113,13 +140,14 @@ class Images:
             Shape (b, c, h, w), channels-last in memory.
         """
         size, device = len(chosen), self.padded.device
-        rows = torch.arange(self.height).expand(size, -1)
-        columns = torch.arange(self.width).expand(size, -1)
+        drawn = device if stream is None else stream.device
+        rows = torch.arange(self.height, device=drawn).expand(size, -1)
+        columns = torch.arange(self.width, device=drawn).expand(size, -1)
         if stream is None:
             rows, columns = rows + PAD, columns + PAD
         else:
-            shift = torch.randint(2 * PAD + 1, (2, size, 1), generator=stream)
-            mirror = torch.randint(2, (size, 1), generator=stream).bool()
+            shift = torch.randint(2 * PAD + 1, (2, size, 1), generator=stream, device=drawn)
+            mirror = torch.randint(2, (size, 1), generator=stream, device=drawn).bool()
             columns = torch.where(mirror, columns.flip(1), columns)
             rows, columns = rows + shift[0], columns + shift[1]
         at = chosen[:, None, None], rows[:, :, None], columns[:, None, :]
@@ -147,11 +175,13 @@ def train(
         model: on the data's device, channels-last or not, compiled or not.
         data: training images.
         recipe: how to train.
-        stream: of the order of the images, the shifts and the mirroring.
+        stream: of the order of the images, the shifts and the mirroring; best on the data's
+            device.
         observe: called before every `every`-th step and at the end, for what is to be kept:
             plain numbers and lists of them. It must leave the model as it is.
         every: steps between two observations, and between two checkpoints.
-        checkpoint: file to go on from, if it is there, and to write; None for none.
+        checkpoint: file to go on from, if it is there, and to write; None for none. It is gone
+            on from on a device of the kind that wrote it.
         bar: updated once a step.
 
     Returns:
@@ -159,6 +189,7 @@ def train(
 
     Raises:
         ValueError: batches larger than the data.
+        DataError: the checkpoint was written on another device.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
@@ -195,6 +226,8 @@ def train(
         )
         optimizer.zero_grad()
         loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(step)
         optimizer.step()
         progress.losses[step] = loss.detach()
         progress.done = step + 1
@@ -224,12 +257,13 @@ class Order:
 
     def __init__(self, size: int, batch_size: int, stream: torch.Generator) -> None:
         self.size, self.batch_size, self.stream = size, batch_size, stream
-        self.left = torch.empty(0, dtype=torch.int64)
+        self.left = torch.empty(0, dtype=torch.int64, device=stream.device)
 
     def next(self) -> Int64[Tensor, " b"]:
         """Give the numbers of the next batch's images."""
         if len(self.left) < self.batch_size:
-            self.left = torch.randperm(self.size, generator=self.stream)
+            drawn = self.stream.device
+            self.left = torch.randperm(self.size, generator=self.stream, device=drawn)
         chosen, self.left = self.left[: self.batch_size], self.left[self.batch_size :]
         return chosen
 
@@ -258,14 +292,15 @@ def evaluate(
     """
     training = model.training
     model.eval()
-    loss, right = 0.0, 0
-    for chosen in torch.arange(len(data)).split(batch_size):
-        labels = data.labels[chosen.to(data.labels.device)]
+    losses, right = [], []
+    for chosen in torch.arange(len(data), device=data.labels.device).split(batch_size):
+        labels = data.labels[chosen]
         logits = forward(model, data.batch(chosen), precision)
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        right += int((logits.argmax(1) == labels).sum())
+        losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+        right.append((logits.argmax(1) == labels).sum())
     model.train(training)
-    return loss / len(data), right / len(data)
+    loss = sum(torch.stack(losses).tolist())  # the host waits but once
+    return loss / len(data), sum(torch.stack(right).tolist()) / len(data)
 
 
 def _save(
@@ -281,6 +316,7 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "progress": vars(progress),
         "order": {"left": order.left, "stream": order.stream.get_state()},
+        "device": _devices(progress, order),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -302,8 +338,17 @@ def _resume(
 ) -> None:
     device = progress.losses.device
     state = torch.load(path, map_location=device, weights_only=True)
+    here, there = _devices(progress, order), state["device"]
+    if there != here:  # other random numbers, and other rounding: not the training that it was
+        raise DataError(f"{path}: a checkpoint of {there}, expected one of {here}; delete it")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     vars(progress).update(state["progress"])
-    order.left = state["order"]["left"].cpu()
+    order.left = state["order"]["left"].to(order.stream.device)
     order.stream.set_state(state["order"]["stream"].cpu())
+
+
+def _devices(progress: Progress, order: Order) -> str:
+    """Name the kinds of devices that a training and its random numbers are on."""
+    kinds = progress.losses.device.type, order.stream.device.type
+    return kinds[0] if kinds[0] == kinds[1] else f"{kinds[0]} with batches from {kinds[1]}"

@@ -33,12 +33,12 @@ def train_dense(
         model: Linear layers with one activation between; it is left as it is.
         rates: learning rates.
         multipliers: of the rates, one for each layer.
-        inputs: images.
+        inputs: images, on the model's device.
         labels: their classes.
         batches: indices of each step's samples.
 
     Returns:
-        The batch loss before each step, at each rate.
+        The batch loss before each step, at each rate; on the CPU.
     """
     linear = linear_layers(model)
     activation = model[1]
@@ -46,9 +46,9 @@ def train_dense(
     weights = [layer.weight.detach().expand(count, -1, -1).clone() for layer in linear]
     biases = [layer.bias.detach().expand(count, 1, -1).clone() for layer in linear]
     parameters = [p.requires_grad_() for pair in zip(weights, biases, strict=True) for p in pair]
-    rate = torch.tensor(rates)[:, None, None]
-    curve = torch.empty(len(batches), count)
-    for step, batch in enumerate(batches):
+    rate = torch.tensor(rates, device=inputs.device)[:, None, None]
+    curve = torch.empty(len(batches), count, device=inputs.device)
+    for step, batch in enumerate(batches.to(inputs.device)):
         z = inputs[batch].expand(count, -1, -1)
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             z = activation(torch.baddbmm(bias, z, weight.mT))
@@ -60,7 +60,7 @@ def train_dense(
         with torch.no_grad():
             for index, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
                 parameter -= gradient * (rate * multipliers[index // 2])
-    return curve
+    return curve.cpu()
 
 
 def summarize(

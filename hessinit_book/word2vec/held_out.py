@@ -23,6 +23,7 @@ class HeldOutPairs:
         window: see `draw_pairs`.
         sample: see `draw_pairs`.
         negatives: for each pair.
+        device: where the pairs lie, and the vectors that are judged; they are drawn on the CPU.
     """
 
     def __init__(
@@ -34,13 +35,15 @@ class HeldOutPairs:
         window: int,
         sample: float,
         negatives: int,
+        device: torch.device | str = "cpu",
     ) -> None:
         source = generator(0, "held-out pairs")
         found = draw_pairs(corpus.held_out, vocabulary, window=window, sample=sample, source=source)
         chosen = torch.randperm(len(found), generator=source)[:pairs]
-        self.inputs: Int64[Tensor, " pairs"] = found[chosen, 0]
-        self.targets: Int64[Tensor, " pairs"] = found[chosen, 1]
-        self.negatives = draw_negatives(len(chosen), vocabulary, negatives, source)
+        self.inputs: Int64[Tensor, " pairs"] = found[chosen, 0].to(device)
+        self.targets: Int64[Tensor, " pairs"] = found[chosen, 1].to(device)
+        drawn = draw_negatives(len(chosen), vocabulary, negatives, source)
+        self.negatives = drawn.to(device)
 
     def loss(self, inputs: Float[Tensor, "V d"], outputs: Float[Tensor, "V d"]) -> float:
         r"""Compute the mean over pairs of $\log(1+e^{-s}) + \sum_\text{neg} \log(1+e^{s})$.

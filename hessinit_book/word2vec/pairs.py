@@ -29,7 +29,7 @@ def draw_pairs(
         vocabulary: of the corpus.
         window: largest distance of a pair.
         sample: threshold of the subsampling.
-        source: of randomness, on the CPU.
+        source: of randomness; the pairs are drawn on its device.
 
     Returns:
         Places in the vocabulary, a pair a row: first the word whose *input* vector is trained,
@@ -39,14 +39,31 @@ def draw_pairs(
     Example:
         The words a b c with a window of 1 give the pairs (b, a), (a, b), (c, b), (b, c).
     """
-    ranks = torch.from_numpy(vocabulary.ranks[text])
-    ranks = ranks[ranks >= 0]
-    keep = torch.from_numpy(vocabulary.keep(sample))[ranks]
-    ranks = ranks[torch.rand(len(ranks), generator=source, dtype=torch.float64) < keep]
-    reach = torch.randint(1, window + 1, (len(ranks),), generator=source)
+    ranks = torch.from_numpy(vocabulary.ranks[text]).to(source.device)
+    keep = torch.from_numpy(vocabulary.keep(sample)).to(source.device)
+    return pairs_of(ranks, keep, window, source)
 
-    here = torch.arange(len(ranks))
-    near = here[:, None] + torch.cat([torch.arange(-window, 0), torch.arange(1, window + 1)])
+
+def pairs_of(
+    ranks: Int64[Tensor, " n"], keep: Float64[Tensor, " V"], window: int, source: torch.Generator
+) -> Int64[Tensor, "pairs 2"]:
+    """Draw pairs as `draw_pairs` does, from what lies on the device already.
+
+    Args:
+        ranks: places of the text's words in the vocabulary, -1 for those that it lacks.
+        keep: probability with which a token survives the subsampling, shape (V,).
+        window: largest distance of a pair.
+        source: of randomness, on the same device.
+    """
+    device = source.device
+    ranks = ranks[ranks >= 0]
+    drawn = torch.rand(len(ranks), generator=source, dtype=torch.float64, device=device)
+    ranks = ranks[drawn < keep[ranks]]
+    reach = torch.randint(1, window + 1, (len(ranks),), generator=source, device=device)
+
+    here = torch.arange(len(ranks), device=device)
+    offsets = torch.arange(-window, window + 1, device=device)
+    near = here[:, None] + torch.cat([offsets[:window], offsets[window + 1 :]])
     inside = (near >= 0) & (near < len(ranks)) & ((near - here[:, None]).abs() <= reach[:, None])
     target, other = here[:, None].expand_as(near)[inside], near[inside]
     return torch.stack([ranks[other], ranks[target]], 1)
@@ -61,15 +78,24 @@ def draw_negatives(
         pairs: number of pairs.
         vocabulary: gives the law.
         negatives: for each pair.
-        source: of randomness, on the CPU.
+        source: of randomness; they are drawn on its device.
 
     Returns:
         Places in the vocabulary, shape (pairs, negatives). One that equals its pair's own word
         does not count, see `counted`.
     """
-    law = np.cumsum(vocabulary.noise)
-    drawn = torch.rand(pairs, negatives, generator=source, dtype=torch.float64)
-    return _places(law, drawn)
+    law = torch.from_numpy(np.cumsum(vocabulary.noise)).to(source.device)
+    return negatives_of(pairs, law, negatives, source)
+
+
+def negatives_of(
+    pairs: int, law: Float64[Tensor, " V"], negatives: int, source: torch.Generator
+) -> Int64[Tensor, "pairs negatives"]:
+    """Draw negatives as `draw_negatives` does, from the sums of the noise up to each word."""
+    shape = (pairs, negatives)
+    drawn = torch.rand(shape, generator=source, dtype=torch.float64, device=source.device)
+    # The last sum may be short of 1 by rounding.
+    return torch.searchsorted(law, drawn, right=True).clamp(max=len(law) - 1)
 
 
 def counted(
@@ -82,9 +108,3 @@ def counted(
         [[False, True]]
     """
     return negatives != targets[:, None]
-
-
-def _places(law: Float64[ndarray, " V"], drawn: Tensor) -> Int64[Tensor, "pairs negatives"]:
-    # The last sum may be short of 1 by rounding.
-    found = torch.searchsorted(torch.from_numpy(law), drawn.flatten(), right=True)
-    return found.clamp(max=len(law) - 1).view_as(drawn)

@@ -8,6 +8,7 @@ The norms of all layers' Hessians are followed on a fixed probe batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -28,12 +29,20 @@ from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
 from hessinit_book.training.image_data import load_images
-from hessinit_book.training.images import Images, Progress, Recipe, evaluate, train
+from hessinit_book.training.images import (
+    Images,
+    Precision,
+    Progress,
+    Recipe,
+    Schedule,
+    evaluate,
+    train,
+)
 from hessinit_book.training.layer_norms import layer_norms
 
 WINDOW = 10  # steps over which a loss curve is averaged
-# Depthwise convolutions are slower in bfloat16 than in float32 on the processors tried.
-FLOAT32 = ("efficientnet",)
+# Depthwise convolutions are slower in bfloat16 than in float32 on the processors tried, not GPUs.
+FLOAT32_ON_CPU = ("efficientnet",)
 # Its activations are smooth, so that norms are estimated: of some layers, on a smaller probe.
 ESTIMATED = ("efficientnet",)
 ESTIMATED_LAYERS, ESTIMATED_PROBE = 3, 16
@@ -64,10 +73,13 @@ class CifarNetworksParameters(Parameters):
         probe_size: images of the fixed probe batch; for EfficientNet the first 16 of it.
         test_size: test images, the first ones, for the accuracy.
         level: a loss [nat] below that of guessing (log 10 = 2.3), to which steps are counted.
+        schedule: of the rates, see `Recipe`.
+        augment: whether images are shifted and mirrored: useful where they come more than once.
     """
 
     EXPERIMENT: ClassVar[str] = "cifar_networks"
     IMAGES: ClassVar[tuple[str, ...]] = ("cifar10",)
+    LATER: ClassVar[Mapping[str, Any]] = {"schedule": "constant", "augment": False}
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {
             "seeds": (0,),
@@ -109,6 +121,8 @@ class CifarNetworksParameters(Parameters):
     probe_size: Several
     test_size: Count
     level: Loss = 2.0
+    schedule: Schedule = "constant"
+    augment: bool = False
 
     def starts(self, network: str) -> tuple[str, ...]:
         """List the schemes that a network is trained from."""
@@ -180,7 +194,7 @@ def try_start(
         the lowest final loss.
     """
     device = training.padded.device
-    precision = "float32" if network in FLOAT32 else "bfloat16"
+    precision = precision_of(network, device)
     at_start: dict[str, Any] = {}
     outcomes: list[dict[str, Any]] = []
     tracks: list[dict[int, dict[str, Any]]] = []
@@ -192,13 +206,14 @@ def try_start(
             parameters.batch_size,
             rate,
             parameters.momentum,
-            augment=False,  # less than an epoch: no image comes twice
+            augment=parameters.augment,
             precision=precision,
+            schedule=parameters.schedule,
         )
         probe = probe_of(parameters, network, model, training, seed)
         at_start = signals(model, probe.inputs, probe.names)  # the same at each rate
         observe = partial(probe.observe, model)
-        stream = generator(seed, "batches")
+        stream = generator(seed, "batches", device)
         progress = train(
             model, training, recipe, stream, observe=observe, every=parameters.every, bar=bar
         )
@@ -220,6 +235,12 @@ def try_start(
         "at_start": at_start,
         "tracked": _transposed(tracks[best]),
     }
+
+
+def precision_of(network: str, device: torch.device) -> Precision:
+    """Choose the precision that a network is trained in on a device."""
+    slow = network in FLOAT32_ON_CPU and device.type == "cpu"
+    return "float32" if slow else "bfloat16"
 
 
 class Probe(NamedTuple):

@@ -121,12 +121,12 @@ def follow_regime(
     device = training.padded.device
     model = build(NETWORKS[REGIME_NETWORK], "he", generator(seed, "weights")).to(device)
     probe = _probe(training, parameters.probe_size, seed)
-    order = Order(len(training), parameters.batch_size, generator(seed, "batches"))
+    order = Order(len(training), parameters.batch_size, generator(seed, "batches", device))
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for _ in range(parameters.steps):
             chosen = order.next()
-            yield training.batch(chosen), training.labels[chosen.to(device)]
+            yield training.batch(chosen), training.labels[chosen]
 
     model, looks_at = scale_weights(model, factor), log_schedule(parameters.steps, LOOKS)
     return follow(model, batches(), probe, parameters.learning_rate, looks_at, bar.update)
@@ -157,7 +157,7 @@ def find_stable_rate(
         recipe = Recipe(
             parameters.rate_steps, parameters.batch_size, rate, momentum=0.0, augment=False
         )
-        progress = train(model, training, recipe, generator(seed, "batches"), bar=bar)
+        progress = train(model, training, recipe, generator(seed, "batches", device), bar=bar)
         final_losses.append(_final_loss(progress))
         outcomes[rate] = final_losses[-1] <= MARGIN * start
     largest = largest_stable_rate(outcomes)

@@ -8,7 +8,6 @@ and what the initialization itself costs.
 from __future__ import annotations
 
 import gc
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,16 +20,17 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hessinit_book.chapters.contest.data import Data, load_data
 from hessinit_book.chapters.contest.networks import CharacterGpt, resnet, vgg
 from hessinit_book.chapters.contest.schemes import SCHEMES, Entry
-from hessinit_book.chapters.contest.text import LETTERS, draw_text, read_text
+from hessinit_book.chapters.contest.text import LETTERS
 from hessinit_book.chapters.contest.training import train_any
-from hessinit_book.data import load
 from hessinit_book.networks.dense import dense_network
 from hessinit_book.parameters import Parameters
 from hessinit_book.parameters.values import Blocks, Count, Rates, Units
 from hessinit_book.randomness import generator
-from hessinit_book.records.records import DatasetInfo, Record
+from hessinit_book.records.machine import choose_device
+from hessinit_book.records.records import Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
 from hessinit_book.statistics.rounding import rounded
 from hessinit_book.training.batches import independent_batches
@@ -128,27 +128,12 @@ class ContestParameters(Parameters):
 
 
 @dataclass(frozen=True)
-class Data:
-    """What the networks train on.
-
-    Attributes:
-        flat: MNIST, shape (n, 784), and its classes.
-        images: CIFAR-10 at 16 x 16, standardized by channel, and its classes.
-        text: letters as numbers.
-    """
-
-    flat: tuple[Tensor, Tensor]
-    images: tuple[Tensor, Tensor]
-    text: Tensor
-
-
-@dataclass(frozen=True)
 class Course:
     """One network of the contest for one seed.
 
     Attributes:
         kind: "relu", "gelu", "tanh", "resnet", "vgg" or "gpt".
-        make: makes the network; its weights are not used.
+        make: makes the network, on the device of the data; its weights are not used.
         batches: gives a training step's inputs and targets.
         classes: number of classes.
         rates: learning rates.
@@ -172,11 +157,11 @@ def run(parameters: ContestParameters) -> list[Record]:
         DataError: a data set cannot be had.
         RecordError: a record that is in the way is damaged.
     """
-    data, info = _load(parameters)
-    _warm_up()
+    loaded, info = load_data(parameters.profile != "paper", parameters.data_dir)
+    data = loaded.to(choose_device(parameters.device))
+    _warm_up(data.device)
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
-        # The networks are too small for a GPU to help.
         parts, found = Parts(parameters, info, seed, device), {}
         for name in parameters.networks:
             done = bar.n
@@ -213,12 +198,12 @@ def hold(
         bar: updated once a scheme.
 
     Returns:
-        For each scheme what `summarize` gives, the first loss, and "cost": the processor
-        time of the initialization over that of a training step.
+        For each scheme what `summarize` gives, the first loss, and "cost": the time of the
+        initialization over that of a training step, see `_now`.
     """
     found = {}
     course = make_course(parameters, network, seed, data)
-    step_time = _step_time(course)
+    step_time = _step_time(course, data.device)
     for name in entrants(parameters, network):
         model = _made(course)
         entry = Entry(
@@ -231,9 +216,9 @@ def hold(
             generator=generator(seed, "weights"),
         )
         with _without_garbage():
-            began = time.process_time()
+            began = _now(data.device)
             SCHEMES[name](entry)
-            cost = (time.process_time() - began) / step_time
+            cost = (_now(data.device) - began) / step_time
         curve = course.train(model)
         found[name] = {
             **summarize(curve, LEVELS[course.kind], course.classes, parameters.final_steps),
@@ -254,10 +239,11 @@ def make_course(parameters: ContestParameters, network: str, seed: int, data: Da
             len(data.text) - parameters.context - 1,
             (steps, parameters.batch_size // 4),
             generator=shuffle,
-        )
+        ).to(data.device)
 
         def texts(step: int) -> tuple[Tensor, Tensor]:
-            places = starts[step][:, None] + torch.arange(parameters.context + 1)
+            following = torch.arange(parameters.context + 1, device=data.device)
+            places = starts[step][:, None] + following
             return data.text[places][:, :-1], data.text[places][:, 1:].flatten()
 
         def train_gpt(model: nn.Module) -> Tensor:
@@ -266,7 +252,7 @@ def make_course(parameters: ContestParameters, network: str, seed: int, data: Da
 
         return Course(
             kind,
-            lambda: CharacterGpt(LETTERS, parameters.layers, 32, 4, parameters.context),
+            lambda: _at(data, CharacterGpt(LETTERS, parameters.layers, 32, 4, parameters.context)),
             texts,
             LETTERS,
             parameters.adam_rates,
@@ -274,6 +260,7 @@ def make_course(parameters: ContestParameters, network: str, seed: int, data: Da
         )
     inputs, labels = data.images if kind in ("resnet", "vgg") else data.flat
     order = independent_batches(len(inputs), parameters.batch_size, steps, shuffle)
+    order = order.to(data.device)
 
     def images(step: int) -> tuple[Tensor, Tensor]:
         return inputs[order[step]], labels[order[step]]
@@ -287,17 +274,31 @@ def make_course(parameters: ContestParameters, network: str, seed: int, data: Da
             return train_dense(model, parameters.rates, ones, inputs, labels, chosen)
 
         def make_plain() -> nn.Module:
-            return dense_network((784, *[parameters.width] * (int(depth) - 1), 10), kind)
+            widths = (784, *[parameters.width] * (int(depth) - 1), 10)
+            return _at(data, dense_network(widths, kind))
 
         return Course(kind, make_plain, images, 10, parameters.rates, train_stacked)
 
     def make_images() -> nn.Module:
-        return resnet(parameters.blocks, 16) if kind == "resnet" else vgg(parameters.stage, 8)
+        made = resnet(parameters.blocks, 16) if kind == "resnet" else vgg(parameters.stage, 8)
+        return _at(data, made)
 
     def train_images(model: nn.Module) -> Tensor:
         return train_any(model, parameters.rates, images, parameters.steps)
 
     return Course(kind, make_images, images, 10, parameters.rates, train_images)
+
+
+def _at(data: Data, model: nn.Module) -> nn.Module:
+    return model.to(data.device)
+
+
+def _now(device: torch.device) -> float:
+    """Tell the time [s]: of the processor, or until a GPU has done what it was asked for."""
+    if device.type == "cpu":
+        return time.process_time()
+    getattr(torch, device.type).synchronize()  # torch.cuda, torch.mps
+    return time.perf_counter()
 
 
 def _made(course: Course) -> nn.Module:
@@ -316,19 +317,20 @@ def _without_garbage() -> Iterator[None]:
         gc.enable()
 
 
-def _warm_up() -> None:
+def _warm_up(device: torch.device) -> None:
     """Run every scheme once: the first call of much of torch takes a second by itself."""
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        return torch.linspace(0, 1, 4 * 3 * 16 * 16).view(4, 3, 16, 16), torch.arange(4)
+        images = torch.linspace(0, 1, 4 * 3 * 16 * 16, device=device)
+        return images.view(4, 3, 16, 16), torch.arange(4, device=device)
 
     with torch.random.fork_rng(devices=[]):
         for scheme in SCHEMES.values():
             drawn = generator(0, "warm-up")
-            scheme(Entry(resnet(1, 2), batch, 10, False, False, 1, drawn))
+            scheme(Entry(resnet(1, 2).to(device), batch, 10, False, False, 1, drawn))
 
 
-def _step_time(course: Course, steps: int = 5) -> float:
+def _step_time(course: Course, device: torch.device, steps: int = 5) -> float:
     """Measure a training step: forward, backward and update, the fastest of a few [s].
 
     From the usual weights: with signals that vanish, some processors are several times slower.
@@ -341,34 +343,10 @@ def _step_time(course: Course, steps: int = 5) -> float:
     times = []
     with _without_garbage():
         for step in range(steps):
-            began = time.process_time()
+            began = _now(device)
             inputs, targets = course.batches(step)
             descent.zero_grad()
             F.cross_entropy(model(inputs), targets).backward()
             descent.step()
-            times.append(time.process_time() - began)
+            times.append(_now(device) - began)
     return min(times)
-
-
-def _load(parameters: ContestParameters) -> tuple[Data, DatasetInfo]:
-    """Load all data, and put together what is said of them."""
-    sample = parameters.profile != "paper"
-    mnist = load("mnist", sample=sample, data_dir=parameters.data_dir)
-    cifar = load("cifar10", sample=sample, data_dir=parameters.data_dir)
-    if sample:
-        text, info = draw_text(generator(0, "letters"))
-    else:
-        text, info = read_text(parameters.data_dir)
-    flat, digits = mnist.tensors("train", "cpu")
-    images, labels = cifar.tensors("train", "cpu")
-    small = F.avg_pool2d(images, 2)
-    deviation, mean = torch.std_mean(small, (0, 2, 3), keepdim=True)
-    parts = (mnist.info, cifar.info, info)
-    together = DatasetInfo(
-        name=", ".join(part.name for part in parts),
-        kind="sample" if sample else "full",
-        train_size=sum(part.train_size for part in parts),
-        test_size=sum(part.test_size for part in parts),
-        sha256=hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest(),
-    )
-    return Data((flat.flatten(1), digits), ((small - mean) / deviation, labels), text), together

@@ -65,8 +65,10 @@ def _metainit(entry: Entry) -> None:
     for step in range(entry.rounds):
         inputs, targets = entry.batches(step)
         if inputs.is_floating_point():
-            inputs = torch.randn(inputs.shape, generator=entry.generator)
-            targets = torch.randint(entry.classes, targets.shape, generator=entry.generator)
+            # Drawn on the CPU like the weights: the same numbers on each device.
+            drawn = torch.randn(inputs.shape, generator=entry.generator)
+            labels = torch.randint(entry.classes, targets.shape, generator=entry.generator)
+            inputs, targets = drawn.to(inputs), labels.to(targets)
         made.append((inputs, targets))
     metainit_(entry.model, F.cross_entropy, made)
 

@@ -31,7 +31,8 @@ def train_any(
         clip: largest norm of a gradient; None to leave it.
 
     Returns:
-        The batch loss before each step, at each rate; NaN after a loss that is not finite.
+        The batch loss before each step, at each rate; NaN after a loss that is not finite. On the
+        CPU.
     """
     curve = torch.full((steps, len(rates)), math.nan)
     for column, rate in enumerate(rates):
@@ -41,8 +42,8 @@ def train_any(
         for step in range(steps):
             inputs, targets = batches(step)
             loss = F.cross_entropy(network(inputs), targets)
-            curve[step, column] = loss.detach()
-            if not torch.isfinite(loss):
+            curve[step, column] = value = loss.item()
+            if not math.isfinite(value):
                 break
             descent.zero_grad()
             loss.backward()

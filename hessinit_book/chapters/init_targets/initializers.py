@@ -71,9 +71,9 @@ def _balance_rows(start: Start, probes: int = 8) -> None:
     for _ in range(3):
         weights = [layer.weight for layer in weight_layers(start.model)]
         gradients = _gradients(start, weights)
-        rows = torch.zeros(len(weights))
+        rows = torch.zeros(len(weights), device=start.inputs.device)
         for _ in range(probes):
-            v = [torch.randn(w.shape, generator=start.generator) for w in weights]
+            v = [torch.randn(w.shape, generator=start.generator).to(w) for w in weights]
             products = torch.autograd.grad(gradients, weights, v, retain_graph=True)
             rows += torch.stack([p.square().sum() for p in products])
         _equalize(start.model, rows.sqrt().tolist())
@@ -85,7 +85,7 @@ def _most_gain(start: Start, rounds: int = 20, rate: float = 0.05) -> None:
     Descent by Adam in the logarithms of the scales, which keep the sum 0.
     """
     layers = [module for module in start.model if isinstance(module, nn.Linear)]
-    logs = torch.zeros(len(layers), requires_grad=True)
+    logs = torch.zeros(len(layers), device=start.inputs.device, requires_grad=True)
     adam = torch.optim.Adam([logs], lr=rate)
     activation = start.model[1]
     for _ in range(rounds):

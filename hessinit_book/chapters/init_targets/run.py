@@ -106,8 +106,7 @@ def run(parameters: InitTargetsParameters) -> list[Record]:
     data = load_images(parameters, "mnist")
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
-        # The weights are drawn on the CPU, and the networks are too narrow for a GPU to help.
-        images, labels = data.tensors("train", "cpu")
+        images, labels = data.tensors("train", device)
         return {
             f"{activation}_{depth}": race(
                 parameters, activation, depth, seed, images.flatten(1), labels, bar
@@ -160,10 +159,12 @@ def race(
         size, parameters.batch_size, parameters.steps, generator(seed, "batches")
     )
     probe = torch.randperm(size, generator=generator(seed, "probe"))[: parameters.probe_size]
+    probe = probe.to(inputs.device)
     found = {}
     for name in parameters.starts:
         model = dense_network((784, *[parameters.width] * (depth - 1), CLASSES), activation)
         apply(model, "he", generator=generator(seed, "weights"))
+        model.to(inputs.device)
         start = Start(model, inputs[probe], labels[probe], generator(seed, "start"))
         STARTS[name](start)
         multipliers = inverse_norms(start) if name == "layer_rates" else [1.0] * depth

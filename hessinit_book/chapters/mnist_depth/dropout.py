@@ -56,7 +56,7 @@ def try_dropout(
         linearized Hessian on the probe, with one mask a sample; `trained`: see `train_all`.
     """
     networks, norms = [], []
-    probe = task.probe_batch[0].cpu()
+    probe = task.probe_batch[0]
     for rule in RULES:
         variances = variances_of(rule, widths, drop)
         network = dense_network(widths, "relu")
@@ -65,7 +65,7 @@ def try_dropout(
         with torch.no_grad():
             for linear, variance in zip(linears, variances, strict=True):
                 linear.weight *= math.sqrt(variance * linear.in_features / 2)
-        weights = [linear.weight.detach() for linear in linears]
+        weights = [linear.weight.detach().to(probe) for linear in linears]
         law = RandomNetwork.make([*widths], variances, "relu", Masks(1 - drop, rescale=True))
         norms.append(linearized_norms(law, weights, probe, generator(seed, "probe masks")))
         networks.append(network.to(task.inputs.device))

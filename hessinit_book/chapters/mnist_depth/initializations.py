@@ -44,6 +44,7 @@ def make_network(
     network = dense_network(widths, activation)
     if start == "hessian":
         draw_weights(network, FITTING[activation], stream)  # finite weights, to be replaced
+        network.to(batch[0].device)
         hessian_(network, F.cross_entropy, *batch, generator=stream)
         return network
     if isinstance(start, str):

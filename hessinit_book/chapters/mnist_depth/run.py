@@ -225,7 +225,7 @@ def try_shape(
             widths_of(parameters, depth),
             activation,
             generator(seed, "weights"),
-            (inputs.cpu(), labels.cpu()),
+            (inputs, labels),
         ).to(inputs.device)
         for name, start in starts.items()
     ]

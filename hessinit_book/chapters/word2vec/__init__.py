@@ -1,5 +1,1 @@
 """The chapter of `notebooks/word2vec.ipynb`."""
-
-from hessinit_book.word2vec import import_gensim
-
-gensim = import_gensim()

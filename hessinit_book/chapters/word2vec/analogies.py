@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from gensim.test.utils import datapath
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from hessinit_book.word2vec import judged_set
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
 _BLOCK = 512  # questions at once: bounds the memory to this many times the candidates
@@ -31,26 +31,34 @@ class Analogies:
     total: int
 
     @classmethod
-    def load(cls, vocabulary: Vocabulary, *, candidates: int, every: int = 1) -> Analogies:
-        """Read the set that gensim ships, `questions-words.txt`.
+    def load(
+        cls,
+        vocabulary: Vocabulary,
+        *,
+        candidates: int,
+        every: int = 1,
+        data_dir: Path | None = None,
+    ) -> Analogies:
+        """Read the set that gensim ships, `questions-words.txt`; empty where it is not at hand.
 
         Args:
             vocabulary: of the corpus.
             candidates: questions with a word that is not among so many of the most common ones
                 are left out, and so are such answers; gensim's `restrict_vocab`.
             every: take each such question only, so that all kinds are there.
+            data_dir: see `judged_set`.
 
         Source: Mikolov and others, arXiv 1301.3781.
         """
         questions, total = [], 0
-        with Path(datapath("questions-words.txt")).open(encoding="utf-8") as file:
-            for line in file:
-                if line.startswith(":"):
-                    continue
-                total += 1
-                found = [vocabulary.places.get(word, candidates) for word in line.lower().split()]
-                if max(found) < candidates:
-                    questions.append(found)
+        file = judged_set("questions-words.txt", data_dir)
+        for line in file.read_text(encoding="utf-8").splitlines() if file else ():
+            if line.startswith(":"):
+                continue
+            total += 1
+            found = [vocabulary.places.get(word, candidates) for word in line.lower().split()]
+            if max(found) < candidates:
+                questions.append(found)
         kept = torch.tensor(questions, dtype=torch.int64).view(-1, 4)[::every]
         return cls(kept, min(candidates, len(vocabulary.words)), total)
 
@@ -61,16 +69,16 @@ class Analogies:
             vectors: shape (V, d).
 
         Returns:
-            Shape (n,).
+            Shape (n,), on the CPU.
         """
         units = F.normalize(vectors[: self.candidates])
         right = []
-        for part in self.questions.split(_BLOCK):
+        for part in self.questions.to(vectors.device).split(_BLOCK):
             a, b, c, answer = part.unbind(1)
             scores = (units[b] - units[a] + units[c]) @ units.mT
             nearest = scores.scatter(1, part[:, :3], -torch.inf).argmax(1)
             right.append(nearest == answer)
-        return torch.cat(right)
+        return torch.cat(right).cpu()
 
 
 def pack(right: Bool[Tensor, " n"]) -> str:

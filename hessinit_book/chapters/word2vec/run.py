@@ -1,14 +1,17 @@
-"""Word2Vec, initialized in six ways: what quality costs in tokens, on real text, by gensim."""
+"""Word2Vec, initialized in six ways: what quality costs in tokens, on real text.
+
+gensim trains, or torch on a GPU: the same objective and laws, in batches of pairs.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-import gensim
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -27,28 +30,33 @@ from hessinit_book.parameters.values import (
     Units,
 )
 from hessinit_book.randomness import generator
+from hessinit_book.records.machine import choose_device
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
 from hessinit_book.statistics.prediction import spearman
 from hessinit_book.statistics.rounding import rounded
+from hessinit_book.word2vec import by_torch, import_gensim
 from hessinit_book.word2vec.corpora import Corpus, load_corpus
 from hessinit_book.word2vec.held_out import HeldOutPairs
 from hessinit_book.word2vec.initial_vectors import Start, gensim_start, matched_deviation
 from hessinit_book.word2vec.pairs import draw_pairs
-from hessinit_book.word2vec.training import Recipe, train
+from hessinit_book.word2vec.recipe import OnPiece, Recipe
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
 # Where the learning curve is measured, in percent of the training: early ones more closely.
 CHECKPOINTS = (0, 1, 2, 3, 5, 8, 12, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 CURVE_QUESTIONS = 40  # each fortieth analogy at a checkpoint, all of them at the end
 MATCHED_TOKENS = 1_000_000  # so much of the text gives the deviation of matched blocks
+MOST_STEPS = 32  # that torch lets a word's vector take in a batch
 
 
 class Word2VecParameters(Parameters):
     """Parameters of the experiment, see `Parameters` for the common ones.
 
     Attributes:
-        device: "cpu", where gensim computes.
+        trainer: "gensim", on the CPU, or "torch".
+        device: where torch computes; of gensim, and by default, "cpu".
+        batch_pairs: observed pairs of a step of torch's.
         corpus: "sample", "text8" or "file:PATH", see `load_corpus`.
         tokens: use only so many from the start of the corpus; None: all.
         held_out: share of the tokens, at the end, that is kept for the held-out loss.
@@ -65,6 +73,7 @@ class Word2VecParameters(Parameters):
     """
 
     EXPERIMENT: ClassVar[str] = "word2vec"
+    LATER: ClassVar[Mapping[str, Any]] = {"trainer": "gensim", "batch_pairs": 16_384}
     BY_PROFILE = {  # noqa: RUF012 - a constant of the class, not a field
         "smoke": {"seeds": (0,), "tokens": 30_000, "dimension": 10, "held_out_pairs": 500},
         "quick": {"seeds": (0,)},
@@ -86,13 +95,19 @@ class Word2VecParameters(Parameters):
     learning_rate: Annotated[Rate, Field(le=1000)] = 0.025  # larger ones crash gensim
     epochs: Count = 1
     candidates: Count = 30_000
+    trainer: Literal["gensim", "torch"] = "gensim"
+    batch_pairs: Count = 16_384
 
-    @field_validator("device")
     @classmethod
-    def _where_gensim_computes(cls, value: str) -> str:
-        if value != "cpu":
-            raise ValueError("cpu, where gensim computes")
-        return value
+    def check(cls, /, **given: Any) -> Word2VecParameters:
+        """Check parameters, see `Parameters.check`; gensim computes on the CPU."""
+        found = super().check(**given)
+        if found.trainer == "gensim" and found.device != "cpu":
+            raise ParameterError(
+                f"device: got {found.device!r}, expected cpu, where gensim computes; "
+                "trainer 'torch' computes on any"
+            )
+        return found
 
 
 def run(parameters: Word2VecParameters) -> list[Record]:
@@ -103,8 +118,11 @@ def run(parameters: Word2VecParameters) -> list[Record]:
     Raises:
         DataError: the corpus cannot be had, or is too short.
         ParameterError: no corpus of that name, or a text too short for as many checkpoints.
+        UserError: gensim is asked for, or its extract of Wikipedia, and not installed.
         RecordError: a record that is in the way is damaged.
     """
+    if parameters.trainer == "gensim" or parameters.corpus == "sample":
+        import_gensim()
     corpus = load_corpus(
         parameters.corpus,
         held_out=parameters.held_out,
@@ -119,7 +137,8 @@ def run(parameters: Word2VecParameters) -> list[Record]:
     vocabulary = Vocabulary.of(corpus, parameters.min_count)
     deviation = matched(parameters, corpus, vocabulary)
     starts = variants(parameters, deviation)
-    tests = Measures(parameters, corpus, vocabulary)
+    tests = Measures(parameters, corpus, vocabulary, choose_device(parameters.device))
+    made_by = {"gensim": import_gensim().__version__} if parameters.trainer == "gensim" else {}
 
     def run_one(seed: int, device: torch.device, bar: tqdm) -> dict[str, Any]:
         parts, done = Parts(parameters, corpus.info, seed, device), bar.n
@@ -127,11 +146,11 @@ def run(parameters: Word2VecParameters) -> list[Record]:
         for number, (name, start) in enumerate(starts.items(), start=1):
             bar.set_postfix_str(f"seed {seed}, {name}")
             found[name] = parts.get(
-                name, lambda start=start: _follow(corpus, recipe, start, seed, tests, bar)
+                name, lambda start=start: follow(parameters, corpus, start, seed, tests, bar)
             )
             bar.update(done + number * recipe.pieces - bar.n)  # where it was read
         return {
-            "gensim": gensim.__version__,
+            **made_by,
             "vocabulary": len(vocabulary.words),
             "matched_deviation": rounded(deviation),
             "tests": tests.sizes(),
@@ -197,15 +216,22 @@ class Measures:
         parameters: of the experiment.
         corpus: the text, whose held-out part is used.
         vocabulary: of the corpus.
+        device: where the vectors lie that are tested.
 
     Attributes:
         vocabulary: of the vectors that are tested.
+        device: see above.
     """
 
     def __init__(
-        self, parameters: Word2VecParameters, corpus: Corpus, vocabulary: Vocabulary
+        self,
+        parameters: Word2VecParameters,
+        corpus: Corpus,
+        vocabulary: Vocabulary,
+        device: torch.device,
     ) -> None:
         self.vocabulary, self._candidates = vocabulary, parameters.candidates
+        self.device, folder = device, parameters.data_dir
         self._held_out = HeldOutPairs(
             corpus,
             vocabulary,
@@ -213,10 +239,12 @@ class Measures:
             window=parameters.window,
             sample=parameters.sample,
             negatives=parameters.negatives,
+            device=device,
         )
-        self._similarities = {name: Similarities.load(name, vocabulary) for name in SETS}
+        self._similarities = {name: Similarities.load(name, vocabulary, folder) for name in SETS}
+        most = parameters.candidates
         self._some, self._all = (
-            Analogies.load(vocabulary, candidates=parameters.candidates, every=every)
+            Analogies.load(vocabulary, candidates=most, every=every, data_dir=folder)
             for every in (CURVE_QUESTIONS, 1)
         )
 
@@ -258,10 +286,16 @@ class Measures:
         }
 
 
-def _follow(
-    corpus: Corpus, recipe: Recipe, start: Start, seed: int, tests: Measures, bar: tqdm
+def follow(
+    parameters: Word2VecParameters,
+    corpus: Corpus,
+    start: Start,
+    seed: int,
+    tests: Measures,
+    bar: tqdm,
 ) -> dict[str, Any]:
     """Train from one initialization and measure on the way."""
+    recipe = recipe_of(parameters)
     curve: list[dict[str, Any]] = []
     final: dict[str, Any] = {}
 
@@ -272,7 +306,7 @@ def _follow(
         if done == recipe.pieces:
             final.update(tests.final(inputs))
 
-    train(corpus, tests.vocabulary, recipe, start, seed, look)
+    train(parameters, corpus, start, seed, tests, look)
     return {
         "law": start.law,
         "inputs": rounded(start.inputs),
@@ -283,3 +317,31 @@ def _follow(
         },
         "final": final,
     }
+
+
+def train(
+    parameters: Word2VecParameters,
+    corpus: Corpus,
+    start: Start,
+    seed: int,
+    tests: Measures,
+    look: OnPiece,
+) -> None:
+    """Train as the parameters say, by gensim or by torch."""
+    recipe = recipe_of(parameters)
+    if parameters.trainer == "gensim":
+        from hessinit_book.word2vec import by_gensim
+
+        by_gensim.train(corpus, tests.vocabulary, recipe, start, seed, look)
+        return
+    by_torch.train(
+        corpus,
+        tests.vocabulary,
+        recipe,
+        start,
+        seed,
+        look,
+        batch_size=parameters.batch_pairs,
+        device=tests.device,
+        most=MOST_STEPS,
+    )

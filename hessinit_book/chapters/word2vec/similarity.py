@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from gensim.test.utils import datapath
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from hessinit_book.word2vec import judged_set
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
 SETS = {"wordsim353": "wordsim353.tsv", "simlex999": "simlex999.txt"}
@@ -31,27 +31,28 @@ class Similarities:
     total: int
 
     @classmethod
-    def load(cls, name: str, vocabulary: Vocabulary) -> Similarities:
-        """Read one of the sets that gensim ships.
+    def load(cls, name: str, vocabulary: Vocabulary, data_dir: Path | None = None) -> Similarities:
+        """Read one of the sets that gensim ships; empty where it is not at hand.
 
         Args:
             name: "wordsim353" or "simlex999".
             vocabulary: pairs with a word that it lacks are left out, as gensim does.
+            data_dir: see `judged_set`.
 
         Source: Finkelstein and others (2002): WordSim-353. Hill, Reichart, Korhonen (2015):
             SimLex-999.
         """
         pairs, human, total = [], [], 0
-        with Path(datapath(SETS[name])).open(encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("#"):
-                    continue
-                first, second, judged = line.lower().split("\t")
-                total += 1
-                found = [vocabulary.places.get(word) for word in (first, second)]
-                if None not in found:
-                    pairs.append(found)
-                    human.append(float(judged))
+        file = judged_set(SETS[name], data_dir)
+        for line in file.read_text(encoding="utf-8").splitlines() if file else ():
+            if line.startswith("#"):
+                continue
+            first, second, judged = line.lower().split("\t")
+            total += 1
+            found = [vocabulary.places.get(word) for word in (first, second)]
+            if None not in found:
+                pairs.append(found)
+                human.append(float(judged))
         return cls(
             torch.tensor(pairs, dtype=torch.int64).view(-1, 2),
             torch.tensor(human, dtype=torch.float64),
@@ -59,6 +60,6 @@ class Similarities:
         )
 
     def cosines(self, vectors: Float[Tensor, "V d"]) -> Float64[Tensor, " n"]:
-        """Compute the cosine of each pair; shape (n,)."""
-        first, second = vectors[self.pairs].double().unbind(1)
-        return F.cosine_similarity(first, second)
+        """Compute the cosine of each pair; shape (n,), on the CPU."""
+        first, second = vectors[self.pairs.to(vectors.device)].double().unbind(1)
+        return F.cosine_similarity(first, second).cpu()

@@ -11,11 +11,11 @@ from gensim.models import Word2Vec
 from jaxtyping import Float64
 from torch import Tensor
 
-from hessinit_book.chapters.word2vec_curvature import sgns
 from hessinit_book.chapters.word2vec_curvature.blocks import joint_hessian, word_curvature
 from hessinit_book.chapters.word2vec_curvature.pair_law import PairLaw
 from hessinit_book.chapters.word2vec_curvature.replay import replay, table_sigmoid
 from hessinit_book.randomness import generator
+from hessinit_book.word2vec import by_torch
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
 WORDS, DIMENSION, NEGATIVES = 6, 4, 3  # of the toy vocabulary
@@ -103,8 +103,8 @@ def against_gensim(seed: int, rate: float = 0.025) -> dict[str, Any]:
         inputs, outputs, total = v.double(), u.double(), 0.0
         for center, word, missed in pairs:
             pair, negatives = torch.tensor([[center, word]]), torch.tensor([missed])
-            total += float(sgns.loss(inputs, outputs, pair, negatives, sigmoid=sigmoid))
-            sgns.step(inputs, outputs, pair, negatives, rate, sigmoid=sigmoid)
+            total += float(by_torch.loss(inputs, outputs, pair, negatives, sigmoid=sigmoid))
+            by_torch.step(inputs, outputs, pair, negatives, rate, sigmoid=sigmoid)
         ours = torch.stack([inputs, outputs])
         deviations[name] = {
             "vectors": float((ours - theirs).abs().max()),

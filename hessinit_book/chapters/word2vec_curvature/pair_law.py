@@ -49,7 +49,7 @@ class PairLaw:
             torch.stack([codes // words, codes % words], 1),
             counts.double() / len(pairs),
             centers,
-            torch.from_numpy(vocabulary.noise),
+            torch.from_numpy(vocabulary.noise).to(pairs.device),
             negatives,
         )
 

@@ -12,7 +12,6 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hessinit_book.chapters.word2vec_curvature import sgns
 from hessinit_book.chapters.word2vec_curvature.blocks import word_curvature
 from hessinit_book.chapters.word2vec_curvature.checks import against_gensim, dense_blocks
 from hessinit_book.chapters.word2vec_curvature.escape import FastestMode, first_reach
@@ -25,7 +24,7 @@ from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import rounded
-from hessinit_book.word2vec import training
+from hessinit_book.word2vec import by_gensim, by_torch
 from hessinit_book.word2vec.corpora import Corpus, load_corpus
 from hessinit_book.word2vec.held_out import HeldOutPairs
 from hessinit_book.word2vec.initial_vectors import (
@@ -35,7 +34,7 @@ from hessinit_book.word2vec.initial_vectors import (
     word2vec_start,
 )
 from hessinit_book.word2vec.pairs import draw_pairs
-from hessinit_book.word2vec.training import Recipe
+from hessinit_book.word2vec.recipe import Recipe
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
 WINDOW, NEGATIVES, SAMPLE, RATE, MIN_COUNT = 5, 5, 1e-3, 0.025, 5  # gensim's defaults
@@ -219,7 +218,7 @@ def leave(
         seen.append(mode.components(inputs.double(), outputs.double()))
 
     chosen = recipe(parameters.dimension, pieces, last_rate=RATE)
-    training.train(part, text.vocabulary, chosen, start, seed, look)
+    by_gensim.train(part, text.vocabulary, chosen, start, seed, look)
     measured = torch.stack(seen).norm(dim=2).numpy()
     # gensim draws windows and common words anew; the number of pairs is that in the mean.
     at = np.linspace(0, len(pairs), pieces + 1)
@@ -264,7 +263,7 @@ def follow(
             )
         losses.append(rounded(text.held_out.loss(inputs, outputs)))
 
-    training.train(
+    by_gensim.train(
         text.corpus,
         text.vocabulary,
         recipe(parameters.dimension, LOOKS[-1]),
@@ -303,14 +302,16 @@ def compare_trainers(
             losses.append(text.held_out.loss(inputs.cpu(), outputs.cpu()))
 
     chosen, start = recipe(parameters.dimension, 10), text.starts["matched"]
-    training.train(part, text.vocabulary, chosen, start, seed, look)
-    sgns.train(part, text.vocabulary, chosen, start, seed, look, batch_size=BATCH, device=device)
-    begin, by_gensim, again, by_torch = losses
+    by_gensim.train(part, text.vocabulary, chosen, start, seed, look)
+    by_torch.train(
+        part, text.vocabulary, chosen, start, seed, look, batch_size=BATCH, device=device
+    )
+    begin, gensims, again, ours = losses
     return {
         "start": rounded(begin),
         "start_of_torch": rounded(again),
-        "gensim": rounded(by_gensim),
-        "torch": rounded(by_torch),
+        "gensim": rounded(gensims),
+        "torch": rounded(ours),
     }
 
 
@@ -326,7 +327,7 @@ def compare_starts(
         def look(done: int, inputs: Tensor, outputs: Tensor, losses: list[float] = losses) -> None:
             losses.append(text.held_out.loss(inputs, outputs))
 
-        training.train(part, text.vocabulary, recipe(dimension, 1), starts[name], seed, look)
+        by_gensim.train(part, text.vocabulary, recipe(dimension, 1), starts[name], seed, look)
         found[name] = rounded(losses[-1])
     return {**found, "matched_deviation": rounded(starts["matched"].inputs)}
 

@@ -3,51 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from gensim.models import Word2Vec
 from gensim.models.callbacks import CallbackAny2Vec
-from jaxtyping import Float, Int32
+from jaxtyping import Int32
 from numpy import ndarray
-from torch import Tensor
 
 from hessinit_book.word2vec.corpora import Corpus
 from hessinit_book.word2vec.initial_vectors import Start
+from hessinit_book.word2vec.recipe import OnPiece, Recipe
 from hessinit_book.word2vec.vocabulary import Vocabulary
 
 SENTENCE = 1000  # tokens; gensim lays no window across the end of a sentence
-
-OnPiece = Callable[[int, Float[Tensor, "V d"], Float[Tensor, "V d"]], None]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: skip-gram with negative sampling.
-
-    Attributes:
-        dimension: of the vectors.
-        window: largest distance of a pair; each word draws one up to it.
-        negatives: for each pair.
-        sample: threshold of the subsampling of common words.
-        learning_rate: at the start; it falls linearly to `last_rate`.
-        epochs: passes over the text.
-        pieces: parts into which the whole training is cut; after each one can look.
-    """
-
-    dimension: int
-    window: int
-    negatives: int
-    sample: float
-    learning_rate: float
-    epochs: int
-    pieces: int
-    last_rate: float = 1e-4
-
-    def tokens(self, corpus: Corpus) -> int:
-        """Count the tokens of a piece; what is left over at the end is not used."""
-        return len(corpus.train) * self.epochs // self.pieces
 
 
 def train(
