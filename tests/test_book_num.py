@@ -14,6 +14,7 @@ from hessinit_book.errors import RecordError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book" / "_ext"))
 
+import book_records
 import num
 
 
@@ -111,3 +112,23 @@ def test_to_nodes(value: Any, spec: str, expected: str) -> None:
 def test_to_nodes_refuses() -> None:
     with pytest.raises(RecordError, match=r"the format '\.3q' does not fit 0\.5"):
         num.to_nodes(0.5, ".3q")
+
+
+def test_a_source_may_name_the_gpu(tmp_path: Path) -> None:
+    for place in ("", "cuda/"):
+        (tmp_path / "paper" / "trial" / place).mkdir(parents=True)
+        (tmp_path / "paper" / "trial" / f"{place}seed-0.json").touch()
+    (tmp_path / "paper" / "trial" / "confirmed.json").touch()
+    for source, kind, place in (
+        ("paper/trial", None, ""),
+        ("paper/trial/cuda", "cuda", "cuda/"),
+    ):
+        match = book_records._SOURCE.fullmatch(source)
+        assert match is not None
+        assert match["kind"] == kind
+        found = [
+            p.relative_to(tmp_path / "paper" / "trial")
+            for p in book_records._files(tmp_path, source)
+        ]
+        assert [p.as_posix() for p in found] == [f"{place}seed-0.json", "confirmed.json"]
+    assert book_records._SOURCE.fullmatch("paper/trial/gpu") is None
