@@ -16,7 +16,18 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs on the GPU that is here")
 def test_on_a_pretend_gpu() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/gpu"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "-n",
+            "2",
+            "tests/gpu",
+        ],
         cwd=ROOT,
         env={**os.environ, "HESSINIT_PRETEND_GPU": "1", "PYTEST_ADDOPTS": ""},
         capture_output=True,

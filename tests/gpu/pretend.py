@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ import torch
 import torch.utils.backend_registration as backend_registration
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 aten: Any = torch.ops.aten
 CUDA = torch.device("cuda", 0)
@@ -227,13 +228,15 @@ _FACTORS = {
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Compute what torch was about to, where the arguments lie."""
-    tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
-    remote = any(isinstance(t, GpuTensor) for t in tensors)
+    name, seeded, launching = _facts(func)
+    tensors: list[Tensor] = []
+    inner = tuple([_inner(each, tensors) for each in args])
+    options = {key: _inner(each, tensors) for key, each in kwargs.items()} if kwargs else {}
+    given = {id(t.inner): t for t in tensors if isinstance(t, GpuTensor)}
+    remote = bool(given)
     device = kwargs.get("device")
     to_gpu = _is_gpu(device)
     on_gpu = to_gpu or (remote and device is None)
-    name = func.name().removeprefix("aten::").partition(".")[0]
-    seeded = torch.Tag.nondeterministic_seeded in func.tags
     if seeded:
         _check_generator(on_gpu)
     if not (remote or to_gpu):
@@ -241,15 +244,13 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func not in _COPIES:
         _check_devices(name, args, tensors)
     if _active:
-        _active[-1].count(func, name, args, on_gpu)
-    given = {id(t.inner): t for t in tensors if isinstance(t, GpuTensor)}
-    inner, options = tree_map(lambda t: t.inner if isinstance(t, GpuTensor) else t, (args, kwargs))
+        _active[-1].count(func, name, args, on_gpu, launching)
     if device is not None:
-        options = {**options, "device": "cpu", "pin_memory": False}
-        options = {key: options[key] for key in options if key != "pin_memory" or key in kwargs}
-    with contextlib.ExitStack() as stack:
-        if seeded and _active and not (_given and _given[-1]):
-            stack.enter_context(_own_stream(_active[-1]))
+        options["device"] = "cpu"
+        if options.get("pin_memory"):
+            options["pin_memory"] = False
+    own = seeded and _active and not (_given and _given[-1])
+    with _own_stream(_active[-1]) if own else contextlib.nullcontext():
         compute: Any = _ONLY_ON_GPU.get(name, func)
         found = compute(*_rounded(name, inner), **options)
     if not on_gpu:
@@ -258,13 +259,38 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         with torch._C._DisableTorchDispatch():
             func(*args, **kwargs)
 
-    def back(value: Any) -> Any:
-        if id(value) in given:  # a result in place is the tensor that was given
-            return given[id(value)]
-        plain = isinstance(value, Tensor) and not any(value is t for t in tensors)
-        return GpuTensor(value) if plain else value
+    return _outer(found, given, tensors)
 
-    return tree_map(back, found)
+
+def _outer(value: Any, given: dict[int, GpuTensor], tensors: list[Tensor]) -> Any:
+    """Give what says that it is on the GPU for what was computed."""
+    if isinstance(value, list | tuple):
+        return type(value)([_outer(each, given, tensors) for each in value])
+    if not isinstance(value, Tensor):
+        return value
+    if id(value) in given:  # a result in place is the tensor that was given
+        return given[id(value)]
+    return value if any(value is t for t in tensors) else GpuTensor(value)
+
+
+@functools.cache
+def _facts(func: Any) -> tuple[str, bool, bool]:
+    """Give an operation's name, whether it draws random numbers, whether it launches a kernel."""
+    name = func.name().removeprefix("aten::").partition(".")[0]
+    aliases = [result.alias_info for result in func._schema.returns]
+    views = any(alias is not None and not alias.is_write for alias in aliases)
+    launching = not views and not name.startswith(_NO_KERNEL)
+    return name, torch.Tag.nondeterministic_seeded in func.tags, launching
+
+
+def _inner(value: Any, tensors: list[Tensor]) -> Any:
+    """Give what stands for an argument on the CPU; note the tensors in it."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return value.inner if isinstance(value, GpuTensor) else value
+    if isinstance(value, list | tuple):
+        return type(value)([_inner(each, tensors) for each in value])
+    return value
 
 
 _RESHAPING = ["squeeze_", "unsqueeze_", "t_", "transpose_", "as_strided_", "swapaxes_", "swapdims_"]
@@ -447,20 +473,17 @@ class PretendGpu(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
 
-    def count(self, func: Any, name: str, args: Any, on_gpu: bool) -> None:
+    def count(self, func: Any, name: str, args: Any, on_gpu: bool, launching: bool) -> None:
         """Note whether a kernel is launched, and whether the host waits."""
         waits = name in _WAITING or (func is aten._to_copy.default and not on_gpu)
         if func is aten.copy_.default:
             waits = isinstance(args[1], GpuTensor) and not isinstance(args[0], GpuTensor)
         if name in _INDEXED:
             waits |= any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-        views = (
-            r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns
-        )
         place = _place()
         if waits:
             self.waits[place, name] += 1
-        if not any(views) and not name.startswith(_NO_KERNEL):
+        if launching:
             self.launches[place, name] += 1
 
     def __enter__(self) -> PretendGpu:
@@ -533,14 +556,15 @@ def _place() -> str:
     """Give the innermost line of the project that is running; autograd's own has none."""
     frame = sys._getframe(2)
     while frame is not None:
-        path = frame.f_code.co_filename
-        through = frame.f_code.co_name == "__torch_function__"  # hands on what others call
-        if (
-            not through
-            and path.startswith(str(ROOT))
-            and "/tests/" not in path
-            and "/.venv/" not in path
-        ):
-            return f"{path.removeprefix(str(ROOT))[1:]}:{frame.f_lineno}"
+        if path := _path(frame.f_code):
+            return f"{path}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
+
+
+@functools.cache
+def _path(code: types.CodeType) -> str:
+    """Give where code of the project is; "" for other code, and what hands on what others call."""
+    path = code.co_filename
+    ours = path.startswith(str(ROOT)) and "/tests/" not in path and "/.venv/" not in path
+    return path[len(str(ROOT)) + 1 :] if ours and code.co_name != "__torch_function__" else ""

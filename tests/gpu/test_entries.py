@@ -191,10 +191,6 @@ CASES = {
         *(normalized, CE, lambda: data(16, 6)),
         drawn(layer_hessians, method="estimate", tolerance=0.3),
     ),
-    "products, little memory": (
-        *(normalized, CE, lambda: data(16, 6)),
-        norms(method="estimate", tolerance=0.3, max_memory=1 << 14),
-    ),
     "ggn, transformer": (
         *(lambda: Transformer(True), token_loss, tokens),
         norms(curvature="ggn", tolerance=0.2),
@@ -224,10 +220,6 @@ CASES = {
         norms(curvature="ggn", norms=("spectral",), tolerance=0.2),
     ),
     "whole model": (normalized, CE, lambda: data(16, 6), overall),
-    "whole model, drawn there": (
-        *(normalized, CE, lambda: data(16, 6)),
-        drawn(model_hessian, tolerance=0.3),
-    ),
     "spectrum, exact": (
         *(lambda: convolutions(False), CE, lambda: data(8, 3, 8, 8)),
         density("0.weight"),
@@ -281,7 +273,7 @@ def test_as_on_the_cpu(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["convolutions", "products", "tanh chain", "ggn, LSTM", "tracker, transformer", "level"],
+    ["convolutions", "products", "tanh chain", "ggn, LSTM", "tracker", "level"],
 )
 def test_where_new_tensors_lie_on_the_gpu(name: str) -> None:
     compare(name, "cuda")

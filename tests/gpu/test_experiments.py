@@ -139,9 +139,10 @@ class CpuProducts(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.name().removeprefix("aten::").partition(".")[0]
         found = func(*args, **(kwargs or {}))
-        tensors = [t for t in tree_leaves(args) if isinstance(t, Tensor)]
-        if name in PRODUCTS and not any(t.is_cuda for t in tensors):
-            self.count[_callers()] += _multiplications(name, tensors, found)
+        if name in PRODUCTS:
+            tensors = [t for t in tree_leaves(args) if isinstance(t, Tensor)]
+            if not any(t.is_cuda for t in tensors):
+                self.count[_callers()] += _multiplications(name, tensors, found)
         return found
 
 

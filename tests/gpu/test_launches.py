@@ -20,6 +20,9 @@ BUDGETS = {
 }
 
 
+SAMPLES = {"resnet20_b64": 16, "mlp512_b1024": 480}
+
+
 @pytest.mark.parametrize("name", BUDGETS)
 def test_launches_and_waits(name: str, gpu: Any) -> None:
     if gpu is None:
@@ -30,7 +33,7 @@ def test_launches_and_waits(name: str, gpu: Any) -> None:
     else:
         problem = NETWORKS[next(key for key in NETWORKS if name in key.lower())].problem()
         options = {"curvature": "ggn", "tolerance": 0.05, "norms": ("frobenius",)}
-    some = slice(16 if "resnet" in name else None)  # of more, pieces are larger but not more
+    some = slice(SAMPLES.get(name))  # of more, operations are larger, but not more
     model, x, y = problem.model.cuda(), problem.inputs[some].cuda(), problem.labels[some].cuda()
     gpu.clear()
     layer_hessians(model, problem.loss_fn, x, y, **options)

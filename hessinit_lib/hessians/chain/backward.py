@@ -45,8 +45,7 @@ class LayerCurvature:
     def kernel(self, tolerance: float = 0.0) -> Float[Tensor, "b b"]:
         """Compute the Gram matrix z_b . z_b' of the inputs."""
         z = self.inputs
-        if not rounding_pays(z):
-            return z @ z.mT
+        tolerance = tolerance if rounding_pays(z) else 0.0
         with fast_products(z.dtype, tolerance, z.numel() * len(z)) as rounded:
             if not rounded:
                 return z @ z.mT

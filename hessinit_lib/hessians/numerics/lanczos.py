@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -137,10 +137,8 @@ def spectral_norms(
         diagonal[done:step], beside[done:step] = seen[::2], seen[1::2]
         done, found = step, []
         pending = []
-        for place, chain in enumerate(chains):
-            norm, converged = _look(
-                diagonal[:step, place], beside[:step, place], rounding, tolerances
-            )
+        looks = _look(diagonal[:step], beside[:step], rounding, tolerances)
+        for place, (chain, (norm, converged)) in enumerate(zip(chains, looks, strict=True)):
             norms[chain] = norm
             if not converged and step < size:
                 pending.append(place)
@@ -176,22 +174,28 @@ def _orthogonalize(
 
 def _look(
     diagonal: np.ndarray, beside: np.ndarray, rounding: float, tolerances: tuple[float, float]
-) -> tuple[float, bool]:
-    """Give the norm that one chain shows so far, and whether it can be trusted.
+) -> Iterator[tuple[float, bool]]:
+    """Give the norm that each chain shows so far, and whether it can be trusted.
 
     What comes after a length that is rounding alone does not count: the chain is exhausted.
     """
+    steps, chains = diagonal.shape
     scale = np.maximum.accumulate(np.maximum(np.abs(diagonal), beside))
-    ended = np.flatnonzero(~(beside > rounding * scale))  # NaN, too
-    steps = ended[0] + 1 if len(ended) else len(diagonal)
-    if not np.isfinite(diagonal[:steps] + beside[:steps]).all():
-        return math.nan, True
-    tridiagonal = np.zeros((steps, steps))
+    ended = ~(beside > rounding * scale)  # NaN, too
+    after = np.roll(np.logical_or.accumulate(ended), 1, axis=0)
+    after[0] = False
+    finite = np.isfinite(np.where(after, 0.0, diagonal + beside)).all(0)
+    tridiagonal = np.zeros((chains, steps, steps))
     at = np.arange(steps)
-    tridiagonal[at, at] = diagonal[:steps]
-    tridiagonal[at[1:], at[:-1]] = beside[: steps - 1]  # of which one half is read
-    beta = 0.0 if len(ended) else beside[-1]
-    return _leading_ritz_value(*np.linalg.eigh(tridiagonal), beta, tolerances)
+    tridiagonal[:, at, at] = np.where(after | ~finite, 0.0, diagonal).T
+    # Of which one half is read.
+    tridiagonal[:, at[1:], at[:-1]] = np.where(after | ended | ~finite, 0.0, beside)[:-1].T
+    last = np.where(ended.any(0), 0.0, beside[-1])
+    for values, vectors, beta, sound in zip(
+        *np.linalg.eigh(tridiagonal), last, finite, strict=True
+    ):
+        found = _leading_ritz_value(values, vectors, beta, tolerances)
+        yield found if sound else (math.nan, True)
 
 
 def _leading_ritz_value(
