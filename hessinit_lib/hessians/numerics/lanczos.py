@@ -184,7 +184,7 @@ def _look(
     ended = ~(beside > rounding * scale)  # NaN, too
     after = np.roll(np.logical_or.accumulate(ended), 1, axis=0)
     after[0] = False
-    finite = np.isfinite(np.where(after, 0.0, diagonal + beside)).all(0)
+    finite = np.asarray(np.isfinite(np.where(after, 0.0, diagonal + beside)).all(0))
     tridiagonal = np.zeros((chains, steps, steps))
     at = np.arange(steps)
     tridiagonal[:, at, at] = np.where(after | ~finite, 0.0, diagonal).T
