@@ -43,8 +43,8 @@ FOLDER = {"results_dir": "a folder that can be made"}
 
 VALUES: dict[str, tuple[Any, dict[str, str]]] = {
     # Other types.
-    "True": (True, {}),
-    "False": (False, {}),
+    "True": (True, {"bool": "yes or no"}),
+    "False": (False, {"bool": "yes or no"}),
     "bytes": (b"3", {}),
     "complex": (3j, {}),
     "object": (object(), {}),
@@ -213,7 +213,7 @@ def _kind(cls: type[Parameters], name: str) -> str:
     several = get_origin(kind) is tuple
     while get_origin(kind) is not Literal and (inside := get_args(kind)):
         kind = inside[0]
-    return {int: "int", float: "float"}.get(kind, "text") + "s" * several
+    return {int: "int", float: "float", bool: "bool"}.get(kind, "text") + "s" * several
 
 
 def is_one_clear_line(outcome: Outcome) -> bool:

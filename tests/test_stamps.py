@@ -267,7 +267,7 @@ def test_what_there_is_not(project: Path) -> None:
 REACH = {
     "hessinit_book/networks/googlenet.py": {"cifar_networks", "cifar_stability"},
     "hessinit_book/chapters/word2vec/analogies.py": set(),  # the last one there is for figures
-    "hessinit_book/word2vec/training.py": {"word2vec", "word2vec_curvature"},
+    "hessinit_book/word2vec/by_gensim.py": {"word2vec", "word2vec_curvature"},
     "hessinit_book/word2vec/skip_gram_hessian.py": {
         "word_pair_saddle",
         "word2vec_curvature",

@@ -18,8 +18,11 @@ PRETENDED = bool(os.environ.get("HESSINIT_PRETEND_GPU"))
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Leave all out where there is no GPU of either kind."""
-    here = collection_path.name.startswith("test_")
-    return True if here and not (PRETENDED or torch.cuda.is_available()) else None
+    if collection_path.name == "conftest.py" or PRETENDED:
+        return None
+    # Nor is a device pretended, which lasts as long as the process, where there is one.
+    pretended = collection_path.name == "pretend.py"
+    return True if pretended or not torch.cuda.is_available() else None
 
 
 @pytest.fixture(autouse=True)
