@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils._device
 import torch.utils.backend_registration as backend_registration
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -49,6 +50,8 @@ backend_registration._setup_privateuseone_for_python_backend("pretend", _Backend
 # The engine would want a thread of the device; kept, as the setting lasts as long as this.
 _IN_ONE_THREAD = torch.autograd.set_multithreading_enabled(False)
 _DEVICE = torch.device("pretend", 0)
+# What a default device concerns is noted at the first use: that it be torch's own functions.
+torch.utils._device._device_constructors()
 
 
 class GpuTensor(Tensor):
