@@ -30,11 +30,11 @@ def images(device: str, size: int = 40) -> Images:
 
 
 def linear(device: str) -> nn.Module:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    layer = nn.Linear(3 * 32 * 32, 10)
     with torch.no_grad():
-        model[1].weight.normal_(0, 0.01, generator=torch.Generator().manual_seed(2))
-        model[1].bias.zero_()
-    return model.to(device)
+        layer.weight.normal_(0, 0.01, generator=torch.Generator().manual_seed(2))
+        layer.bias.zero_()
+    return nn.Sequential(nn.Flatten(), layer).to(device)
 
 
 def trained(steps: int, batches: str = "cuda", data: str = "cuda", **options: Any) -> Progress:
