@@ -42,6 +42,7 @@ from hessinit_lib.hessians.inputs import Inputs, take, tensors_of
 from hessinit_lib.hessians.isolation import random_state_kept
 from hessinit_lib.hessians.numerics.lanczos import all_finite
 from hessinit_lib.hessians.numerics.precision import few_threads
+from hessinit_lib.hessians.numerics.random import standard_normal
 
 _lists: Any = torch  # its functions of lists, one launch each on a GPU, are not exported
 
@@ -225,10 +226,7 @@ class _Probe:
         if tried is not None:
             u, gradients = tried
         else:
-            u = torch.randn(
-                outputs.shape, generator=self.generator, dtype=torch.float64, device="cpu"
-            )
-            u = u.to(outputs)
+            u = standard_normal(outputs.shape, self.generator, outputs)
             gradients = self._gradients(claimed, sources, u, twice_checked)
         with torch._C.DisableTorchFunction(), torch.no_grad():
             # What each block changes the outputs, in one transfer with other sizes.

@@ -27,6 +27,7 @@ from hessinit_lib.hessians.equal_functions import equal_functions
 from hessinit_lib.hessians.inputs import Inputs, fresh, tensors_of
 from hessinit_lib.hessians.isolation import (
     attribute,
+    cards,
     dense_gradients,
     random_state_kept,
     random_states,
@@ -199,6 +200,7 @@ class PureModel:
         for name in trainable:
             self.state[name].requires_grad_()  # a detached tensor: the parameter keeps its flag
         self.noisy = self.hooked = False
+        self._cards = cards(self.state.values())
         self._call = calling(model)
         self._last = _LogSoftmax()
         self._statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
@@ -209,11 +211,11 @@ class PureModel:
         It gets a copy of the inputs, so that it may write into them.
         """
         arguments, keywords = fresh(inputs, self.dtype)
-        before = random_states(self.state.values())
+        before = random_states(self._cards)
         with _LogSoftmax() as self._last, plain_errors(inputs):
             outputs = self._call(self.state, arguments, keywords)
         self.hooked |= self._last.hooked
-        self.noisy |= not all(map(torch.equal, random_states(self.state.values()), before))
+        self.noisy |= not all(map(torch.equal, random_states(self._cards), before))
         return outputs
 
     def logits(self, inputs: Inputs) -> tuple[Any, int | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -58,7 +58,7 @@ def _put_back(model: nn.Module) -> Callable[[], None]:
         for module in model.modules()
     ]
     cuda, devices = torch.backends.cuda, cards(p for p in model.parameters() if not is_lazy(p))
-    random = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+    random = random_states(devices)
     threads = torch.get_num_threads()
     switches = [
         (cuda.enable_flash_sdp, cuda.flash_sdp_enabled()),
@@ -80,17 +80,22 @@ def _put_back(model: nn.Module) -> Callable[[], None]:
             switch(value)
         for owner, enabled in libraries:
             owner.enabled = enabled
-        torch.set_rng_state(random[0])
-        for device, state in zip(devices, random[1], strict=True):
-            torch.cuda.set_rng_state(state, device)
+        set_random_states(random, devices)
         torch.set_num_threads(threads)
 
     return put_back
 
 
-def random_states(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Give the states of the global streams, of the processor and the devices of some tensors."""
-    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, cards(tensors))]
+def random_states(devices: Sequence[int]) -> list[Tensor]:
+    """Give the states of the global streams, of the processor and of some GPUs."""
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+
+
+def set_random_states(states: Sequence[Tensor], devices: Sequence[int]) -> None:
+    """Put back what `random_states` gave."""
+    torch.set_rng_state(states[0])
+    for state, device in zip(states[1:], devices, strict=True):
+        torch.cuda.set_rng_state(state, device)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hessinit_lib.hessians.cross_entropy import plain_targets, softmax_factor, target_weights
 from hessinit_lib.hessians.loss_value import LossFn, Parameters, differentiable, name_of
+from hessinit_lib.hessians.numerics.random import standard_normal
 
 _FUNCTIONS: dict[Any, type[nn.Module]] = {
     F.cross_entropy: nn.CrossEntropyLoss,
@@ -353,8 +354,7 @@ def check_independence(
     batch = len(gradient)
     index = torch.arange(batch, device=gradient.device)
     generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(gradient.shape, generator=generator, dtype=torch.float64, device="cpu")
-    vector = vector.to(gradient)
+    vector = standard_normal(gradient.shape, generator, gradient)
     for bit in range((batch - 1).bit_length()):
         chosen = (index >> bit) & 1 == 1
         product = hvp(vector * chosen[:, None])

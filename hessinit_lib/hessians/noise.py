@@ -19,7 +19,7 @@ from hessinit_lib.hessians.functional import (
     unwrapped,
 )
 from hessinit_lib.hessians.inputs import Inputs, fresh, take
-from hessinit_lib.hessians.isolation import attribute, random_state_kept, random_states
+from hessinit_lib.hessians.isolation import attribute, cards, random_state_kept, random_states
 from hessinit_lib.hessians.numerics.precision import PROCESS
 
 _FEW = 4  # samples that show which modules draw random numbers
@@ -28,7 +28,7 @@ _FEW = 4  # samples that show which modules draw random numbers
 def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
     """Find the modules that draw random numbers by themselves, in a run on a few samples."""
     found: set[nn.Module] = {m for m in model.modules() if isinstance(m, NOISE)}
-    parameters = [*model.parameters()]
+    devices = cards(model.parameters())
     running: list[nn.Module] = []
 
     last = []
@@ -36,7 +36,7 @@ def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
     def passes(module: nn.Module) -> None:
         """Note, at the start and end of each module, who has drawn since the last such time."""
         nonlocal last
-        now = random_states(parameters)
+        now = random_states(devices)
         if not all(map(torch.equal, now, last)):
             found.add(module)
         last = now
@@ -60,7 +60,7 @@ def _drawing(model: nn.Module, inputs: Inputs) -> set[nn.Module]:
             stack.callback(module.register_forward_hook(leave).remove)
         for few in (take(inputs, slice(_FEW)), inputs):  # some models want the whole batch
             running.clear()
-            last = random_states(parameters)
+            last = random_states(devices)
             arguments, keywords = fresh(few, dtype)
             try:
                 call(state_of(model, dtype), arguments, keywords)

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from hessinit_lib.hessians.case import check_model
+from hessinit_lib.hessians.isolation import cards, random_states, set_random_states
 from hessinit_lib.hessians.kinds import COVERED, TRANSPOSED, covered_weights, fans, owned_parameters
 
 
@@ -171,18 +172,16 @@ def restored_on_failure(model: nn.Module, generator: torch.Generator | None) -> 
             "expected one made outside of it"
         )
     kept = [tensor.detach().clone() for tensor in tensors]
-    devices = {tensor.device for tensor in tensors if tensor.is_cuda}
+    devices = cards(tensors)
     drawn = generator.get_state() if isinstance(generator, torch.Generator) else None
-    random = torch.get_rng_state(), {card: torch.cuda.get_rng_state(card) for card in devices}
+    random = random_states(devices)
     try:
         yield
     except BaseException:  # an interrupt, too
         with torch.no_grad():
             for tensor, value in zip(tensors, kept, strict=True):
                 tensor.copy_(value)
-        torch.set_rng_state(random[0])
-        for card, state in random[1].items():
-            torch.cuda.set_rng_state(state, card)
+        set_random_states(random, devices)
         if drawn is not None and generator is not None:
             generator.set_state(drawn)
         raise

@@ -19,7 +19,7 @@ from hessinit_lib.hessians.chain.spectral import (
     padded_spectral_norms,
 )
 from hessinit_lib.hessians.numerics.lanczos import in_range, power_of_two
-from hessinit_lib.hessians.numerics.workspace import PIECE, Workspace
+from hessinit_lib.hessians.numerics.workspace import Workspace
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, LayerHessian
 
@@ -76,23 +76,27 @@ def _norms_and_traces(group: Sequence[Sums]) -> list[tuple[list[float], list[flo
     return found
 
 
-def with_spectral_norms(group: Sequence[Sums], options: Options) -> Iterator[LayerHessian]:
-    """Add the spectral norms of some blocks, those of one shape together, to their sums."""
+def with_spectral_norms(
+    group: Sequence[Sums], options: Options, piece: int
+) -> Iterator[LayerHessian]:
+    """Add the spectral norms of some blocks, those of one shape together, to their sums.
+
+    For `piece` see `block_sums`: sums that leave the range of float32 are made again, scaled.
+    """
     if not group:
         return
     known = _norms_and_traces(group)
-    units = [1.0] * len(group)
-    group = [*group]
+    group, units = [*group], [1.0] * len(group)
     for place, (norms, traces) in enumerate(known):
         if not in_range(norms[0] if options.frobenius else traces[0]):
             layer, units[place] = _scaled(group[place].layer)
-            group[place] = block_sums(layer, options, PIECE)
+            group[place] = block_sums(layer, options, piece)
             known[place] = _norms_and_traces([group[place]])[0]
     parts = options.parts
     spectral = _spectral_norms(group, options) if options.spectral else {}
-    for place, (sums, unit, values) in enumerate(zip(group, units, known, strict=True)):
+    summed = zip(group, units, known, strict=True)
+    for place, (sums, unit, (frobenius, traces)) in enumerate(summed):
         layer, found = sums.layer, spectral.get(place, (math.nan, math.nan, math.nan))
-        frobenius, traces = values
         block, linearization, residual = (
             BlockNorms(*(unit * value for value in values))
             for values in zip(frobenius, found, traces, strict=True)

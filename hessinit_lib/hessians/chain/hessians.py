@@ -16,7 +16,12 @@ from hessinit_lib.hessians.chain.network import Chain, LinearStage, Stage
 from hessinit_lib.hessians.chain.sketched import chain_sketched_norms
 from hessinit_lib.hessians.loss import LossCurvature, LossFn, loss_curvature, on_logits
 from hessinit_lib.hessians.numerics.lanczos import all_finite
-from hessinit_lib.hessians.numerics.workspace import WAITING, batches, kept_workspace, piece_entries
+from hessinit_lib.hessians.numerics.workspace import (
+    batches,
+    kept_workspace,
+    piece_entries,
+    waiting_room,
+)
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
 
@@ -61,7 +66,7 @@ def _exact(
     """Give the norms of all layers, last layer first."""
     limit = options.max_memory
     on_cpu = loss.factor.device.type == "cpu"
-    room = (_CACHED // 2 if on_cpu else WAITING) if limit is None and options.spectral else 0
+    room = piece_entries(loss.factor, _CACHED // 2) if limit is None and options.spectral else 0
 
     def kept(sums: Sums) -> Sums:
         """Copy a small residual, so that it can wait while the next one takes its place."""
@@ -82,8 +87,8 @@ def _exact(
                 yield LayerHessian.from_parts(layer.name, layer.shape, *norms, exact=True)
             return
         found = (kept(block_sums(layer, options, piece, workspace)) for layer in layers)
-        for group in batches(found, size, limit, WAITING if on_cpu else 16 * WAITING):
-            yield from with_spectral_norms(group, options)
+        for group in batches(found, size, limit, waiting_room(loss.factor, options.spectral)):
+            yield from with_spectral_norms(group, options, piece)
 
 
 def _with_sketches(

@@ -124,12 +124,8 @@ class Chain:
         Parameters are those of the state.
         """
         assert isinstance(inputs, Tensor)
-        weights = {
-            weight: state[weight].detach().requires_grad_()
-            for weight in (
-                _weight_name(name) for name, module in self.modules if isinstance(module, nn.Linear)
-            )
-        }
+        linear = (name for name, module in self.modules if isinstance(module, nn.Linear))
+        weights = {n: state[n].detach().requires_grad_() for n in map(_weight_name, linear)}
         return self.forward(inputs, {**state, **weights})[1], weights
 
     def forward(
@@ -143,7 +139,7 @@ class Chain:
             ValueError: the input of a Linear layer is not of shape (B, fan_in).
         """
         stages: list[Stage] = []
-        dtype = self.dtype
+        dtype, given = self.dtype, given or {}
         z = inputs.to(dtype) if inputs.dtype.is_floating_point else inputs
         for name, module in self.modules:
             if isinstance(module, nn.Linear):
@@ -153,11 +149,8 @@ class Chain:
                         f"expected (batch, {module.in_features})"
                     )
                 own = _weight_name(name)
-                weight, bias = (
-                    (given or {}).get(key, parameter)
-                    for key, parameter in ((own, module.weight), (own[:-6] + "bias", module.bias))
-                )
-                weight = weight.to(dtype)
+                weight = given.get(own, module.weight).to(dtype)
+                bias = given.get(own.removesuffix("weight") + "bias", module.bias)
                 trainable = module.weight.requires_grad
                 stages.append(LinearStage(own, weight, z, trainable))
                 bias = None if bias is None else bias.to(dtype)

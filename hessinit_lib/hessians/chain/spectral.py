@@ -82,13 +82,9 @@ def padded_spectral_norms(
     factors, rests = list[Tensor](), list[Tensor]()
     for layer in layers:
         more, rest = (0, units - layer.factor.shape[2]), layer.residual
+        rest = torch.zeros_like(layer.factor[:, 0]) if rest is None else rest
         factors.append(F.pad(layer.factor, more))
-        if rest is None:
-            rests.append(like.new_zeros(len(like), units, units))
-        else:
-            rests.append(
-                F.pad(rest, more).diag_embed() if rest.ndim == 2 else F.pad(rest, more * 2)
-            )
+        rests.append(F.pad(rest, more).diag_embed() if rest.ndim == 2 else F.pad(rest, more * 2))
     factor, residual = torch.stack(factors), torch.stack(rests)
     start = _start(factor, residual, z, count)
     return _by_layer(
@@ -119,6 +115,7 @@ def _linearizations(
     factor = _joined([*padded] if len(factors) > 1 else factors)
     z = layers[0][0].inputs[None]
     narrow = len(layers) == 1 and 2 * z.shape[2] < batch
+    scaled = z / batch if narrow else z
 
     @functools.lru_cache(maxsize=1)  # the places seldom change
     def chosen(places: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -129,9 +126,7 @@ def _linearizations(
         s, kernel = chosen(tuple(places))
         rows = torch.bmm(u.view(-1, 1, rank), s).view(-1, batch, units)
         with fast_products(u.dtype, tolerance, rows.numel() * batch):
-            rows = (
-                torch.bmm(z / batch, torch.bmm(z.mT, rows)) if narrow else torch.bmm(kernel, rows)
-            )
+            rows = torch.bmm(scaled, torch.bmm(z.mT, rows)) if narrow else torch.bmm(kernel, rows)
         return torch.bmm(rows.view(-1, 1, units), s.mT).view(u.shape)
 
     return apply
@@ -170,15 +165,14 @@ def _start(
 
 def _block_matrices(
     factor: Float[Tensor, "l b r n"],
-    residual: Float[Tensor, "l b *rest"],
+    residual: Float[Tensor, "l b n n"],
     z: Float[Tensor, "l b k"],
     count: int,
 ) -> Operators:
     """Do what `_blocks_and_parts` does in three products, from matrices A_b of all kinds."""
     layers, batch, _, units = factor.shape
     linear = torch.bmm(factor.flatten(0, 1).mT, factor.flatten(0, 1)).view(layers, batch, units, -1)
-    rest = residual.diag_embed() if residual.ndim == 3 else residual
-    kinds = torch.stack((linear + rest, linear, rest)[:count], 1).flatten(0, 1)
+    kinds = torch.stack((linear + residual, linear, residual)[:count], 1).flatten(0, 1)
     every = z.repeat_interleave(count, 0)
 
     @functools.lru_cache(maxsize=1)

@@ -132,11 +132,11 @@ class BasisDraw:
         light = [sample for sample in range(samples) if sample not in set(full)]
         copies = -(-rank // count)
         order = _permutation(len(light), generator)
-        groups = _range(len(light)) // rank
+        groups = torch.arange(len(light), device="cpu") // rank
         starts = [_permutation(rank, generator) for _ in range(0, len(light), rank)]
         start = torch.cat([*starts, order[:0]])[: len(light)]
         shift = _permutation(rank, generator)[:count]
-        every = _range(copies * count)
+        every = torch.arange(copies * count, device="cpu")
         every = torch.where(every < rank, every, -1).view(copies, count)
         basis = torch.randn(rank, rank, generator=generator, dtype=torch.float64, device="cpu")
         repeated = [sample for sample in full for _ in range(copies)]
@@ -145,7 +145,7 @@ class BasisDraw:
             groups.new_tensor(light + repeated),
             torch.cat(((start[order][:, None] + shift) % rank, every.repeat(len(full), 1))),
             torch.linalg.qr(basis)[0] if light else basis.new_ones(rank).diag(),
-            _range(len(light) + copies * len(full)) >= len(light),
+            torch.arange(len(light) + copies * len(full), device="cpu") >= len(light),
             torch.cat((groups[order], groups.new_zeros(copies * len(full)))),
         )
 
@@ -329,10 +329,6 @@ def balanced_signs(rows: int, columns: int, generator: torch.Generator) -> Tenso
         flips = _bits((columns,), generator)
         groups.append(hadamard[order, :columns] * flips.mul_(2).sub_(1))
     return torch.cat(groups) * signs.mul_(2).sub_(1)
-
-
-def _range(size: int) -> Tensor:
-    return torch.arange(size, device="cpu")
 
 
 def _permutation(size: int, generator: torch.Generator) -> Tensor:

@@ -96,7 +96,9 @@ def layer_grams(
                 # Under a limit, the largest buffers of all groups are too much together.
                 workspace = kept or Workspace(logits)
                 last = group is groups[-1]
-                filled, ends = _carry(logits, segment, starts, group, last, workspace)
+                filled, ends = _carry(
+                    logits, segment, starts, group, last, workspace, limit is None
+                )
                 for gram, pieces in filled.items():
                     gram.add(pieces, workspace)
                     if pieces[-1][0] is gram.pieces[-1]:
@@ -111,8 +113,11 @@ def _carry(
     group: Group,
     last: bool,
     workspace: Workspace,
+    at_once: bool,
 ) -> tuple[dict[LayerGram, list[tuple[Piece, Tensor]]], list[Tensor]]:
     """Carry every factor through a segment, once, by vector-Jacobian products.
+
+    All `at_once` where that is faster; it takes memory for all factors on the way.
 
     Returns:
         The factors of each piece in the group, and if it is the last group the factors at
@@ -137,7 +142,7 @@ def _carry(
     def back(start: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(source, edges, [start], retain_graph=True)
 
-    together = _at_once(back, starts) if segment.end is None else None
+    together = _at_once(back, starts) if at_once and segment.end is None else None
     for index, gradients in enumerate(map(back, starts) if together is None else [together]):
         for (gram, pieces), gradient in zip(filled.items(), gradients, strict=False):
             for piece, factors in pieces:

@@ -85,7 +85,6 @@ class LayerGram:
         max_entries: int | None = None,
     ) -> None:
         self.layer, self.sizes, self._rank = layer, sizes(layer, batch), rank
-        self._on_cpu = layer.weight.device.type == "cpu"
         self._embedding = isinstance(layer.module, nn.Embedding)
         _, groups, units, inputs, positions = self.sizes
         rows, columns = batch * rank, self.sizes.columns
@@ -96,7 +95,7 @@ class LayerGram:
         self._hadamard = positions == groups == 1 and rows * direct <= columns * smaller
         self._by_rows = by_rows or self._hadamard or columns >= rows
         # On a GPU few rows are best left in one matrix, of which all layers' are alike.
-        factored = factored and (self._on_cpu or rows > _FEW_ROWS)
+        factored = factored and (layer.weight.device.type == "cpu" or rows > _FEW_ROWS)
         self.factored = factored and self._hadamard and not self._embedding
         rounded = rounded and self._by_rows and not (self._hadamard or self._embedding)
         self._round_factors = rounded and rows * positions * columns >= _LARGE

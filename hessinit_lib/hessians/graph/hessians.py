@@ -19,7 +19,7 @@ from hessinit_lib.hessians.graph.sketched import graph_sketched_norms
 from hessinit_lib.hessians.loss import loss_curvature
 from hessinit_lib.hessians.numerics.lanczos import all_finite
 from hessinit_lib.hessians.numerics.precision import may_round
-from hessinit_lib.hessians.numerics.workspace import WAITING, batches, piece_entries
+from hessinit_lib.hessians.numerics.workspace import batches, piece_entries, waiting_room
 from hessinit_lib.hessians.options import Options
 from hessinit_lib.hessians.report import NOT_FINITE, ZERO, BlockNorms, HessianReport, LayerHessian
 
@@ -99,9 +99,8 @@ def _exact_norms(
 ) -> dict[str, BlockNorms]:
     """Compute the norms of all blocks from their factors."""
     limit = options.max_memory
-    piece = piece_entries(logits)
-    piece = piece if limit is None else min(piece, limit // 64)
-    room = WAITING if logits.device.type == "cpu" else 16 * WAITING
+    piece = min(piece_entries(logits), (limit or 1 << 62) // 64)
+    room = waiting_room(logits, options.spectral)
     grams = layer_grams(
         logits,
         layers,
@@ -116,13 +115,16 @@ def _exact_norms(
     )
     norms: dict[str, BlockNorms] = {}
     for group in batches(sums, lambda each: each.nbytes, limit, room):
-        norms.update(_finished(group, len(logits), options))
+        norms.update(_finished(group, len(logits), options, piece))
     return norms
 
 
-def _finished(group: list[Sums | GramNorms], batch: int, options: Options) -> dict[str, BlockNorms]:
+def _finished(
+    group: list[Sums | GramNorms], batch: int, options: Options, piece: int
+) -> dict[str, BlockNorms]:
     """Finish the norms of some blocks: together they are found faster."""
     norms = all_norms([each for each in group if isinstance(each, GramNorms)], batch, options)
-    for found in with_spectral_norms([each for each in group if isinstance(each, Sums)], options):
+    sums = [each for each in group if isinstance(each, Sums)]
+    for found in with_spectral_norms(sums, options, piece):
         norms[found.name] = BlockNorms(found.frobenius, found.spectral, found.trace)
     return norms

@@ -64,12 +64,7 @@ def all_norms(grams: Sequence[GramNorms], batch: int, options: Options) -> dict[
             unit = power_of_two(trace)
             norm = _frobenius_norm(matrix / unit).item() * unit
         found.append((norm, trace))
-    largest = [math.nan] * len(grams)
-    wanted = [i for i, (norm, _) in enumerate(found) if options.spectral and math.isfinite(norm)]
-    if wanted:
-        chosen = matrices if len(wanted) == len(grams) else [matrices[i] for i in wanted]
-        for i, value in zip(wanted, largest_eigenvalues(chosen), strict=True):
-            largest[i] = value
+    largest = largest_eigenvalues(matrices) if options.spectral else [math.nan] * len(grams)
     return {
         gram.name: BlockNorms(
             norm / batch if options.frobenius else math.nan, value / batch, trace / batch
@@ -91,7 +86,7 @@ def largest_eigenvalues(
     """Compute the largest eigenvalue of each matrix, those of one size together.
 
     Args:
-        grams: symmetric, without negative eigenvalues, finite.
+        grams: symmetric, without negative eigenvalues; NaN for one that is not finite.
 
     Example:
         >>> largest_eigenvalues([torch.tensor([[3.0]]), torch.zeros(2, 2), torch.tensor([[1.0]])])

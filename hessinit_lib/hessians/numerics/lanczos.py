@@ -191,9 +191,8 @@ def _look(
     # Of which one half is read.
     tridiagonal[:, at[1:], at[:-1]] = np.where(after | ended | ~finite, 0.0, beside)[:-1].T
     last = np.where(ended.any(0), 0.0, beside[-1])
-    for values, vectors, beta, sound in zip(
-        *np.linalg.eigh(tridiagonal), last, finite, strict=True
-    ):
+    ritz = np.linalg.eigh(tridiagonal)
+    for values, vectors, beta, sound in zip(*ritz, last, finite, strict=True):
         found = _leading_ritz_value(values, vectors, beta, tolerances)
         yield found if sound else (math.nan, True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -33,8 +33,8 @@ _NEW = hasattr(_cuda.matmul, "fp32_precision")
 _NAME, _FULL = ("fp32_precision", "ieee") if _NEW else ("allow_tf32", False)
 _OWNERS = [_cuda.matmul, _cudnn]
 if _NEW:
-    _OWNERS = [_cuda.matmul, *(getattr(m, n) for m in (_cudnn, _mkldnn) for n in ("conv", "rnn"))]
-    _OWNERS.append(_mkldnn.matmul)
+    _OWNERS = [_cuda.matmul, _mkldnn.matmul]
+    _OWNERS += [getattr(m, n) for m in (_cudnn, _mkldnn) for n in ("conv", "rnn")]
 
 # Multiplications from which oneDNN is faster than MKL where it is at all: its calls take longer.
 _WORTH_ONEDNN = 1 << 21
@@ -124,16 +124,9 @@ def full_precision() -> Iterator[None]:
 
     By itself torch rounds what convolutions on a GPU are given, to 10 bits.
     """
-    found: list[tuple[Any, Any]] = []
-    try:
-        for owner in _OWNERS:
-            if (value := getattr(owner, _NAME)) in ("tf32", "bf16", True):
-                found.append((owner, value))
-                setattr(owner, _NAME, _FULL)
+    rounded = [owner for owner in _OWNERS if getattr(owner, _NAME) in ("tf32", "bf16", True)]
+    with _set(dict.fromkeys(rounded, _FULL)):
         yield
-    finally:
-        for owner, value in found:
-            setattr(owner, _NAME, value)
 
 
 @contextlib.contextmanager
@@ -142,27 +135,34 @@ def rounded_passes(tolerance: float) -> Iterator[None]:
 
     Norms are off by some 1e-3 then.
     """
-    with contextlib.ExitStack() as stack:
-        if tolerance >= _PASSES and torch.cuda.is_available():
-            stack.enter_context(_float32_products(tf32=True, onednn=False, convolutions=True))
+    allowed = tolerance >= _PASSES and torch.cuda.is_available()
+    with _float32_products(tf32=allowed, onednn=False, convolutions=allowed):
         yield
 
 
 @contextlib.contextmanager
 def _float32_products(*, tf32: bool, onednn: bool, convolutions: bool = False) -> Iterator[None]:
     """Set how float32 products are made, on a GPU and on the CPU, and put it back."""
-    rounded = [(_cuda.matmul, "tf32")] if tf32 else []
+    rounded = [_cuda.matmul] if tf32 else []
     if convolutions:
-        rounded += [(_cudnn.conv, "tf32"), (_cudnn.rnn, "tf32")] if _NEW else [(_cudnn, "tf32")]
+        rounded += [_cudnn.conv, _cudnn.rnn] if _NEW else [_cudnn]
+    values: dict[Any, Any] = dict.fromkeys(rounded, "tf32" if _NEW else True)
     if onednn and _NEW:  # before torch 2.9 there is one setting for both devices
-        rounded.append((_mkldnn.matmul, "bf16"))
-    found = [getattr(owner, _NAME) for owner, _ in rounded]
+        values[_mkldnn.matmul] = "bf16"
+    with _set(values):
+        yield
+
+
+@contextlib.contextmanager
+def _set(values: Mapping[Any, Any]) -> Iterator[None]:
+    """Set the precision of some owners, and put it back."""
+    found = {owner: getattr(owner, _NAME) for owner in values}
     try:
-        for owner, precision in rounded:
-            setattr(owner, _NAME, precision if _NEW else True)
+        for owner, value in values.items():
+            setattr(owner, _NAME, value)
         yield
     finally:
-        for (owner, _), value in zip(rounded, found, strict=True):
+        for owner, value in found.items():
             setattr(owner, _NAME, value)
 
 

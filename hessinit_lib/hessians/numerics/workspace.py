@@ -19,7 +19,7 @@ _GPU_PIECE = 1 << 27
 # A bound on the memory leaves one part in so many for what waits in `batches`; without a
 # bound these bytes may wait.
 WAITING_SHARE = 8
-WAITING = 1 << 27
+_WAITING, _GPU_WAITING = 1 << 27, 1 << 31
 
 # Bytes of buffers that outlive a call, for the next one.
 _KEPT = 1 << 26
@@ -35,6 +35,13 @@ def piece_entries(like: Tensor, on_cpu: int = PIECE) -> int:
         True
     """
     return on_cpu if like.device.type == "cpu" else _GPU_PIECE
+
+
+def waiting_room(like: Tensor, spectral: bool) -> int:
+    """Give the bytes that may wait: on a CPU, where only spectral norms gain, none without."""
+    if like.device.type == "cpu":
+        return _WAITING if spectral else 0
+    return _GPU_WAITING
 
 
 class Workspace:
@@ -96,7 +103,7 @@ def kept_workspace(like: Tensor) -> Iterator[Workspace]:
 
 
 def batches(
-    items: Iterable[_T], size: Callable[[_T], float], limit: int | None, room: int = WAITING
+    items: Iterable[_T], size: Callable[[_T], float], limit: int | None, room: int = _WAITING
 ) -> Iterator[list[_T]]:
     """Gather items that are finished faster together; what is yielded is freed before the next.
 
