@@ -26,7 +26,7 @@ from hessinit_lib.diagnosis.noise import biased_noise
 from hessinit_lib.diagnosis.signals import observe
 from hessinit_lib.errors import UserError
 from hessinit_lib.hessians.case import Case
-from hessinit_lib.init import apply, hessian_
+from hessinit_lib.init import apply, looks_linear_
 from tests.networks import OwnSigmoid, chain, seeded
 
 NETWORKS = {**DEVELOPMENT, **HELD_OUT}
@@ -464,10 +464,10 @@ def test_a_scheme_is_named_after_it_was_tried() -> None:
     model, (x, y) = chain(16, 12, nn.Sigmoid), (torch.randn(24, 12), torch.arange(24) % 3)
     before = [weight.clone() for weight in model.parameters()]
     found = diagnose(model, loss, x, y, curvature="none")
-    assert ([fault.kind for fault in found.faults], found.scheme) == (["depth"], "hessian_")
-    assert found.faults[0].remedy == "initialize the network by hessinit_lib.init.hessian_"
+    assert ([fault.kind for fault in found.faults], found.scheme) == (["depth"], "looks_linear_")
+    assert found.faults[0].remedy == "initialize the network by hessinit_lib.init.looks_linear_"
     assert all(map(torch.equal, before, model.parameters()))
-    hessian_(model, loss, x, y)
+    looks_linear_(model, x)
     assert diagnose(model, loss, x, y, curvature="none").verdict == "balanced"
     # The usual scheme would have been no remedy.
     apply(model, "lecun", generator=seeded(0))

@@ -23,7 +23,8 @@ ENTRIES: dict[str, Callable[..., Any]] = {
     "model_hessian": model_hessian,
     "spectrum": spectrum,
     "diagnose": functools.partial(diagnose, curvature="none"),
-    "hessian_": init.hessian_,
+    "hessian_": functools.partial(init.hessian_, tolerance=0.5),
+    "looks_linear_": lambda model, _, inputs, __: init.looks_linear_(model, inputs),
     "tracker": lambda *case: HessianTracker(*case).step(),
 }
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from hessinit_lib import layer_hessians
 from hessinit_lib.init import apply, hessian_
 from hessinit_lib.init.forward_graph import forward_graph, last_layers, residual_branches
-from hessinit_lib.init.hessian import LEVEL
 from tests.networks import chain, curvature_along_weights, labels, seeded
 
 CE = nn.CrossEntropyLoss()
@@ -154,45 +153,7 @@ def test_norms_of_networks_without_a_closed_form(
     assert norms(model, x, y) == pytest.approx(target, rel=0.06)
 
 
-# The level
-
-
-def share(model: nn.Module, x: Any, y: Tensor) -> float:
-    """The second-order share of the loss at zero outputs, by finite differences of the loss."""
-    with torch.no_grad():
-        z = model(**x) if isinstance(x, dict) else model(*x if isinstance(x, tuple) else (x,))
-    z = z.double()
-
-    def loss(t: float) -> float:
-        return F.cross_entropy(t * z, y).item()
-
-    step = 1e-3
-    second = (loss(step) - 2 * loss(0) + loss(-step)) / step**2
-    return second / 2 / loss(0)
-
-
-@pytest.mark.parametrize(
-    ("make", "data"),
-    [
-        (lambda: chain(6, 10, nn.ReLU), vectors),
-        (lambda: chain(6, 10, nn.Tanh), vectors),
-        (Residual, images),
-        (Attention, tokens),
-        (TwoInputs, lambda: (pairs(), labels(9))),
-        (TwoInputs, lambda: (dict(zip("yx", pairs()[::-1], strict=True)), labels(9))),
-    ],
-    ids=["relu", "tanh", "residual", "attention", "two inputs", "inputs by keyword"],
-)
-@pytest.mark.parametrize("level", [LEVEL, 0.02])
-def test_level(make: Callable[[], nn.Module], data: Callable[[], Any], level: float) -> None:
-    model = make()
-    x, y = data()
-    report = hessian_(model, CE, x, y, level=level, generator=seeded(0))
-    assert share(model, x, y) == pytest.approx(level, rel=0.06)
-    assert set(report.after) == {
-        name for name, p in model.named_parameters() if p.ndim > 1 and "norm" not in name
-    }
-    assert report.passes < 40  # 20 training steps
+# What a level of curvature along the outputs rests on
 
 
 def test_curvature_along_the_weights_is_the_same_in_all_layers() -> None:
@@ -205,29 +166,6 @@ def test_curvature_along_the_weights_is_the_same_in_all_layers() -> None:
     x = x.double()
     along, expected = curvature_along_weights(model, x, y)
     assert along == pytest.approx([expected] * 4, rel=1e-9)
-
-
-def test_directions_are_a_linear_map_of_relus_and_branches_are_damped() -> None:
-    model = Residual(blocks=4)
-    x, y = images()
-    report = hessian_(model, CE, x, y, generator=seeded(0))
-    assert [report.scales[f"b.{k}.weight"] for k in range(4)] == pytest.approx([0.5] * 4)
-    assert [report.scales[f"a.{k}.weight"] for k in range(4)] == [1.0] * 4
-    plain = chain(5, 10, nn.ReLU)
-    x, y = vectors()
-    hessian_(plain, CE, x, y, generator=seeded(0))
-    assert torch.allclose(plain(x) + plain(-x), torch.zeros(24, 3), atol=1e-5)
-
-
-def test_directions_do_not_depend_on_the_weights_as_found() -> None:
-    x, y = vectors()
-    first, second = chain(4, 10, nn.Tanh), chain(4, 10, nn.Tanh)
-    with torch.no_grad():
-        for p in second.parameters():
-            p.zero_()
-    hessian_(first, CE, x, y, generator=seeded(0))
-    hessian_(second, CE, x, y, generator=seeded(0))
-    assert torch.equal(first[4].weight, second[4].weight)
 
 
 # What a model is made of
@@ -246,7 +184,7 @@ def test_branches_and_last_layers() -> None:
 # Nothing else changes
 
 
-@pytest.mark.parametrize("target", ["level", 0.5])
+@pytest.mark.parametrize("target", ["equal", 0.5])
 def test_model_and_random_state_are_left_as_found(target: Any) -> None:
     model = nn.Sequential(
         nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 6),
@@ -283,39 +221,7 @@ def test_bfloat16_computes_in_float32() -> None:
     assert list(found.values()) == pytest.approx([0.5] * 6, rel=0.06)
 
 
-@pytest.mark.parametrize(("make", "data"), [(Residual, images), (Attention, tokens)])
-def test_the_level_in_bfloat16(
-    make: Callable[[], nn.Module], data: Callable[[], tuple[Tensor, Tensor]]
-) -> None:
-    model, (x, y) = make().bfloat16(), data()
-    x = x.bfloat16() if x.is_floating_point() else x
-    report = hessian_(model, CE, x, y, generator=seeded(0))
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    exact = make()
-    exact.load_state_dict(model.state_dict())
-    wide = x.float() if x.is_floating_point() else x
-    assert share(exact, wide, y) == pytest.approx(LEVEL, rel=0.08)
-    assert min(report.after.values()) > 0
-
-
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-@needs_gpu
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("make", "data"), [(Residual, images), (Attention, tokens)])
-def test_the_level_on_a_gpu(
-    make: Callable[[], nn.Module], data: Callable[[], tuple[Tensor, Tensor]], kind: torch.dtype
-) -> None:
-    model, (x, y) = make().to("cuda", kind), data()
-    hessian_(model, CE, x.cuda(), y.cuda(), generator=seeded(0))  # a generator of the CPU
-    here = make()
-    here.load_state_dict(model.state_dict())
-    assert share(here, x, y) == pytest.approx(LEVEL, rel=0.08)
-    again = make().to("cuda", kind)
-    hessian_(again, CE, x.cuda(), y.cuda(), generator=torch.Generator("cuda").manual_seed(0))
-    here.load_state_dict(again.state_dict())
-    assert share(here, x, y) == pytest.approx(LEVEL, rel=0.08)
 
 
 @needs_gpu
@@ -357,13 +263,14 @@ def test_report_is_a_table() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": "best"}, "target='best': expected a number, or one of level, equal"),
+        ({"target": "best"}, "target='best': expected a number, or 'equal'"),
+        ({"target": "level"}, "or 'equal'; looks_linear_ sets a size of the outputs"),
         ({"target": -1.0}, "target of 0.weight: got -1.0, expected a number above 0"),
         ({"target": {"0.weight": 1.0}}, "target: '2.weight' is missing; expected 0.weight, 2"),
         ({"target": {"a": 1.0}}, "target: unknown weight 'a'; expected 0.weight, 2.weight"),
         ({"directions": "same"}, "directions='same': expected 'draw' or 'keep'"),
         ({"norm": "trace"}, "norm='trace': expected one of frobenius, spectral"),
-        ({"level": 0.0}, "level=0.0: expected a number above 0"),
+        ({"curvature": "fisher"}, "curvature='fisher': expected one of hessian, ggn"),
         ({"tolerance": math.nan}, "tolerance=nan: expected a number above 0"),
         ({"rounds": 0}, "rounds=0: expected a whole number, 1 or more"),
     ],
@@ -381,12 +288,6 @@ def test_models_that_cannot_be_treated() -> None:
         hessian_(model, CE, *vectors())
 
 
-def test_outputs_that_do_not_follow_the_last_layer() -> None:
-    model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3), nn.LayerNorm(3))
-    with pytest.raises(ValueError, match=r"the level does not follow the scale of 2\.weight"):
-        hessian_(model, CE, *vectors(), generator=seeded(0))
-
-
 def test_layer_without_curvature() -> None:
     model = chain(3, 6, nn.ReLU)
     with torch.no_grad():
@@ -402,29 +303,6 @@ def test_inputs_that_do_not_fit() -> None:
         hessian_(chain(2, 4, nn.ReLU), CE, torch.ones(0, 12), labels(0))
 
 
-@pytest.mark.parametrize(
-    ("last", "loss_fn", "targets", "message"),
-    [
-        (nn.Identity(), nn.MSELoss(), torch.zeros(24, 3), "targets other than 0 for a squared"),
-        (nn.Sigmoid(), nn.MSELoss(), torch.ones(24, 3), "no normalization, softmax or sigmoid"),
-    ],
-)
-def test_losses_without_a_level(
-    last: nn.Module, loss_fn: nn.Module, targets: Tensor, message: str
-) -> None:
-    model = nn.Sequential(nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3), last)
-    with pytest.raises(ValueError, match=message):
-        hessian_(model, loss_fn, vectors()[0], targets, generator=seeded(0))
-
-
-def test_a_lazy_model_must_have_seen_its_inputs() -> None:
-    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 3))
-    with pytest.raises(ValueError, match=r"0\.weight has no shape yet: expected a model that was"):
-        hessian_(model, CE, *vectors())
-    model(vectors()[0])
-    hessian_(model, CE, *vectors(), generator=seeded(0))
-
-
 def test_wrong_types_are_named() -> None:
     """In a process of its own: in this one, annotations are checked at each call."""
     code = """
@@ -437,7 +315,6 @@ for given, options in (
     ((model, None, x, y), {}),
     ((model, loss, x, y.numpy()), {}),
     ((model, loss, x, y), {"target": None}),
-    ((model, loss, x, y), {"level": "high"}),
     ((model, loss, x, y), {"rounds": 2.5}),
     ((model, loss, x, y), {"generator": 0}),
 ):
@@ -454,7 +331,6 @@ for given, options in (
         "targets: got ndarray, expected a tensor; what else the loss takes can be bound to it by "
         "a lambda or functools.partial",
         "target of weight: got None, expected a number above 0",
-        "level='high': expected a number above 0",
         "rounds=2.5: expected a whole number, 1 or more",
         "generator: got 0, expected a torch.Generator",
     ], done.stderr

@@ -113,10 +113,9 @@ READERS: dict[str, Callable[[nn.Module], object]] = {
 BATCHES = [(X, Y)] * 3
 WRITERS: dict[str, Callable[[nn.Module], object]] = {
     "apply": lambda m: init.apply(m, "torch"),
-    "hessian_": lambda m: init.hessian_(m, F.cross_entropy, X, Y),
-    "hessian_ equal": lambda m: init.hessian_(
-        m, F.cross_entropy, X, Y, target="equal", tolerance=3.0
-    ),
+    "hessian_": lambda m: init.hessian_(m, F.cross_entropy, X, Y, tolerance=3.0),
+    "looks_linear_": lambda m: init.looks_linear_(m, X),
+    "scale_outputs_": lambda m: init.scale_outputs_(m, X),
     "lsuv_": lambda m: init.lsuv_(m, X),
     "fixup_": lambda m: fixup_(m, X),
     "metainit_": lambda m: metainit_(m, F.cross_entropy, BATCHES),
@@ -136,7 +135,7 @@ def test_a_call_leaves_all_as_found(entry: str) -> None:
 @pytest.mark.parametrize("entry", WRITERS)
 def test_an_initialization_changes_weights_alone(entry: str) -> None:
     model, _ = network()
-    with_generator = {"apply", "hessian_", "hessian_ equal", "lsuv_", "fixup_"}
+    with_generator = {"apply", "hessian_", "looks_linear_", "lsuv_", "fixup_"}
     before = state_of(model)
     WRITERS[entry](model)
     after = state_of(model)

@@ -18,7 +18,7 @@ from hessinit_lib.diagnosis.rules import REMEMBERED, Sizes, judge_all
 from hessinit_lib.diagnosis.signals import Pass, observe
 from hessinit_lib.hessians.case import Case
 from hessinit_lib.hessians.inputs import Inputs, mapped
-from hessinit_lib.init import apply, hessian_
+from hessinit_lib.init import apply, looks_linear_
 
 Change = Callable[[nn.Module], object]
 
@@ -55,7 +55,7 @@ def advised(case: Case, found: Pass, wrong: Sequence[Cause]) -> tuple[list[Fault
         wrong: the causes that were found in it.
 
     Returns:
-        The faults, and a scheme of `hessinit_lib.init.apply`, `"hessian_"`, or "" where no
+        The faults, and a scheme of `hessinit_lib.init.apply`, `"looks_linear_"`, or "" where no
         weight has to be drawn or neither works.
 
     Example:
@@ -65,7 +65,7 @@ def advised(case: Case, found: Pass, wrong: Sequence[Cause]) -> tuple[list[Fault
         >>> found = observe(case)
         >>> faults, scheme = advised(case, found, causes(found, judge_all(found), {}))
         >>> scheme, faults[0].tried
-        ('hessian_', True)
+        ('looks_linear_', True)
     """
     trials = _Trials(case, {cause.kind for cause in wrong if cause.kind != "noise"})
     scheme, words = _for_weights(trials, found, [c for c in wrong if c.kind in REDRAWN])
@@ -131,7 +131,7 @@ def _for_weights(
     """Find the smallest change of weights that mends all that is wrong with them.
 
     The layers at fault are drawn anew by the usual scheme, then only scaled, then all layers
-    are drawn; last comes `hessian_`: in deep networks of narrow layers or smooth activations,
+    are drawn; last comes `looks_linear_`: in deep networks of narrow layers or smooth activations,
     only that may keep the signals.
 
     Returns:
@@ -173,10 +173,10 @@ def _for_weights(
                 }
     if trials.mends(REDRAWN, draw_all):
         return usual, dict.fromkeys(places, f"draw all weights by {usual!r}")
-    problem = trials.case[1:4]
-    if trials.mends(REDRAWN, lambda model: hessian_(model, *problem, generator=_seeded())):
-        words = "initialize the network by hessinit_lib.init.hessian_"
-        return "hessian_", dict.fromkeys(places, words)
+    inputs = trials.case.inputs
+    if trials.mends(REDRAWN, lambda model: looks_linear_(model, inputs, generator=_seeded())):
+        words = "initialize the network by hessinit_lib.init.looks_linear_"
+        return "looks_linear_", dict.fromkeys(places, words)
     return "", {}
 
 

@@ -84,7 +84,7 @@ class Diagnosis:
             and the rate of the best step along the gradient, $\|g\|^2 / g^\top H g$, halved
             until 20 steps on a copy lower the loss; NaN where none does.
         scheme: name of the scheme that would fix it, see `hessinit_lib.init.apply`, or
-            `"hessian_"` for `hessinit_lib.init.hessian_`; "" where nothing is wrong, or
+            `"looks_linear_"` for `hessinit_lib.init.looks_linear_`; "" where nothing is wrong, or
             neither works. Of faults that belong to no single layer, each is tried on a copy.
         notes: what to know about how the numbers were found.
         trials: the rates that were tried: the suggested one, that which was asked about, and

@@ -249,6 +249,17 @@ def refuse_batch_statistics(model: nn.Module) -> None:
             )
 
 
+def all_layers(model: nn.Module, inputs: Inputs) -> list[Layer]:
+    """List the layers in model order, those that only the graph shows included."""
+    if not (others := other_weights(model)):
+        return weight_layers(model)
+    graph = forward_graph(model, inputs)
+    found = {each.name: each for each in (*weight_layers(model, others=True), *graph.layers)}
+    if not found:
+        raise NotImplementedError(f"{next(iter(others))}: expected a weight that multiplies inputs")
+    return [found[name] for name, _ in model.named_parameters() if name in found]
+
+
 def residual_branches(graph: ForwardGraph) -> list[list[str]]:
     """List the layers of each residual branch, in the order of the forward pass.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hessinit_lib import HessianTracker, diagnose, layer_hessians, model_hessian, spectrum
 from hessinit_lib.hessians import HessianReport
-from hessinit_lib.init import apply, hessian_, lsuv_, mirrored_
+from hessinit_lib.init import apply, hessian_, looks_linear_, lsuv_, mirrored_
 
 CE = nn.CrossEntropyLoss()
 Values = list[float]
@@ -99,12 +99,13 @@ def diagnosed(model: nn.Module, loss_fn: Any, x: Tensor, y: Tensor) -> Values:
     ]
 
 
-def leveled(**options: Any) -> Callable[..., Values]:
-    def run(model: nn.Module, loss_fn: Any, x: Tensor, y: Tensor) -> Values:
-        generator = torch.Generator().manual_seed(0)  # of the CPU, also for weights on a GPU
-        return [*hessian_(model, loss_fn, x, y, generator=generator, **options).after.values()]
+def with_target(model: nn.Module, loss_fn: Any, x: Tensor, y: Tensor) -> Values:
+    generator = torch.Generator().manual_seed(0)  # of the CPU, also for weights on a GPU
+    return [*hessian_(model, loss_fn, x, y, target=0.3, generator=generator).after.values()]
 
-    return run
+
+def linear(model: nn.Module, _: Any, x: Tensor, __: Tensor) -> Values:
+    return [*looks_linear_(model, x, generator=torch.Generator().manual_seed(0)).values()]
 
 
 def started(scheme: str) -> Callable[..., Values]:
@@ -234,15 +235,13 @@ CASES = {
     "diagnose": (convolutions, CE, lambda: data(8, 3, 8, 8), diagnosed),
     "diagnose, GPT": (lambda: gpt(1), loss, tokens, diagnosed),
     "diagnose, drawn there": (normalized, CE, lambda: data(16, 6), drawn(diagnose)),
-    "level": (lambda: convolutions(False), CE, lambda: data(8, 3, 8, 8), leveled()),
-    "level, transformer": (lambda: Transformer(True), token_loss, tokens, leveled()),
-    "level, drawn there": (
-        lambda: convolutions(False),
-        CE,
-        lambda: data(8, 3, 8, 8),
+    "looks linear": (lambda: convolutions(False), CE, lambda: data(8, 3, 8, 8), linear),
+    "looks linear, transformer": (lambda: Transformer(True), token_loss, tokens, linear),
+    "norms, drawn there": (
+        *(lambda: chain(nn.ReLU, 6, 8, 8, 4), CE, lambda: data(16, 6)),
         drawn(hessian_),
     ),
-    "target": (lambda: chain(nn.GELU, 6, 8, 8, 4), CE, lambda: data(16, 6), leveled(target=0.3)),
+    "target": (lambda: chain(nn.GELU, 6, 8, 8, 4), CE, lambda: data(16, 6), with_target),
     "LSUV": (lambda: convolutions(False), CE, lambda: data(8, 3, 8, 8), evened),
     **{
         scheme: (lambda: chain(nn.ReLU, 6, 8, 8, 4), CE, lambda: data(16, 6), started(scheme))
