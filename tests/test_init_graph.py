@@ -1,4 +1,4 @@
-"""`looks_linear_` on weights that no layer of a known kind owns: found by their place in the graph."""
+"""`looks_linear_` on weights that no layer of a known kind owns: found by their place."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def made(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_have_their_size_and_signals_neither_fade_nor_explode(name: str) -> None:
-    model, (x, y) = made(name), batch()
+    model, x = made(name), batch()[0]
     kept = {n: p.clone() for n, p in model.named_parameters() if "gain" in n or "norm" in n}
     state = torch.get_rng_state()
     scales = looks_linear_(model, x, generator=seeded(0))
@@ -186,7 +186,7 @@ def test_training_goes_on_from_there(name: str) -> None:
 
 def test_each_matrix_of_a_stack_is_drawn_by_itself() -> None:
     eye = torch.eye(8)
-    model, (x, y) = Recurrent(nn.LSTM), batch()
+    model, x = Recurrent(nn.LSTM), batch()[0]
     looks_linear_(model, x, generator=seeded(0))
     for block in model.body.weight_hh_l0.detach().chunk(4):
         torch.testing.assert_close(block @ block.T, eye, atol=1e-5, rtol=0)
@@ -215,7 +215,7 @@ def test_queries_that_meet_other_inputs_than_keys() -> None:
             query = self.query.expand(len(x), -1, -1)
             return self.head(self.mix(query, x, x, need_weights=False)[0].flatten(1))
 
-    model, (x, y) = Crossed(), batch()
+    model, x = Crossed(), batch()[0]
     scales = looks_linear_(model, x, generator=seeded(0))
     assert list(scales) == ["mix.in_proj_weight", "mix.out_proj.weight", "head.weight"]
     for block in model.mix.in_proj_weight.detach().chunk(3):
@@ -241,7 +241,7 @@ def test_weights_that_are_scaled_resized_or_read_by_a_transposed_kernel() -> Non
             z = F.linear(z.permute(2, 0, 1), self.scaled * -0.25)
             return self.head(self.body(z)[0][-1])
 
-    model, (x, y) = Scaled(), batch()
+    model, x = Scaled(), batch()[0]
     looks_linear_(model, x, output_rms=0.2, generator=seeded(0))
     torch.testing.assert_close(model.scaled @ model.scaled.T, 16 * torch.eye(4))
     torch.testing.assert_close(model.kernel.square().sum((0, 2)), torch.ones(4))
@@ -251,7 +251,7 @@ def test_weights_that_are_scaled_resized_or_read_by_a_transposed_kernel() -> Non
 
 
 def test_turned_weights_are_mirrored_around_relus() -> None:
-    model, (x, y) = turned(), batch()
+    model, x = turned(), batch()[0]
     looks_linear_(model, x, generator=seeded(0))
     torch.testing.assert_close(model(x), -model(-x), atol=1e-5, rtol=1e-4)
 
@@ -309,7 +309,7 @@ class Pairs(nn.Module):
     ],
 )
 def test_weights_without_a_place_are_refused(make: Callable[[], nn.Module], message: str) -> None:
-    model, (x, y) = make(), batch()
+    model, x = make(), batch()[0]
     kept = copy.deepcopy(model.state_dict())
     with pytest.raises(NotImplementedError, match=message):
         looks_linear_(model, x, generator=seeded(0))

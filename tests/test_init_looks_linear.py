@@ -1,4 +1,4 @@
-"""`looks_linear_` and `scale_outputs_`: outputs of a given size, linear at first, clear refusals."""
+"""`looks_linear_` and `scale_outputs_`: outputs of a given size; linear at first."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_outputs_have_the_size_asked_for(
 ) -> None:
     model, x = make(), inputs()
     scales = looks_linear_(model, x, output_rms=size, generator=seeded(0))
-    head = model[:-1] if isinstance(model[-1:][0], nn.LogSoftmax) else model  # the logits
+    head = model[0] if isinstance(model, nn.Sequential) and len(model) == 2 else model  # logits
     assert rms(head, x) == pytest.approx(size, rel=0.03)
     assert set(scales) == {
         name for name, p in model.named_parameters() if p.ndim > 1 and "norm" not in name
@@ -107,12 +107,12 @@ def test_outputs_that_do_not_follow_the_last_layer() -> None:
         assert all(map(torch.equal, kept, model.parameters()))
 
 
-@pytest.mark.parametrize("size", [0.0, -1.0, float("nan"), "large", None])
+@pytest.mark.parametrize("size", [0.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("function", [looks_linear_, scale_outputs_])
 def test_sizes_that_are_none(function: Callable[..., Any], size: Any) -> None:
     message = f"output_rms={size!r}: expected a number above 0"
-    with pytest.raises(ValueError, match=message.replace("'", ".")):
-        function.__wrapped__(chain(2, 4, nn.ReLU), vectors()[0], output_rms=size)
+    with pytest.raises(ValueError, match=message):
+        function(chain(2, 4, nn.ReLU), vectors()[0], output_rms=size)
 
 
 def test_batch_statistics_and_lazy_models_are_refused() -> None:
