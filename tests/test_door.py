@@ -24,7 +24,6 @@ ENTRIES: dict[str, Callable[..., Any]] = {
     "spectrum": spectrum,
     "diagnose": functools.partial(diagnose, curvature="none"),
     "hessian_": functools.partial(init.hessian_, tolerance=0.5),
-    "looks_linear_": lambda model, _, inputs, __: init.looks_linear_(model, inputs),
     "tracker": lambda *case: HessianTracker(*case).step(),
 }
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -182,8 +181,6 @@ ACCEPTED: dict[str, Callable[[], tuple[Any, ...]]] = {
 @pytest.mark.parametrize("case", ACCEPTED)
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_what_torch_trains_works(entry: str, case: str) -> None:
-    if entry == "hessian_" and case == "ranking":
-        pytest.skip("outputs of zero have no curvature along themselves that sets a level")
     model, loss_fn, inputs, targets = ACCEPTED[case]()
     kept = X.clone()
     ENTRIES[entry](model, loss_fn, inputs, targets)

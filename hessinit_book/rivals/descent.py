@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
 from torch import Tensor, nn
@@ -23,6 +24,49 @@ from hessinit_lib.hessians.noise import without_noise
 
 Batches = Iterable[tuple[Inputs, Tensor]]
 """Pairs of inputs and targets; one step for each."""
+
+
+WINDOW = 10  # steps over which an objective is averaged before it is compared
+
+
+class Lowest:
+    """Keeps the values at which an objective was lowest, averaged over `WINDOW` steps.
+
+    Args:
+        values: by name; they are changed in place from step to step.
+        patience: steps without a new lowest after which to stop; None never to.
+
+    Example:
+        >>> import torch
+        >>> scale = {"s": torch.zeros(())}
+        >>> best = Lowest(scale, patience=20)
+        >>> found = [abs(s - 12.0) for s in range(60)]
+        >>> for step in range(60):
+        ...     _ = scale["s"].fill_(step)
+        ...     if best.seen(found[: step + 1]):
+        ...         break
+        >>> step, best.values["s"].item()
+        (36, 16.0)
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], patience: int | None) -> None:
+        self._now, self._patience = values, patience
+        self._least, self._since = math.inf, 0
+        self.values = self._copy()
+
+    def seen(self, objective: Sequence[float]) -> bool:
+        """Look at the objective of all steps so far; say whether to stop."""
+        mean = sum(objective[-WINDOW:]) / len(objective[-WINDOW:])
+        if not math.isfinite(mean):
+            return True
+        self._since += 1
+        if mean < self._least:
+            self._least, self._since = mean, 0
+            self.values = self._copy()
+        return self._patience is not None and self._since >= self._patience
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self._now.items()}
 
 
 class ParameterLoss:

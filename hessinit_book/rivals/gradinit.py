@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from hessinit_book.rivals.descent import Batches, Inputs, LossFn, ParameterLoss
+from hessinit_book.rivals.descent import Batches, Inputs, LossFn, Lowest, ParameterLoss
 from hessinit_lib.hessians.functional import unwrapped
 from hessinit_lib.hessians.inputs import mapped, tensors_of
 from hessinit_lib.hessians.isolation import entry
@@ -25,6 +25,7 @@ def gradinit_(
     rate: float = 1e-2,
     least: float = 0.01,
     adaptive: bool = False,
+    patience: int | None = None,
 ) -> list[float]:
     r"""Learn a scale for each parameter such that the first training step helps most, in place.
 
@@ -46,6 +47,9 @@ def gradinit_(
         rate: of Adam, for the scales.
         least: scales of weights do not fall below it; those of vectors not below 0.
         adaptive: whether the model will be trained by Adam and not by SGD.
+        patience: iterations without a new lowest loss after the step, averaged over `WINDOW`,
+            after which it stops and goes back to that; None to take all iterations and keep the
+            last, as in the paper.
 
     Returns:
         The gradient's norm before each iteration.
@@ -68,7 +72,7 @@ def gradinit_(
     scales = {name: value.new_ones((), requires_grad=True) for name, value in loss.start.items()}
     lower = {name: least if value.ndim > 1 else 0.0 for name, value in loss.start.items()}
     adam = torch.optim.Adam(scales.values(), lr=rate)
-    norms = []
+    norms, ahead_losses, best = [], [], Lowest(scales, patience)
     for (inputs, targets), following in pairwise(batches):
         scaled = {name: scales[name] * value for name, value in loss.start.items()}
         value = loss(scaled, inputs, targets)
@@ -85,6 +89,9 @@ def gradinit_(
                 for name, g in zip(scaled, gradients, strict=True)
             }
             objective = loss(ahead, *_half_new((inputs, targets), following)) / step_size
+            ahead_losses.append(objective.item() * step_size)
+            if best.seen(ahead_losses):
+                break
         slopes = torch.autograd.grad(objective, list(scales.values()), materialize_grads=True)
         for scale, slope in zip(scales.values(), slopes, strict=True):
             scale.grad = slope
@@ -95,7 +102,7 @@ def gradinit_(
     if not norms:
         raise ValueError("fewer than two batches: expected one more than there are iterations")
     with restored_on_failure(model, None), torch.no_grad():
-        for name, scale in scales.items():
+        for name, scale in (best.values if patience is not None and ahead_losses else scales).items():
             model.get_parameter(name).mul_(scale)
     return norms
 

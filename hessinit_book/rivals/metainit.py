@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hessinit_book.rivals.descent import Batches, LossFn, ParameterLoss
+from hessinit_book.rivals.descent import Batches, LossFn, Lowest, ParameterLoss
 from hessinit_lib.errors import first_line
 from hessinit_lib.hessians.functional import unwrapped
 from hessinit_lib.hessians.isolation import entry
@@ -57,6 +57,7 @@ def metainit_(
     rate: float = 0.1,
     momentum: float = 0.9,
     eps: float = 1e-5,
+    patience: int | None = None,
 ) -> list[float]:
     r"""Descend on the gradient quotient in the norm of each weight, by its sign, in place.
 
@@ -72,6 +73,8 @@ def metainit_(
         rate: change of a norm in a step.
         momentum: share of the last change that is added.
         eps: see `gradient_quotient`.
+        patience: steps without a new lowest quotient, averaged over `WINDOW`, after which it
+            stops and goes back to that; None to take all steps and keep the last, as in the paper.
 
     Returns:
         The gradient quotient before each step.
@@ -92,7 +95,7 @@ def metainit_(
     parameters = {name: value.clone().requires_grad_() for name, value in loss.start.items()}
     weights = {name: value for name, value in parameters.items() if value.ndim > 1}
     speed = dict.fromkeys(weights, 0.0)
-    quotients = []
+    quotients, best = [], Lowest(weights, patience)
     for inputs, targets in batches:
         value = loss(parameters, inputs, targets)
         try:
@@ -103,6 +106,8 @@ def metainit_(
                 f"the gradient quotient takes three derivatives: {first_line(error)}"
             ) from error
         quotients.append(quotient.item())
+        if best.seen(quotients):
+            break
         with torch.no_grad():
             for (name, weight), slope in zip(weights.items(), slopes, strict=True):
                 norm = weight.norm().item()
@@ -112,6 +117,6 @@ def metainit_(
                 speed[name] = momentum * speed[name] - rate * sign
                 weight.mul_((norm + speed[name]) / norm)
     with restored_on_failure(model, None), torch.no_grad():
-        for name, weight in weights.items():
+        for name, weight in (weights if patience is None else best.values).items():
             model.get_parameter(name).copy_(weight)
     return quotients

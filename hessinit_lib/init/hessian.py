@@ -161,7 +161,7 @@ def hessian_(
         elif target == "equal":
             looks_linear_(model, inputs, generator=generator)
         else:  # the norms say how large the outputs are
-            draw_linear(model, inputs, generator, {layer.name: 1.0 for layer in layers})
+            draw_linear(model, inputs, generator)
         return _set_norms(layers, measure, wanted, norm, tolerance, rounds)
 
 
@@ -173,7 +173,7 @@ def _set_norms(
     tolerance: float,
     rounds: int,
 ) -> ScalingReport:
-    """Scale the layers until `measure` gives what is wanted, or their geometric mean if None."""
+    """Scale the layers until `measure` gives what is wanted, or equal norms if None."""
     scales = {layer.name: 1.0 for layer in layers}
     evaluations = 0
 
@@ -195,13 +195,14 @@ def _set_norms(
                 f"{name}: the norm of its Hessian is {value:g}, expected a finite number "
                 "above 0, which scales can change"
             )
-    mean = math.exp(sum(map(math.log, start)) / len(start))
-    targets = [mean if wanted is None else wanted[name] for name in scales]
+    targets = None if wanted is None else [wanted[name] for name in scales]
     reached, changes = meet_norms(
         evaluate, scale, start, targets, tolerance=tolerance, rounds=rounds
     )
-    least, largest = min(targets), max(targets)
-    rule = f"norms of {least:.4g}" + (f" to {largest:.4g}" if largest > least else "")
+    rule = "equal norms"
+    if targets is not None:
+        least, largest = min(targets), max(targets)
+        rule = f"norms of {least:.4g}" + (f" to {largest:.4g}" if largest > least else "")
     before, after = (dict(zip(scales, norms, strict=True)) for norms in (start, reached))
     return ScalingReport(rule, norm, before, after, scales, changes, evaluations)
 

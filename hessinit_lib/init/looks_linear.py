@@ -146,7 +146,7 @@ def draw_linear(
     model: nn.Module,
     inputs: Inputs,
     generator: torch.Generator | None,
-    scales: dict[str, float],
+    scales: dict[str, float] | None = None,
 ) -> ForwardGraph:
     """Draw all weights anew and damp residual branches: steps 1 and 2 of `looks_linear_`.
 
@@ -201,12 +201,16 @@ def _size(graph: ForwardGraph) -> float:
 
 @torch.no_grad()
 def _scale(
-    graph: ForwardGraph, factors: dict[str, float], scales: dict[str, float], biases: bool = False
+    graph: ForwardGraph,
+    factors: dict[str, float],
+    scales: dict[str, float] | None,
+    biases: bool = False,
 ) -> None:
     for layer in graph.layers:
         if layer.name in factors:
             layer.put(layer.weight.detach().mul_(factors[layer.name]))
-            scales[layer.name] *= factors[layer.name]
+            if scales is not None:
+                scales[layer.name] *= factors[layer.name]
             if biases and layer.bias is not None:
                 layer.bias.mul_(factors[layer.name])
 

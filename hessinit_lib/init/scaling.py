@@ -26,7 +26,7 @@ def meet_norms(
     evaluate: Evaluate,
     scale: Scale,
     norms: list[float],
-    targets: list[float],
+    targets: list[float] | None,
     *,
     tolerance: float,
     rounds: int,
@@ -37,7 +37,7 @@ def meet_norms(
         evaluate: gives the norm of every layer's Hessian.
         scale: multiplies each layer's weight by $e^{t_k}$, given the $t_k$.
         norms: what `evaluate` gives at the start, all above 0.
-        targets: norms to reach, above 0.
+        targets: norms to reach, above 0; None for equal ones, whatever they are.
         tolerance: relative error allowed.
         rounds: how often the scales may be changed.
 
@@ -65,25 +65,31 @@ def meet_norms(
     """
     response: torch.Tensor | None = None
     changes = 0
-    while (worst := _error(norms, targets)) > tolerance:
+    while (worst := _error(norms, goal := targets or _middle(norms))) > tolerance:
         if changes == rounds or not all(0 < norm < math.inf for norm in norms):
             raise ValueError(
                 f"after {changes} rounds the norms are {_span(norms)}, the targets "
-                f"{_span(targets)}: expected targets that the network can have, or more rounds"
+                f"{_span(goal)}: expected targets that the network can have, or more rounds"
             )
         steps = (
-            balancing_scales(norms, targets)
+            balancing_scales(norms, goal)
             if response is None
-            else _newton(response, norms, targets)
+            else _newton(response, norms, goal, alike=targets is None)
         )
         scale(steps)
         changes += 1
         norms = evaluate()
         # The closed form of a network that has none would go astray, and so would an old
         # response.
-        if _error(norms, targets) > max(worst / 2, tolerance):
+        if _error(norms, targets or _middle(norms)) > max(worst / 2, tolerance):
             response = _measure(evaluate, scale, norms)
     return norms, changes
+
+
+def _middle(norms: list[float]) -> list[float]:
+    """Give each norm's target where all are to be equal: their geometric mean."""
+    positive = [norm for norm in norms if 0 < norm < math.inf]
+    return [math.exp(sum(map(math.log, positive)) / max(len(positive), 1))] * len(norms)
 
 
 def _error(norms: list[float], targets: list[float]) -> float:
@@ -109,8 +115,12 @@ def _logarithms(values: Sequence[float]) -> torch.Tensor:
     return torch.tensor([*values], dtype=torch.float64, device="cpu").log()
 
 
-def _newton(response: torch.Tensor, norms: list[float], targets: list[float]) -> list[float]:
+def _newton(
+    response: torch.Tensor, norms: list[float], targets: list[float], *, alike: bool
+) -> list[float]:
     missing = _logarithms(targets) - _logarithms(norms)
+    if alike:  # the mean may move
+        response = response - response.mean(0)
     steps = torch.linalg.lstsq(response, missing[:, None], driver="gelsd").solution[:, 0]
     longest = steps.abs().max().item()
     return (steps * min(1.0, _LONGEST / longest if longest else 1.0)).tolist()

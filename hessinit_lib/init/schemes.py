@@ -176,6 +176,7 @@ def _by_fan(deviation: Callable[[float], float], fan: str, law: str) -> Draw:
         "in": lambda fan_in, fan_out: fan_in,
         "out": lambda fan_in, fan_out: fan_out,
         "average": lambda fan_in, fan_out: (fan_in + fan_out) / 2,
+        "geometric": lambda fan_in, fan_out: math.sqrt(fan_in * fan_out),
     }
     if fan not in choose:
         raise ValueError(f"fan {fan!r}: expected one of {', '.join(choose)}")

@@ -1,17 +1,18 @@
 """The contest: initializations on deep networks, on equal terms.
 
-Every scheme initializes the same networks and trains on the same batches with every learning
-rate of the same grid. What is counted: steps to a given loss, final loss, runs that diverge,
-and what the initialization itself costs.
+Every scheme initializes the same networks and trains on the same batches. Its learning rate is
+chosen on one half of the training data, with weights of its own, and judged on the other half.
+What is counted: steps to a given loss, final loss, runs that diverge, and what the initialization
+itself costs.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
@@ -20,12 +21,11 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hessinit_book.chapters.contest.courses import Course, make_course
 from hessinit_book.chapters.contest.data import Data, load_data
-from hessinit_book.chapters.contest.networks import CharacterGpt, resnet, vgg
-from hessinit_book.chapters.contest.schemes import SCHEMES, Entry
-from hessinit_book.chapters.contest.text import LETTERS
-from hessinit_book.chapters.contest.training import train_any
-from hessinit_book.networks.dense import dense_network
+from hessinit_book.chapters.contest.networks import resnet
+from hessinit_book.chapters.contest.schemes import ONLY, SCHEMES, Entry
+from hessinit_book.chapters.contest.tuning import choose_rate
 from hessinit_book.parameters import Parameters
 from hessinit_book.parameters.values import Blocks, Count, Rates, Units
 from hessinit_book.randomness import generator
@@ -33,8 +33,7 @@ from hessinit_book.records.machine import choose_device
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import Parts, clear_parts, run_seeds
 from hessinit_book.statistics.rounding import rounded
-from hessinit_book.training.batches import independent_batches
-from hessinit_book.training.rate_grid import summarize, train_dense
+from hessinit_book.training.rate_grid import summarize
 
 Network = Literal["relu_30", "relu_100", "gelu_30", "tanh_30", "tanh_100", "resnet", "vgg", "gpt"]
 
@@ -55,12 +54,13 @@ class ContestParameters(Parameters):
         blocks: residual blocks of "resnet".
         stage: convolutions in each stage of "vgg".
         layers: blocks of "gpt".
-        rates: learning rates of SGD.
-        adam_rates: learning rates of Adam, which trains "gpt".
+        rates: learning rates of SGD that are tried first, equal ratios apart.
+        adam_rates: the same of Adam, which trains "gpt".
+        extensions: how many more are tried, beyond an end that does best.
         steps: training steps.
-        batch_size: images a step; a quarter as many texts.
+        batch_size: images a step, at most half of the smallest set; a quarter as many texts.
         context: characters of a text.
-        rounds: iterations of the schemes that learn, MetaInit and GradInit.
+        rounds: most iterations of the schemes that learn, MetaInit and GradInit.
         final_steps: the last steps, over which the final loss is averaged; all if there are fewer.
     """
 
@@ -76,6 +76,7 @@ class ContestParameters(Parameters):
             "layers": 1,
             "rates": (0.02,),
             "adam_rates": (0.003,),
+            "extensions": 0,
             "steps": 11,
             "rounds": 2,
         },
@@ -88,6 +89,7 @@ class ContestParameters(Parameters):
             "layers": 1,
             "rates": (0.01, 0.05),
             "adam_rates": (0.003,),
+            "extensions": 0,
             "steps": 20,
             "rounds": 2,
         },
@@ -98,10 +100,11 @@ class ContestParameters(Parameters):
             "blocks": 6,
             "stage": 4,
             "layers": 4,
-            "rates": (0.0013, 0.004, 0.012, 0.036, 0.11, 0.33),
+            "rates": (0.012, 0.036, 0.11),
             "adam_rates": (0.003, 0.01, 0.03),
+            "extensions": 5,
             "steps": 150,
-            "rounds": 40,
+            "rounds": 500,
         },
     }
 
@@ -113,8 +116,9 @@ class ContestParameters(Parameters):
     layers: Blocks
     rates: Rates
     adam_rates: Rates
+    extensions: Annotated[int, Field(ge=0, le=20)]
     steps: Annotated[Count, Field(ge=10)]
-    batch_size: Annotated[Count, Field(ge=4)] = 64
+    batch_size: Annotated[Count, Field(ge=4, le=750)] = 64
     context: Annotated[int, Field(ge=1, le=1000)] = 32
     rounds: Count
     final_steps: Count = 20
@@ -125,27 +129,6 @@ class ContestParameters(Parameters):
         if not set(value) <= set(SCHEMES):
             raise ValueError(f"some of {', '.join(SCHEMES)}")
         return value
-
-
-@dataclass(frozen=True)
-class Course:
-    """One network of the contest for one seed.
-
-    Attributes:
-        kind: "relu", "gelu", "tanh", "resnet", "vgg" or "gpt".
-        make: makes the network, on the device of the data; its weights are not used.
-        batches: gives a training step's inputs and targets.
-        classes: number of classes.
-        rates: learning rates.
-        train: takes a network; gives its loss before each step at each rate.
-    """
-
-    kind: str
-    make: Callable[[], nn.Module]
-    batches: Callable[[int], tuple[Tensor, Tensor]]
-    classes: int
-    rates: Sequence[float]
-    train: Callable[[nn.Module], Tensor]
 
 
 def run(parameters: ContestParameters) -> list[Record]:
@@ -176,13 +159,14 @@ def run(parameters: ContestParameters) -> list[Record]:
 
 
 def entrants(parameters: ContestParameters, network: str) -> list[str]:
-    """List the schemes for a network: Fixup is for residual ones.
+    """List the schemes for a network: some are for certain kinds, see `ONLY`.
 
     Example:
         >>> "fixup" in entrants(ContestParameters.check(profile="smoke"), "vgg")
         False
     """
-    return [name for name in parameters.schemes if name != "fixup" or network == "resnet"]
+    kind = network.partition("_")[0]
+    return [name for name in parameters.schemes if kind in ONLY.get(name, kind)]
 
 
 def hold(
@@ -198,99 +182,56 @@ def hold(
         bar: updated once a scheme.
 
     Returns:
-        For each scheme what `summarize` gives, the first loss, and "cost": the time of the
-        initialization over that of a training step, see `_now`.
+        For each scheme "tried", the rates that it was tuned on with what came of them; the
+        "rate" that was chosen; what `summarize` gives at this rate on other weights, batches
+        and training data; the first loss; and "cost": the time of the initialization over that
+        of a training step, see `_now`.
     """
     found = {}
-    course = make_course(parameters, network, seed, data)
-    step_time = _step_time(course, data.device)
+    judged = make_course(parameters, network, seed, data)
+    tuning = make_course(parameters, network, seed, data, tuning=True)
+    step_time = _step_time(judged, data.device)
+    final_steps, level = parameters.final_steps, LEVELS[judged.kind]
+
+    def outcome(course: Course, model: nn.Module, rates: Sequence[float]) -> dict[str, list[Any]]:
+        return summarize(course.train(model, rates), level, course.classes, final_steps)
+
     for name in entrants(parameters, network):
-        model = _made(course)
-        entry = Entry(
-            model,
-            course.batches,
-            course.classes,
-            linear=course.kind in LINEAR,
-            adaptive=course.kind == "gpt",
-            rounds=parameters.rounds,
-            generator=generator(seed, "weights"),
-        )
-        with _without_garbage():
-            began = _now(data.device)
-            SCHEMES[name](entry)
-            cost = (_now(data.device) - began) / step_time
-        curve = course.train(model)
+        model, _ = _initialized(name, tuning, parameters, generator(seed, "tuning weights"))
+        tried = choose_rate(partial(outcome, tuning, model), tuning.rates, parameters.extensions)
+        model, seconds = _initialized(name, judged, parameters, generator(seed, "weights"))
+        curve = judged.train(model, [tried["rate"]])
+        final = summarize(curve, level, judged.classes, final_steps)
         found[name] = {
-            **summarize(curve, LEVELS[course.kind], course.classes, parameters.final_steps),
+            **{what: values[0] for what, values in final.items()},
+            "rate": tried.pop("rate"),
+            "tried": tried,
             "first_loss": rounded(curve[0, 0].item(), 4),
-            "cost": rounded(cost, 3),
+            "cost": rounded(seconds / step_time, 3),
         }
         bar.update()
     return found
 
 
-def make_course(parameters: ContestParameters, network: str, seed: int, data: Data) -> Course:
-    """Set up one network's data, batches and training."""
-    kind, _, depth = network.partition("_")
-    steps = max(parameters.steps, parameters.rounds + 1)
-    shuffle = generator(seed, f"{kind} batches")
-    if kind == "gpt":
-        starts = torch.randint(
-            len(data.text) - parameters.context - 1,
-            (steps, parameters.batch_size // 4),
-            generator=shuffle,
-        ).to(data.device)
-
-        def texts(step: int) -> tuple[Tensor, Tensor]:
-            following = torch.arange(parameters.context + 1, device=data.device)
-            places = starts[step][:, None] + following
-            return data.text[places][:, :-1], data.text[places][:, 1:].flatten()
-
-        def train_gpt(model: nn.Module) -> Tensor:
-            rates = parameters.adam_rates
-            return train_any(model, rates, texts, parameters.steps, torch.optim.Adam)
-
-        return Course(
-            kind,
-            lambda: _at(data, CharacterGpt(LETTERS, parameters.layers, 32, 4, parameters.context)),
-            texts,
-            LETTERS,
-            parameters.adam_rates,
-            train_gpt,
-        )
-    inputs, labels = data.images if kind in ("resnet", "vgg") else data.flat
-    order = independent_batches(len(inputs), parameters.batch_size, steps, shuffle)
-    order = order.to(data.device)
-
-    def images(step: int) -> tuple[Tensor, Tensor]:
-        return inputs[order[step]], labels[order[step]]
-
-    if depth:  # a plain network
-
-        def train_stacked(model: nn.Module) -> Tensor:
-            assert isinstance(model, nn.Sequential)
-            chosen = order[: parameters.steps]
-            ones = [1.0] * int(depth)
-            return train_dense(model, parameters.rates, ones, inputs, labels, chosen)
-
-        def make_plain() -> nn.Module:
-            widths = (784, *[parameters.width] * (int(depth) - 1), 10)
-            return _at(data, dense_network(widths, kind))
-
-        return Course(kind, make_plain, images, 10, parameters.rates, train_stacked)
-
-    def make_images() -> nn.Module:
-        made = resnet(parameters.blocks, 16) if kind == "resnet" else vgg(parameters.stage, 8)
-        return _at(data, made)
-
-    def train_images(model: nn.Module) -> Tensor:
-        return train_any(model, parameters.rates, images, parameters.steps)
-
-    return Course(kind, make_images, images, 10, parameters.rates, train_images)
-
-
-def _at(data: Data, model: nn.Module) -> nn.Module:
-    return model.to(data.device)
+def _initialized(
+    scheme: str, course: Course, parameters: ContestParameters, drawn: torch.Generator
+) -> tuple[nn.Module, float]:
+    """Make a course's network and initialize it; tell how long that took [s]."""
+    model = _made(course)
+    entry = Entry(
+        model,
+        course.batches,
+        course.classes,
+        linear=course.kind in LINEAR,
+        adaptive=course.kind == "gpt",
+        rounds=parameters.rounds,
+        generator=drawn,
+    )
+    device = next(model.parameters()).device
+    with _without_garbage():
+        began = _now(device)
+        SCHEMES[scheme](entry)
+        return model, _now(device) - began
 
 
 def _now(device: torch.device) -> float:
@@ -325,9 +266,10 @@ def _warm_up(device: torch.device) -> None:
         return images.view(4, 3, 16, 16), torch.arange(4, device=device)
 
     with torch.random.fork_rng(devices=[]):
-        for scheme in SCHEMES.values():
-            drawn = generator(0, "warm-up")
-            scheme(Entry(resnet(1, 2).to(device), batch, 10, False, False, 1, drawn))
+        for name, scheme in SCHEMES.items():
+            if "resnet" in ONLY.get(name, "resnet"):
+                drawn = generator(0, "warm-up")
+                scheme(Entry(resnet(1, 2).to(device), batch, 10, False, False, 1, drawn))
 
 
 def _step_time(course: Course, device: torch.device, steps: int = 5) -> float:

@@ -10,12 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hessinit_book.chapters.contest.networks import Block
 from hessinit_book.rivals.fixup import fixup_
 from hessinit_book.rivals.gradinit import gradinit_
 from hessinit_book.rivals.metainit import metainit_
-from hessinit_lib.init import apply, hessian_, lsuv_
-from hessinit_lib.init.forward_graph import forward_graph
-from hessinit_lib.init.mirrored import branch_factors, draw_directions
+from hessinit_book.rivals.tailored import tailor_
+from hessinit_book.rivals.zero import zero_
+from hessinit_lib.init import apply, hessian_, looks_linear_, lsuv_, scale_outputs_
+from hessinit_lib.init.looks_linear import draw_linear
+
+PATIENCE = 100  # iterations without progress after which a scheme that learns stops
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Entry:
         classes: number of classes.
         linear: the scheme for activations of slope 1 at zero: LeCun's, not He's.
         adaptive: whether the network will be trained by Adam and not by SGD.
-        rounds: iterations of the schemes that learn.
+        rounds: most iterations of the schemes that learn.
         generator: source of randomness.
     """
 
@@ -58,19 +62,27 @@ def _lsuv(entry: Entry) -> None:
     lsuv_(entry.model, entry.batches(0)[0], generator=entry.generator)
 
 
+def _geometric(entry: Entry) -> None:
+    """He's or LeCun's deviation with the geometric mean of the fans."""
+    scheme = "lecun" if entry.linear else "he"
+    apply(entry.model, scheme, fan="geometric", generator=entry.generator)
+
+
 def _metainit(entry: Entry) -> None:
     """As in the paper: standard normal inputs, random labels; text stays text."""
     entry.start()
-    made = []
-    for step in range(entry.rounds):
+
+    def noise(step: int) -> tuple[Tensor, Tensor]:
         inputs, targets = entry.batches(step)
-        if inputs.is_floating_point():
-            # Drawn on the CPU like the weights: the same numbers on each device.
-            drawn = torch.randn(inputs.shape, generator=entry.generator)
-            labels = torch.randint(entry.classes, targets.shape, generator=entry.generator)
-            inputs, targets = drawn.to(inputs), labels.to(targets)
-        made.append((inputs, targets))
-    metainit_(entry.model, F.cross_entropy, made)
+        if not inputs.is_floating_point():
+            return inputs, targets
+        # Drawn on the CPU like the weights: the same numbers on each device.
+        drawn = torch.randn(inputs.shape, generator=entry.generator)
+        labels = torch.randint(entry.classes, targets.shape, generator=entry.generator)
+        return drawn.to(inputs), labels.to(targets)
+
+    made = map(noise, range(entry.rounds))
+    metainit_(entry.model, F.cross_entropy, made, patience=PATIENCE)
 
 
 def _gradinit(entry: Entry) -> None:
@@ -78,11 +90,12 @@ def _gradinit(entry: Entry) -> None:
     gradinit_(
         entry.model,
         F.cross_entropy,
-        [entry.batches(step) for step in range(entry.rounds + 1)],
+        map(entry.batches, range(entry.rounds + 1)),
         adaptive=entry.adaptive,
         # For SGD as in the paper; for Adam a step that is sound for the transformer here.
         step_size=1e-3 if entry.adaptive else 0.1,
         bound=1e3 if entry.adaptive else 1.0,
+        patience=PATIENCE,
     )
 
 
@@ -90,24 +103,44 @@ def _fixup(entry: Entry) -> None:
     fixup_(entry.model, entry.batches(0)[0], generator=entry.generator)
 
 
-def _level(entry: Entry) -> None:
-    """Half of ours: the usual weights, with the level of curvature set."""
+def _skipinit(entry: Entry) -> None:
+    """He's weights, and multipliers of the branches that start from zero."""
     entry.start()
-    hessian_(entry.model, F.cross_entropy, *entry.batches(0), directions="keep")
-
-
-def _directions(entry: Entry) -> None:
-    """The other half: what `hessian_` draws, before it sets the level."""
-    inputs = entry.batches(0)[0]
-    apply(entry.model, "lecun", generator=entry.generator)
-    draw_directions(forward_graph(entry.model, inputs), generator=entry.generator)
     with torch.no_grad():
-        for name, factor in branch_factors(forward_graph(entry.model, inputs)).items():
-            entry.model.get_parameter(name).mul_(factor)
+        for module in entry.model.modules():
+            if isinstance(module, Block):
+                module.multiplier.zero_()
+
+
+def _zero(entry: Entry) -> None:
+    zero_(entry.model, entry.batches(0)[0])
+
+
+def _tailored(entry: Entry) -> None:
+    assert isinstance(entry.model, nn.Sequential)
+    tailor_(entry.model, entry.batches(0)[0], generator=entry.generator)
+
+
+def _sized(entry: Entry, start: Callable[[Entry], None]) -> None:
+    """Another start, with the last layer scaled so that the logits have a given size."""
+    start(entry)
+    scale_outputs_(entry.model, entry.batches(0)[0])
+
+
+def _looks_linear(entry: Entry) -> None:
+    """What `looks_linear_` draws, before it scales the last layer."""
+    draw_linear(entry.model, entry.batches(0)[0], entry.generator)
+
+
+def _looks_linear_sized(entry: Entry) -> None:
+    looks_linear_(entry.model, entry.batches(0)[0], generator=entry.generator)
 
 
 def _hessian(entry: Entry) -> None:
-    hessian_(entry.model, F.cross_entropy, *entry.batches(0), generator=entry.generator)
+    """The same, then layers scaled to equal norms of their Hessians."""
+    hessian_(
+        entry.model, F.cross_entropy, *entry.batches(0), tolerance=0.1, generator=entry.generator
+    )
 
 
 SCHEMES: dict[str, Callable[[Entry], None]] = {
@@ -115,16 +148,37 @@ SCHEMES: dict[str, Callable[[Entry], None]] = {
     "lecun": partial(_named, scheme="lecun"),
     "glorot": partial(_named, scheme="glorot"),
     "he": partial(_named, scheme="he"),
+    "geometric": _geometric,
     "orthogonal": _orthogonal,
     "lsuv": _lsuv,
     "metainit": _metainit,
     "gradinit": _gradinit,
     "fixup": _fixup,
-    "level": _level,
-    "directions": _directions,
+    "skipinit": _skipinit,
+    "zero": _zero,
+    "tailored": _tailored,
+    "looks_linear": _looks_linear,
+    "usual_sized": partial(_sized, start=Entry.start),
+    "orthogonal_sized": partial(_sized, start=_orthogonal),
+    "looks_linear_sized": _looks_linear_sized,
     "hessian": _hessian,
 }
-"""All that take part, in the order of the figures; "fixup" for residual networks only.
+"""All that take part, in the order of the figures.
 
-"level" and "directions" are the two halves of "hessian": no rivals, but what it is made of.
+Up to "looks_linear" they are published; then come three with logits of a given size, of which the
+last is the library's `looks_linear_`; and last the only one that a Hessian enters.
+"""
+
+ONLY = {
+    "fixup": ("resnet",),
+    "skipinit": ("resnet",),
+    "zero": ("resnet", "vgg"),
+    "tailored": ("relu", "gelu", "tanh", "vgg"),
+    "hessian": ("relu", "gelu", "resnet", "vgg"),
+}
+"""Kinds of networks to which a scheme is confined.
+
+Branches with multipliers; images whose first channels are not black; chains, whose activations can
+be replaced; networks in which equal norms are met: in deep tanh networks they are not in ten
+rounds, and the transformer has no exact route.
 """
