@@ -102,7 +102,8 @@ def gradinit_(
     if not norms:
         raise ValueError("fewer than two batches: expected one more than there are iterations")
     with restored_on_failure(model, None), torch.no_grad():
-        for name, scale in (best.values if patience is not None and ahead_losses else scales).items():
+        kept = best.values if patience is not None and ahead_losses else scales
+        for name, scale in kept.items():
             model.get_parameter(name).mul_(scale)
     return norms
 

@@ -162,11 +162,14 @@ def tailor_(
         slope = negative_slope(depth)
         make, gain = partial(nn.LeakyReLU, slope), math.sqrt(2 / (1 + slope**2))
     else:
-        make, gain = partial(Tailored, _SMOOTH[kind], *tailored_constants(_SMOOTH[kind], depth)), 1.0
+        constants = tailored_constants(_SMOOTH[kind], depth)
+        make, gain = partial(Tailored, _SMOOTH[kind], *constants), 1.0
     with restored_on_failure(model, generator), torch.no_grad():
         apply(model, "orthogonal", gain=gain, generator=generator)
-        (x,) = tensors_of(inputs)
+        layers, (x,) = weight_layers(model), tensors_of(inputs)
+        for layer in layers:  # one that widens keeps mean squares, not norms
+            layer.weight.mul_(math.sqrt(max(1.0, len(layer.weight) / layer.fans()[0])))
         # `apply` took the gain for the first layer, too: its inputs are no activations.
-        weight_layers(model)[0].weight.div_(gain * x.float().square().mean().sqrt())
+        layers[0].weight.div_(gain * x.float().square().mean().sqrt())
     for place in places:
         model[place] = make()

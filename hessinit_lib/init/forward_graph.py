@@ -45,19 +45,15 @@ class ForwardGraph:
         slopes: the `mirrored_slope` by name, of the layers that read the outputs of others
             through an activation that is not odd. 1 behind a ReLU.
         nodes: where each layer's output is in the autograd graph, for each of its calls.
-        weights: the leaves of the graph that stand for the weights, by name.
         outputs: of the model, with the graph, in float32 or float64; the logits, where it
             ends in a log-softmax of these.
-        log_softmax: the axis of that; None if there is none.
         tables: parameters of two or more axes that are added to signals or joined with them.
     """
 
     layers: list[Layer]
     slopes: dict[str, float]
     nodes: dict[str, list[Node]]
-    weights: dict[str, Tensor]
     outputs: Tensor
-    log_softmax: int | None
     tables: list[Tensor]
 
 
@@ -89,8 +85,7 @@ def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
         pure = PureModel(model, [*layers, *owners])
         # Layers that compute all steps at once do not show the weights' places.
         with pure.running(twice=False), torch.enable_grad():
-            outputs, axis = pure.logits(inputs)
-            outputs = one_tensor(outputs)
+            outputs = one_tensor(pure.logits(inputs)[0])
     weights = {name: pure.state[name] for name in (*layers, *owners)}
     places, tables = _places_of(outputs, weights, owners), []
     for name, module in owners.items():
@@ -110,8 +105,8 @@ def forward_graph(model: nn.Module, inputs: Inputs) -> ForwardGraph:
         [layers[name] for name in called],
         {n: slope for n, slope in slopes.items() if slope is not None and "weight_hh" not in n},
         {name: [place.node for place in met[name]] for name in layers},
-        {name: weights[name] for name in called},
-        *(outputs, axis, tables),
+        outputs,
+        tables,
     )
 
 
