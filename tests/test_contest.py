@@ -7,26 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from hessinit_book.chapters.contest import figures
 from hessinit_book.chapters.contest import run as contest
+from hessinit_book.chapters.contest.courses import make_course
 from hessinit_book.chapters.contest.data import load_data
-from hessinit_book.chapters.contest.networks import CharacterGpt, resnet, vgg
+from hessinit_book.chapters.contest.networks import Block, CharacterGpt, resnet, vgg
 from hessinit_book.chapters.contest.run import ContestParameters, entrants
-from hessinit_book.chapters.contest.schemes import SCHEMES, Entry
+from hessinit_book.chapters.contest.schemes import ONLY, SCHEMES, Entry
 from hessinit_book.chapters.contest.text import draw_text, read_text
+from hessinit_book.chapters.contest.tuning import choose_rate
 from hessinit_book.errors import DataError, ParameterError
-from hessinit_book.records.records import Record, look_up, read_all
-from hessinit_book.statistics.best_rate import at_best_rate
+from hessinit_book.records.records import Record, read_all
 from hessinit_lib.init.forward_graph import forward_graph, residual_branches
 from tests.networks import seeded
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK = ["torch", "fixup", "level", "directions", "hessian"]
+QUICK = ["torch", "fixup", "looks_linear", "looks_linear_sized"]
 
 
 def run(folder: Path, **given: Any) -> list[Record]:
@@ -34,6 +35,7 @@ def run(folder: Path, **given: Any) -> list[Record]:
         "profile": "smoke",
         "schemes": QUICK,
         "networks": ["tanh_30", "resnet", "vgg", "gpt"],
+        "extensions": 0,
         "width": 4,
         "blocks": 1,
         "steps": 10,
@@ -58,8 +60,8 @@ def test_every_network_has_its_entrants(found: list[Record]) -> None:
         for network, values in record.values.items():
             assert list(values) == [s for s in QUICK if s != "fixup" or network == "resnet"]
             for scheme in values.values():
-                assert len(scheme["final"]) == 1
                 assert scheme["cost"] > 0
+                assert scheme["tried"]["rates"] == [scheme["rate"]]
     assert found[0].values["resnet"]["fixup"]["first_loss"] == pytest.approx(math.log(10), rel=1e-3)
 
 
@@ -95,39 +97,75 @@ def test_an_interrupted_run_goes_on_with_the_next_network(
     assert [path.name for path in (tmp_path / "smoke" / "contest").iterdir()] == ["seed-0.json"]
 
 
-@pytest.mark.parametrize("network", ["tanh_30", "resnet", "vgg", "gpt"])
-def test_ours_is_its_directions_with_the_last_layer_scaled(network: str) -> None:
+def started(name: str, network: str) -> nn.Module:
+    """Initialize a network of the smoke profile by one scheme."""
     parameters = ContestParameters.check(profile="smoke")
-    course = contest.make_course(parameters, network, 0, load_data(sample=True, data_dir=None)[0])
-    models = [course.make(), course.make()]
-    for model, name in zip(models, ("directions", "hessian"), strict=True):
-        SCHEMES[name](
-            Entry(model, course.batches, course.classes, False, False, 1, seeded(3)),
-        )
-    alone, ours = (dict(model.named_parameters()) for model in models)
-    differ = [name for name in alone if not torch.equal(alone[name], ours[name])]
-    assert len(differ) == 1
-    last = [name for name in alone if name.endswith("weight")][-1]
-    assert differ == [last]
-    ratio = ours[last] / alone[last]
+    data = load_data(sample=True, data_dir=None)[0]
+    course = make_course(parameters, network, 0, data)
+    model = course.make()
+    SCHEMES[name](Entry(model, course.batches, course.classes, False, False, 1, seeded(3)))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("network", "before", "after"),
+    [
+        *((name, "looks_linear", "looks_linear_sized") for name in ("tanh_30", "resnet", "gpt")),
+        ("vgg", "he", "usual_sized"),
+        ("relu_30", "orthogonal", "orthogonal_sized"),
+    ],
+)
+def test_the_size_of_the_logits_is_set_by_the_last_layer(
+    network: str, before: str, after: str
+) -> None:
+    first, second = (dict(started(name, network).named_parameters()) for name in (before, after))
+    differ = [name for name in first if not torch.equal(first[name], second[name])]
+    assert differ == [[name for name in first if name.endswith("weight")][-1]]
+    ratio = second[differ[0]] / first[differ[0]]
     assert torch.allclose(ratio, ratio.flatten()[0].expand_as(ratio), rtol=1e-4)
 
 
-def test_level_alone_keeps_the_usual_directions() -> None:
+def test_skipinit_starts_from_identities_and_zero_from_nothing_drawn() -> None:
+    model = started("skipinit", "resnet")
+    assert [m.multiplier.item() for m in model.modules() if isinstance(m, Block)] == [0, 0]
+    pairs = zip(*(started("zero", "resnet").parameters() for _ in range(2)), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_rates_are_chosen_on_other_data_weights_and_batches() -> None:
     parameters = ContestParameters.check(profile="smoke")
-    course = contest.make_course(parameters, "vgg", 0, load_data(sample=True, data_dir=None)[0])
-    usual, level = course.make(), course.make()
-    Entry(usual, course.batches, course.classes, False, False, 1, seeded(3)).start()
-    SCHEMES["level"](Entry(level, course.batches, course.classes, False, False, 1, seeded(3)))
-    pairs = zip(usual.named_parameters(), level.parameters(), strict=True)
-    differ = [name for (name, a), b in pairs if not torch.equal(a, b)]
-    assert differ == [[name for name, p in usual.named_parameters() if p.ndim > 1][-1]]
+    data = load_data(sample=True, data_dir=None)[0]
+    for network in ("relu_30", "vgg", "gpt"):
+        sides = [make_course(parameters, network, 0, data, tuning=t) for t in (False, True)]
+        seen = [
+            {tuple(row.flatten().tolist()) for k in range(3) for row in side.batches(k)[0]}
+            for side in sides
+        ]
+        if network != "gpt":  # letters that are drawn may repeat themselves
+            assert not seen[0] & seen[1]
+        assert not torch.equal(sides[0].batches(0)[0], sides[1].batches(0)[0])
+
+
+def test_no_end_of_a_grid_is_chosen_while_it_can_be_extended() -> None:
+    def train(rates: list[float]) -> dict[str, list[Any]]:
+        return {
+            "final": [abs(math.log(rate / 0.0005)) for rate in rates],
+            "diverged": [rate > 0.05 for rate in rates],
+        }
+
+    found = choose_rate(train, [0.012, 0.036], 9)
+    assert found["rates"] == [0.000148, 0.000443, 0.00133, 0.004, 0.012, 0.036]
+    assert found["rate"] == 0.000443
+    assert choose_rate(train, [0.012, 0.036], 1)["rate"] == 0.004  # it ends, and the table says so
+    lost = choose_rate(lambda rates: {**train(rates), "diverged": [True] * len(rates)}, [1.0], 2)
+    assert lost["rates"] == [0.111, 0.333, 1.0]
 
 
 def test_all_schemes_take_part() -> None:
     parameters = ContestParameters.check(profile="smoke")
-    assert entrants(parameters, "resnet") == list(SCHEMES)
-    assert entrants(parameters, "gpt") == [name for name in SCHEMES if name != "fixup"]
+    assert entrants(parameters, "resnet") == [name for name in SCHEMES if name != "tailored"]
+    assert entrants(parameters, "gpt") == [name for name in SCHEMES if name not in ONLY]
+    assert set(ONLY) < set(SCHEMES)
     with pytest.raises(ParameterError, match=r"schemes: got .*, expected some of torch, lecun"):
         ContestParameters.check(profile="smoke", schemes=["mine"])
     with pytest.raises(ParameterError, match=r"networks\[0\]: got 'lstm'"):
@@ -178,82 +216,24 @@ def test_figures(found: list[Record]) -> None:
     plt.close(figure)
     table = figures.standings(found, "resnet")
     assert list(table.index) == [figures.LABELS[name] for name in QUICK]
-    verdicts = figures.verdicts(found)
+    verdicts = figures.against_published(found, "looks_linear_sized")
     assert set(verdicts["verdict"]) <= {"first", "tied", "behind"}
-    assert set(figures.verdicts(found[:1])["verdict"]) == {"one seed"}
-    steps = figures.verdicts(found, "steps")
+    alone = figures.against_published(found[:1], "looks_linear_sized")
+    assert set(alone["verdict"]) == {"one seed"}
+    steps = figures.against_published(found, "looks_linear_sized", "steps")
     assert set(steps["verdict"]) == {"nobody"}
-    assert set(steps["best other"]) == {"none"}
-    assert set(steps["ours"]) == {"10"}
-    assert figures.halves(found).empty  # without the usual weights there is nothing to add to
+    assert set(steps["best published"]) == {"none"}
+    parts = figures.parts(found)
+    assert (parts.loc["equal Hessian norms"] == "-").all()  # it did not take part
+    assert not (parts.loc["size of the logits, looks linear"] == "-").any()
+    assert figures.summary(found).startswith("On final loss `looks_linear_` is ")
     assert list(figures.LABELS) == list(SCHEMES)
-    assert {*figures.HALVES, figures.OURS} < set(SCHEMES)
+    assert {*figures.PUBLISHED, *figures.SIZED, "hessian"} == set(SCHEMES)
+    assert {name for part in figures.PARTS for name in part[:2]} - {"usual"} <= set(SCHEMES)
 
 
-def test_the_text_says_what_full_scale_records_show() -> None:
-    """Each statement of the notebook that is no number: it must not outlive its records."""
-    shown = read_all(ROOT / "results", "paper", "contest")
-    budget = shown[0].parameters["steps"]
-
-    def steps(network: str, scheme: str) -> np.ndarray:
-        return at_best_rate(shown, network, scheme, "steps")
-
-    for network, row in shown[0].values.items():
-        ours = steps(network, "hessian")
-        assert not at_best_rate(shown, network, "hessian", "diverged").any()
-        assert np.median(look_up(shown, f"values.{network}.hessian.cost")) < 20
-        rivals = [name for name in row if name not in (*figures.HALVES, figures.OURS)]
-        there = sum(int((steps(network, name) <= budget).sum()) for name in rivals)
-        assert (ours <= budget).all()
-        if network in ("relu_30", "relu_100", "gelu_30", "tanh_100"):
-            assert there == 0
-        if network == "vgg":
-            assert there <= 2
-    verdicts = figures.verdicts(shown, "steps")["verdict"]
-    tied = {figures.NETWORKS[name] for name in ("resnet", "gpt")}
-    assert set(verdicts[verdicts == "tied"].index) == tied
-    assert set(verdicts) == {"first", "tied"}
-    losses = figures.verdicts(shown)["verdict"]
-    assert set(losses.drop(figures.NETWORKS["gpt"])) == {"first"}
-    for what in ("final", "steps"):
-        added = figures.halves(shown, what)["the level adds"]
-        sure = {name: abs(float(x.split(" ± ")[0])) > float(x.split(" ± ")[1])
-                for name, x in added.items()}  # fmt: skip
-        smooth = ("tanh_30", "tanh_100", *(["gelu_30"] if what == "final" else []))
-        known = {figures.NETWORKS[name] for name in smooth}
-        assert {name for name, is_sure in sure.items() if is_sure} == known
-    gelu = figures.NETWORKS["gelu_30"]
-    assert figures.halves(shown).loc[gelu, "the level adds"].startswith("-")
-    assert at_best_rate(shown, "gelu_30", "level", "diverged").all()
-
-
-def test_a_seed_that_is_lost_is_shown_as_such(found: list[Record]) -> None:
-    records = rows_of(found, he=[3, 4, math.nan], hessian=[2, 2, 2])
-    table = figures.standings(records, "vgg")
-    assert table.loc["He", "final loss [nat]"] == "0.400 [0.300, diverged]"
-
-
-def test_verdict_is_paired_by_seeds(found: list[Record]) -> None:
-    def shifted(by: list[float]) -> list[Record]:
-        rows = []
-        for seed, shift in enumerate(by):
-            base = {"steps": [1.0], "diverged": [False], "cost": 1.0}
-            values = {
-                "vgg": {
-                    "torch": {**base, "final": [1.0 + seed]},
-                    "hessian": {**base, "final": [1.0 + seed + shift]},
-                }
-            }
-            rows.append(found[0].model_copy(update={"seed": seed, "values": values}))
-        return rows
-
-    assert list(figures.verdicts(shifted([-0.1, -0.11, -0.09]))["verdict"]) == ["first"]
-    assert list(figures.verdicts(shifted([0.1, 0.11, 0.09]))["verdict"]) == ["behind"]
-    assert list(figures.verdicts(shifted([0.1, -0.11, 0.02]))["verdict"]) == ["tied"]
-
-
-def rows_of(found: list[Record], **steps: list[float]) -> list[Record]:
-    """Make records of one network from the steps of each scheme, by seed; losses go with them."""
+def rows_of(found: list[Record], **losses: list[float]) -> list[Record]:
+    """Make records of one network from the final losses of each scheme, by seed."""
     return [
         found[0].model_copy(
             update={
@@ -261,12 +241,14 @@ def rows_of(found: list[Record], **steps: list[float]) -> list[Record]:
                 "values": {
                     "vgg": {
                         name: {
-                            "final": [taken[seed] / 10],
-                            "steps": [taken[seed] if taken[seed] <= 10 else math.inf],
-                            "diverged": [False],
+                            "final": taken[seed],
+                            "steps": 10 * taken[seed] if taken[seed] <= 1 else math.inf,
+                            "diverged": not math.isfinite(taken[seed]),
                             "cost": 1.0,
+                            "rate": 0.1,
+                            "tried": {"rates": [0.1, 0.3], "final": [1, 2], "diverged": [0, 1]},
                         }
-                        for name, taken in steps.items()
+                        for name, taken in losses.items()
                     }
                 },
             }
@@ -275,44 +257,94 @@ def rows_of(found: list[Record], **steps: list[float]) -> list[Record]:
     ]
 
 
+def test_a_seed_that_is_lost_is_shown_as_such(found: list[Record]) -> None:
+    records = rows_of(found, he=[0.3, 0.4, math.nan], looks_linear_sized=[0.2, 0.2, 0.2])
+    table = figures.standings(records, "vgg")
+    assert table.loc["He", "final loss [nat]"] == "0.400 [0.300, diverged]"
+    assert table.loc["He", ["diverged", "of those tried", "at an end"]].tolist() == [
+        "33%", "50%", 3,
+    ]  # fmt: skip
+    (row,) = figures.against_published(records, "looks_linear_sized").to_dict("records")
+    assert (row["verdict"], row["difference"]) == ("first", "-")
+
+
+@pytest.mark.parametrize(
+    ("by", "verdict", "word"),
+    [
+        ([-0.1, -0.11, -0.09], "first", "lower"),
+        ([0.1, 0.11, 0.09], "behind", "higher"),
+        ([0.1, -0.11, 0.02], "tied", "no different"),
+    ],
+)
+def test_differences_are_paired_by_seeds(
+    found: list[Record], by: list[float], verdict: str, word: str
+) -> None:
+    base = [1.0, 2.0, 3.0]
+    moved = [a + b for a, b in zip(base, by, strict=True)]
+    records = rows_of(found, torch=base, looks_linear_sized=moved)
+    (row,) = figures.against_published(records, "looks_linear_sized").to_dict("records")
+    assert row["verdict"] == verdict
+    records = rows_of(found, he=base, looks_linear_sized=base, hessian=moved)
+    assert f"Equal Hessian norms on top of it end {word} on 1 of 1" in figures.summary(records)
+
+
+def test_the_strongest_published_start_is_the_rival_whichever_it_is(found: list[Record]) -> None:
+    """Directions alone are published; what sets the logits too is no rival of itself."""
+    records = rows_of(
+        found, he=[1.1, 1.1, 1.1], looks_linear=[0.3, 0.35, 0.3],
+        orthogonal_sized=[0.1, 0.1, 0.1], looks_linear_sized=[0.4, 0.5, 0.45],
+    )  # fmt: skip
+    (row,) = figures.against_published(records, "looks_linear_sized").to_dict("records")
+    assert (row["best published"], row["verdict"]) == ("looks linear, 0.300", "behind")
+    (row,) = figures.against_published(records, "looks_linear_sized", "steps").to_dict("records")
+    assert row["best published"] == "looks linear, 3"
+    added = figures.parts(records)["VGG, no normalization"]
+    assert added["size of the logits, looks linear"].startswith("+0.133 ± ")
+    assert added["mirrored around the activation"].startswith("+0.350 ± ")
+
+
+def test_intervals_hold_for_all_networks_at_once(found: list[Record]) -> None:
+    """Of two networks each interval is one of 97.5 %."""
+    records = rows_of(found, torch=[1.0, 2.0, 3.0], looks_linear_sized=[0.9, 1.7, 2.8])
+    double = [
+        record.model_copy(update={"values": {**record.values, "gpt": record.values["vgg"]}})
+        for record in records
+    ]
+    one, two = (
+        float(figures.against_published(each, "looks_linear_sized")["difference"].iloc[0][9:])
+        for each in (records, double)
+    )
+    assert two / one == pytest.approx(stats.t.ppf(0.9875, 2) / stats.t.ppf(0.975, 2), rel=0.01)
+
+
 def test_a_scheme_without_a_label_is_shown_under_its_own_name(found: list[Record]) -> None:
-    records = rows_of(found, mine=[3, 3.5, 3], hessian=[4, 5, 4.5])
+    records = rows_of(found, mine=[0.3, 0.35, 0.3], looks_linear_sized=[0.4, 0.5, 0.45])
     figure = figures.final_losses(records)
     drawn = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     plt.close(figure)
-    assert drawn == ["mine", figures.LABELS["hessian"]]
+    assert drawn == ["mine", figures.LABELS["looks_linear_sized"]]
     assert "mine" in figures.standings(records, "vgg").index
-    (row,) = figures.verdicts(records).to_dict("records")
-    assert row["best other"] == "mine, 0.300"
+    (row,) = figures.against_published(records, "looks_linear_sized").to_dict("records")
+    assert row["best published"] == "mine, 0.300"
 
 
-@pytest.mark.parametrize("chosen", [["he", "mine"], ["hessian"], ["hessian", "level"]])
+@pytest.mark.parametrize("chosen", [["he", "mine"], ["looks_linear_sized"]])
 def test_without_a_match_there_is_no_verdict(found: list[Record], chosen: list[str]) -> None:
-    records = rows_of(found, **{name: [3, 4, 5] for name in chosen})
-    assert figures.verdicts(records).empty
+    records = rows_of(found, **{name: [0.3, 0.4, 0.5] for name in chosen})
+    assert figures.against_published(records, "looks_linear_sized").empty
     plt.close(figures.final_losses(records))
 
 
-def test_a_half_of_ours_is_no_rival(found: list[Record]) -> None:
-    records = rows_of(
-        found, he=[11, 11, 11], level=[9, 9.5, 9], directions=[3, 3.5, 3], hessian=[4, 5, 4.5]
-    )
-    (row,) = figures.verdicts(records).to_dict("records")
-    assert (row["best other"], row["verdict"]) == ("He, 1.100", "first")
-    (row,) = figures.verdicts(records, "steps").to_dict("records")
-    assert (row["best other"], row["verdict"]) == ("none", "first")
-    (row,) = figures.halves(records).to_dict("records")
-    assert row["usual weights"] == "He, 1.100"
-    assert (row["level alone"], row["directions alone"], row["both"]) == ("0.900", "0.300", "0.450")
-    assert row["directions add"].startswith("-0.467 ± ")
-    assert row["the level adds"].startswith("+0.133 ± ")
-    (row,) = figures.halves(records, "steps").to_dict("records")
-    assert row["usual weights"] == "He, 10"
-
-
-def test_what_is_added_to_a_half_that_diverged(found: list[Record]) -> None:
-    lost = [math.nan] * 3
-    records = rows_of(found, he=[11, 11, 11], level=lost, directions=[3, 4, 3], hessian=[4, 5, 4])
-    (row,) = figures.halves(records).to_dict("records")
-    assert (row["level alone"], row["directions add"]) == ("diverged", "-")
-    assert row["the level adds"].startswith("+0.100 ± ")
+def test_the_text_says_what_full_scale_records_show() -> None:
+    """No chosen rate at an end of its grid, the rounds of the papers, and five seeds."""
+    shown = read_all(ROOT / "results", "paper", "contest")
+    assert len(shown) >= 5
+    assert shown[0].parameters["rounds"] == 500
+    ends = [
+        (network, scheme)
+        for record in shown
+        for network, row in record.values.items()
+        for scheme in row
+        if figures._at_an_end(record, network, scheme) and not row[scheme]["diverged"]
+    ]
+    assert not ends

@@ -56,8 +56,10 @@ _RULES: dict[str, tuple[Rule, ...]] = {
     "cifar_stability": (*_REGIMES, Rule("trained", "rates.*.final_loss.*")),
     "contest": (
         Rule("timing", "*.cost"),
-        Rule("trained", "*.final.*"),
-        Rule("trained", "*.steps.*"),
+        Rule("trained", "*.final"),
+        Rule("trained", "*.steps"),
+        Rule("trained", "*.rate"),
+        Rule("trained", "*.tried.*"),
     ),
     "diagnose": (Rule("exact", "losses.*.0"), Rule("trained", "losses.*")),
     "fashion_depth": (*_REGIMES, Rule("trained", "*.trained.*")),

@@ -12,7 +12,7 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval; NaN where there is none.
+    """A mean with its interval, of 95 % if nothing else is said; NaN where there is none.
 
     Attributes:
         mean: the mean.
@@ -25,8 +25,12 @@ class Interval:
     high: float = math.nan
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Interval:
+    def of(cls, values: Sequence[float], level: float = 0.95) -> Interval:
         """Take Student's interval over seeds; none of a single seed.
+
+        Args:
+            values: one for each seed.
+            level: the probability with which it holds the true mean.
 
         Example:
             >>> Interval.of([1.0, 2.0, 3.0])  # doctest: +ELLIPSIS
@@ -35,7 +39,7 @@ class Interval:
         mean, count = float(np.mean(values)), len(values)
         if count < 2:
             return cls(mean)
-        student = float(stats.t.ppf(0.975, count - 1))
+        student = float(stats.t.ppf((1 + level) / 2, count - 1))
         reach = student * float(np.std(values, ddof=1)) / math.sqrt(count)
         return cls(mean, mean - reach, mean + reach)
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from hessinit_book.drawing.differences import signed
 from hessinit_book.drawing.style import COLORS, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
-from hessinit_book.statistics.best_rate import at_best_rate, best_rate, median
+from hessinit_book.statistics.best_rate import median
 from hessinit_book.statistics.intervals import Interval
 
 LABELS = {
@@ -20,17 +20,32 @@ LABELS = {
     "lecun": "LeCun",
     "glorot": "Glorot",
     "he": "He",
+    "geometric": "geometric mean",
     "orthogonal": "orthogonal",
     "lsuv": "LSUV",
     "metainit": "MetaInit",
     "gradinit": "GradInit",
     "fixup": "Fixup",
-    "level": "level alone",
-    "directions": "directions alone",
-    "hessian": "hessian_ (ours)",
+    "skipinit": "SkipInit",
+    "zero": "ZerO",
+    "tailored": "TAT",
+    "looks_linear": "looks linear",
+    "usual_sized": "He or LeCun, logits set",
+    "orthogonal_sized": "orthogonal, logits set",
+    "looks_linear_sized": "looks_linear_",
+    "hessian": "hessian_, equal norms",
 }
-OURS = "hessian"
-HALVES = ("level", "directions")  # what ours is put together from; no rivals of it
+PUBLISHED = tuple(list(LABELS)[: list(LABELS).index("looks_linear") + 1])
+SIZED = ("usual_sized", "orthogonal_sized", "looks_linear_sized")
+PARTS = (
+    ("usual", "usual_sized", "size of the logits, usual weights"),
+    ("orthogonal", "orthogonal_sized", "size of the logits, orthogonal"),
+    ("looks_linear", "looks_linear_sized", "size of the logits, looks linear"),
+    ("orthogonal_sized", "looks_linear_sized", "mirrored around the activation"),
+    ("looks_linear_sized", "hessian", "equal Hessian norms"),
+)
+"""What is added: to which start, which makes of it what, in words."""
+
 NETWORKS = {
     "relu_30": "ReLU, 30 layers",
     "relu_100": "ReLU, 100 layers",
@@ -44,7 +59,7 @@ NETWORKS = {
 
 
 def final_losses(records: Sequence[Record]) -> Figure:
-    """Draw the final loss of every scheme at its best rate, a panel a network.
+    """Draw the final loss of every scheme at the rate it chose, a panel a network.
 
     Dots are seeds, bars medians; a cross stands for a scheme that diverged in some seed.
     """
@@ -57,20 +72,19 @@ def final_losses(records: Sequence[Record]) -> Figure:
     rows = -(-len(networks) // columns)
     with style():
         figure, axes = subplots(
-            rows, columns, figsize=(9.8, 0.5 + 2.9 * rows), sharey=True, squeeze=False
+            rows, columns, figsize=(9.8, 0.5 + 3.9 * rows), sharey=True, squeeze=False
         )
         for ax, network in zip(axes.flat, networks, strict=False):
             for y, scheme in enumerate(schemes):
                 if scheme not in records[0].values[network]:
                     continue
-                losses = at_best_rate(records, network, scheme, "final")
-                diverged = at_best_rate(records, network, scheme, "diverged").astype(bool)
-                color = COLORS[2 if scheme == OURS else 1 if scheme in HALVES else 0]
-                seen = losses[~diverged]
+                losses = _found(records, network, scheme, "final")
+                color = COLORS[_group(scheme)]
+                seen = losses[np.isfinite(losses)]
                 ax.plot(seen, np.full(len(seen), y), "o", color=color, markersize=4, alpha=0.6)
                 if len(seen):
                     ax.plot([np.median(seen)] * 2, [y - 0.35, y + 0.35], color=color, linewidth=2)
-                if diverged.any():
+                if len(seen) < len(losses):
                     ax.plot(1.0, y, "x", color="#000000", transform=ax.get_yaxis_transform(),
                             clip_on=False)  # fmt: skip
             ax.set(title=NETWORKS[network], xlabel="final loss [nat]")
@@ -79,11 +93,11 @@ def final_losses(records: Sequence[Record]) -> Figure:
         axes[0, 0].set_yticks(range(len(schemes)), [_label(scheme) for scheme in schemes])
         axes[0, 0].invert_yaxis()
         marks = [
-            Line2D([], [], color=COLORS[0], marker="o", linestyle="none", label="a seed"),
-            Line2D([], [], color=COLORS[0], linewidth=2, label="median"),
+            *(Line2D([], [], color=COLORS[k], marker="o", linewidth=2, label=label)
+              for k, label in enumerate(("published", "size of the logits set", "Hessian norms"))),
             Line2D([], [], color="#000000", marker="x", linestyle="none", label="diverged"),
-        ]
-        figure.legend(handles=marks, loc="outside upper center", ncols=3)
+        ]  # fmt: skip
+        figure.legend(handles=marks, loc="outside upper center", ncols=4)
         note_data(figure, records, "training examples")
     return figure
 
@@ -91,101 +105,112 @@ def final_losses(records: Sequence[Record]) -> Figure:
 def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
     """Tabulate the schemes on one network: medians over seeds, the range in brackets.
 
-    All at the rate whose median final loss is lowest, but for the share of runs at all rates that
-    diverged. Steps that were not enough count as the budget; "-" where no seed got there.
+    Each seed at the rate that its scheme chose on other weights and data. Steps that were not
+    enough count as the budget; "-" where no seed got there.
     """
-    parameters = records[0].parameters
-    budget = parameters["steps"]
-    rates = parameters["adam_rates" if network == "gpt" else "rates"]
+    budget = records[0].parameters["steps"]
     rows = {}
     for scheme in records[0].values[network]:
-        steps = _counted(records, network, scheme, "steps")
-        final = _counted(records, network, scheme, "final")
-        diverged = at_best_rate(records, network, scheme, "diverged").mean()
-        everywhere = np.mean(look_up(records, f"values.{network}.{scheme}.diverged"))
-        cost = np.median(look_up(records, f"values.{network}.{scheme}.cost"))
+        rates = look_up(records, f"values.{network}.{scheme}.rate")
+        steps = _found(records, network, scheme, "steps")
+        final = _found(records, network, scheme, "final")
+        tried = [each for row in look_up(records, f"values.{network}.{scheme}.tried.diverged")
+                 for each in row]  # fmt: skip
         rows[_label(scheme)] = {
-            "best rate": f"{rates[best_rate(records, network, scheme)]:g}",
+            "rates chosen": f"{min(rates):g}" + (f" to {max(rates):g}" * (max(rates) > min(rates))),
+            "at an end": sum(_at_an_end(record, network, scheme) for record in records),
             "steps to the loss": "-"
             if (steps == budget).all()
             else f"{np.median(steps):.0f} [{steps.min():.0f}, {steps.max():.0f}]",
             "final loss [nat]": "{} [{}, {}]".format(
                 *(_written(loss, 3) for loss in (median(final), final.min(), final.max()))
             ),
-            "diverged": f"{diverged:.0%}",
-            "at all rates": f"{everywhere:.0%}",
-            "cost [training steps]": f"{cost:.2g}",
+            "diverged": f"{np.mean(~np.isfinite(final)):.0%}",
+            "of those tried": f"{np.mean(tried):.0%}",
+            "cost [training steps]": (
+                f"{np.median(look_up(records, f'values.{network}.{scheme}.cost')):.2g}"
+            ),
         }
     return pd.DataFrame(rows).T.rename_axis("scheme")
 
 
-def verdicts(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
-    """Compare ours with the best other scheme on each network, paired by seeds.
+def against_published(records: Sequence[Record], ours: str, what: str = "final") -> pd.DataFrame:
+    """Compare a start with the best published one on each network, paired by seeds.
 
-    The difference (ours less theirs) with a 95 % interval by Student's t: "tied" where the
-    interval holds 0, "nobody" where no scheme got to the loss with any seed. The two halves
-    of ours are no rivals. A network where ours or a rival is missing has no row.
+    The difference (ours less theirs) has an interval by Student's t that holds for all networks
+    at once, by Bonferroni's correction: "tied" where it holds 0, "nobody" where no scheme got
+    to the loss. The best published start is picked on the very seeds that are shown, which
+    favors it. A network where ours or all rivals are missing has no row.
 
     Args:
         records: of the contest.
+        ours: key of `LABELS`.
         what: "final", losses [nat], or "steps", where those that were not enough count as
             the budget.
     """
     digits = _DIGITS[what]
     rows = {}
-    for network in records[0].values:
-        found = {
-            name: _counted(records, network, name, what) for name in records[0].values[network]
+    for network, row in records[0].values.items():
+        rivals = {
+            name: _found(records, network, name, what)
+            for name in row
+            if name not in (ours, *SIZED, "hessian")
         }
-        rivals = {name: row for name, row in found.items() if name not in (OURS, *HALVES)}
-        if OURS not in found or not rivals:  # a reader may choose the schemes
+        if ours not in row or not rivals:  # a reader may choose the schemes
             continue
-        ours = found[OURS]
+        found = _found(records, network, ours, what)
         best = min(rivals, key=lambda name: (median(rivals[name]), rivals[name].mean()))
-        several, difference = len(ours) > 1, Interval.of((ours - rivals[best]).tolist())
-        verdict = "first" if difference.mean < 0 else "behind"
-        if difference.low <= 0 <= difference.high:
-            verdict = "tied"
         there = what == "final" or (rivals[best] < records[0].parameters["steps"]).any()
-        if what == "steps" and not there and (ours == rivals[best]).all():
+        verdict, difference = _verdict(found, rivals[best], len(records[0].values))
+        if what == "steps" and not there and (found == rivals[best]).all():
             verdict = "nobody"
         rows[NETWORKS[network]] = {
-            "ours": f"{median(ours):.{digits}f}",
-            "best other": f"{_label(best)}, {median(rivals[best]):.{digits}f}" if there else "none",
-            "difference": signed(difference, digits),
-            "verdict": verdict if several else "one seed",
+            _label(ours): _written(median(found), digits),
+            "best published": f"{_label(best)}, {_written(median(rivals[best]), digits)}"
+            if there
+            else "none",
+            "difference": _difference(difference, digits),
+            "verdict": verdict,
         }
     return pd.DataFrame(rows).T.rename_axis("network")
 
 
-def halves(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
-    """Tabulate what the directions and what the level add, on each network.
+def parts(records: Sequence[Record], what: str = "final") -> pd.DataFrame:
+    """Tabulate what each part of a start adds, network by network, paired by seeds.
 
-    Medians over seeds of the usual weights (He's, or LeCun's for tanh and the transformer), of
-    each half of ours alone, and of both; then what is added to the other half, paired by
-    seeds, with a 95 % interval, or "-" where a run diverged.
-
-    Args:
-        records: of the contest.
-        what: see `verdicts`.
+    Differences with intervals as in `against_published`; "-" where a run diverged or a start is
+    missing.
     """
-    digits = _DIGITS[what]
     rows = {}
-    for network in records[0].values:
-        usual = "lecun" if network.startswith(("tanh", "gpt")) else "he"
-        names = [name for name in (usual, *HALVES, OURS) if name in records[0].values[network]]
-        if len(names) < 4:
-            continue
-        start, level, directions, both = (_counted(records, network, name, what) for name in names)
-        rows[NETWORKS[network]] = {
-            "usual weights": f"{LABELS[usual]}, {_written(median(start), digits)}",
-            "level alone": _written(median(level), digits),
-            "directions alone": _written(median(directions), digits),
-            "both": _written(median(both), digits),
-            "directions add": _added(both, level, digits),
-            "the level adds": _added(both, directions, digits),
+    for before, after, words in PARTS:
+        rows[words] = {
+            NETWORKS[network]: _difference(difference, _DIGITS[what])
+            for network in records[0].values
+            for difference in [_added(records, network, before, after, what)]
         }
-    return pd.DataFrame(rows).T.rename_axis("network")
+    return pd.DataFrame(rows).T.rename_axis("what is added")
+
+
+def summary(records: Sequence[Record]) -> str:
+    """Say in words what came out: the library's start, and what equal norms add to it."""
+    against = against_published(records, "looks_linear_sized")
+    lines = []
+    if len(against):
+        lines.append(
+            f"On final loss `looks_linear_` is {_counts(against['verdict'])} of {len(against)} "
+            "networks, each time against the strongest published start there."
+        )
+    changes = {
+        network: _added(records, network, "looks_linear_sized", "hessian", "final")
+        for network in records[0].values
+    }
+    words = [_word(each) for each in changes.values() if each is not None]
+    if words:
+        lines.append(
+            f"Equal Hessian norms on top of it end {_counts(pd.Series(words))} of {len(words)} "
+            "networks in which they can be had."
+        )
+    return " ".join(lines)
 
 
 _DIGITS = {"final": 3, "steps": 0}
@@ -195,17 +220,63 @@ def _label(scheme: str) -> str:
     return LABELS.get(scheme, scheme)
 
 
-def _counted(records: Sequence[Record], network: str, scheme: str, what: str) -> np.ndarray:
-    """Give a scheme's losses or steps by seed; steps that were not enough are the budget."""
-    values = np.nan_to_num(at_best_rate(records, network, scheme, what), nan=np.inf)
-    return np.minimum(values, records[0].parameters["steps"] if what == "steps" else np.inf)
+def _group(scheme: str) -> int:
+    return 2 if scheme == "hessian" else 1 if scheme in SIZED else 0
+
+
+def _found(records: Sequence[Record], network: str, scheme: str, what: str) -> np.ndarray:
+    """Give a scheme's losses or steps by seed; a run that diverged has an infinite loss."""
+    values = np.array(look_up(records, f"values.{network}.{scheme}.{what}"), dtype=float)
+    values = np.nan_to_num(values, nan=np.inf)
+    if what == "steps":
+        return np.minimum(values, records[0].parameters["steps"])
+    lost = np.array(look_up(records, f"values.{network}.{scheme}.diverged"), dtype=bool)
+    return np.where(lost, np.inf, values)
+
+
+def _at_an_end(record: Record, network: str, scheme: str) -> bool:
+    row = record.values[network][scheme]
+    return row["rate"] in (row["tried"]["rates"][0], row["tried"]["rates"][-1])
+
+
+def _verdict(ours: np.ndarray, theirs: np.ndarray, networks: int) -> tuple[str, Interval | None]:
+    if not np.isfinite([ours, theirs]).all():
+        lost = np.isinf(ours).mean(), np.isinf(theirs).mean()
+        return ("first" if lost[0] < lost[1] else "behind" if lost[0] > lost[1] else "tied"), None
+    difference = Interval.of((ours - theirs).tolist(), level=1 - 0.05 / networks)
+    return (_word(difference, ("first", "tied", "behind")) if len(ours) > 1 else "one seed",
+            difference)  # fmt: skip
+
+
+def _added(
+    records: Sequence[Record], network: str, before: str, after: str, what: str
+) -> Interval | None:
+    if before == "usual":
+        before = "lecun" if network.startswith(("tanh", "gpt")) else "he"
+    if not {before, after} <= set(records[0].values[network]):
+        return None
+    pair = [_found(records, network, name, what) for name in (after, before)]
+    return _verdict(*pair, len(records[0].values))[1]
+
+
+def _word(
+    difference: Interval, words: tuple[str, str, str] = ("lower", "no different", "higher")
+) -> str:
+    if difference.high < 0:
+        return words[0]
+    return words[2] if difference.low > 0 else words[1]
+
+
+def _counts(words: pd.Series) -> str:
+    """Count words in the order in which they say less: "first on 3, tied on 2"."""
+    order = ("first", "tied", "behind", "lower", "no different", "higher", "one seed")
+    there = [word for word in order if (words == word).any()]
+    return ", ".join(f"{word} on {(words == word).sum()}" for word in there)
 
 
 def _written(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if np.isfinite(value) else "diverged"
 
 
-def _added(both: np.ndarray, other: np.ndarray, digits: int) -> str:
-    if not np.isfinite([both, other]).all():
-        return "-"
-    return signed(Interval.of((both - other).tolist()), digits)
+def _difference(difference: Interval | None, digits: int) -> str:
+    return "-" if difference is None else signed(difference, digits)
