@@ -20,6 +20,7 @@ ALLOWED = ROOT / "tests" / "typed_numbers.yaml"
 # Directives whose content is prose; that of others is code, formulas or options.
 PROSE = r"prf:\w+|list-table|figure|note|tip|warning|admonition|glossary|epigraph|dropdown"
 _FENCE = re.compile(r"(?P<ticks>`{3,}|~{3,})(?P<info>.*)")
+_OPTION = re.compile(r"\s*:[\w-]+:")
 
 _UNIT = r"(?:\d+|…|\$[^$\s]+\$|\{num\}`[^`]*`)"
 _NOT_PROSE = re.compile(
@@ -46,7 +47,7 @@ _NAMES = re.compile(
     | \b\d+(?:\.\d+){{2,}}\b                 # versions
     | \b(?:{_VERSIONED})\ (?:\d+(?:\.\d+)*(?:,|\ to|\ or|\ and)?\ ?)+
     | \b(?:[Ss]tatement|[Pp]art|[Cc]ase|[Ll]ayer|[Rr]ule|[Cc]laim|[Cc]hapter|[Ss]eed|[Ff]inding|
-         [Ss]ection|[Ff]igure|[Tt]able|[Pp]oint)s?\ {_COUNT}
+         [Ss]ection|[Ff]igure|[Tt]able)s?\ {_COUNT}
     """,
     re.VERBOSE,
 )
@@ -113,9 +114,7 @@ def _blank_fences(text: str) -> str:
             head = True
             start = line.index("}") + 1 if prose else len(line)
             kept.append(" " * start + line[start:])
-        elif opened and not all(prose for _, prose in opened):
-            kept.append(_blank(line))
-        elif head and re.match(r"\s*:[\w-]+:", line):
+        elif not all(prose for _, prose in opened) or (head and _OPTION.match(line)):
             kept.append(_blank(line))
         else:
             head = False
