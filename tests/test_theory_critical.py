@@ -167,3 +167,18 @@ def test_statement_07_first_layer(rescale: bool) -> None:
         network = RandomNetwork.make([width] * 6, [first, *[rule] * 4], "relu", masks)
         limits = [layer.limit for layer in predict_layer_norms(network, x)]
         assert limits[1:] == pytest.approx([apart * limits[0]] * 4, rel=1e-6)
+
+
+@pytest.mark.parametrize(("activation", "least", "most"), [("relu", 1.0, 1.1), ("tanh", 0.1, 0.4)])
+def test_a_layer_sees_its_own_deviation_through_its_slopes(
+    activation: str, least: float, most: float
+) -> None:
+    # Hence the hypothesis of two slopes in statement 6; and of fixed output curvature, which
+    # moves a little here, with the logits.
+    x = torch.randn(1, 512, generator=torch.Generator().manual_seed(0))
+
+    def first(deviation: float) -> float:
+        variances = [deviation**2 / 512, *[1 / 512] * 3]
+        return predict_layer_norms(RandomNetwork.make([512] * 5, variances, activation), x)[0].limit
+
+    assert least < first(1.0) / first(0.01) < most
