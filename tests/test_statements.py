@@ -19,6 +19,9 @@ THEOREM = """
 ```{{prf:theorem}} Title of {number}
 :label: statement-{number:02d}
 It holds, by {{prf:ref}}`statement-01`.
+
+*Source.* Known, and *partly*
+ours.
 ```
 
 ```{{prf:proof}}
@@ -69,8 +72,8 @@ def test_complete_table(complete: Project) -> None:
     assert status == 0, printed
     text = complete.text("index")
     assert "See Table 1." in text
-    worst = "5. Title of 5 proof one against the other: 3 × 10^−14 (allowed 1 × 10^−12), trial"
-    assert worst in text
+    row = "5. Title of 5 Known, and partly ours. proof one against the other: "
+    assert row + "3 × 10^−14 (allowed 1 × 10^−12), trial" in text
     assert "more of it: 2 × 10^−16" in text
     assert "test_statement_11_holds" in text
     html = complete.raw("index")
@@ -98,8 +101,9 @@ def test_gaps_are_named(complete: Project) -> None:
     theory = theory.replace("<!-- check: statement-02 -->", "")
     whole = THEOREM.format(number=4)
     assert whole in theory
+    whose = THEOREM.format(number=10)
     unproved = theory.replace(whole, whole.replace("{prf:proof}", "{note}"))
-    complete.write("theory.md", unproved)
+    complete.write("theory.md", unproved.replace(whose, whose.replace("*Source.*", "")))
     too_much = checks(statement_06=check(2e-12), statement_07=check(math.nan))
     del too_much["checks"]["statement_08"]
     complete.record(0, values=too_much)
@@ -112,10 +116,11 @@ def test_gaps_are_named(complete: Project) -> None:
         r"index\.md:5: .*statement-07: trial: one against the other: nan is above 1e-12",
         r"index\.md:5: .*statement-08: no full-scale record has the check statement_08",
         r"index\.md:5: .*statement-09: no test is named test_statement_09_",
+        r"index\.md:5: .*statement-10: the theorem in theory does not end in a line \*Source",
         r"theory\.md:\d+: .*{check}`statement-06`: trial: .* 2e-12 is above 1e-12",
     ):
         assert re.search(reason, printed), (reason, printed)
-    assert "statement-10" not in printed
+    assert "statement-11" not in printed
 
 
 def test_pages_follow_records_and_tests(complete: Project) -> None:
@@ -163,3 +168,14 @@ def test_theorems_of_the_book_are_found() -> None:
     found = statements.find_theorems(ROOT / "book")
     assert set(found) == set(statements.NUMBERS)
     assert all(theorem.proved and theorem.title for theorem in found.values())
+    assert all(theorem.source for theorem in found.values())
+
+
+def test_all_results_say_whose_they_are() -> None:
+    result = re.compile(r"^(`{3,})\{prf:(?!proof|remark)\w+\}.*?\n\1$", re.MULTILINE | re.DOTALL)
+    found = 0
+    for path in (ROOT / "book").rglob("*.md"):
+        for block in result.finditer(path.read_text(encoding="utf-8")):
+            found += 1
+            assert re.search(r"\n\n\*Source\.\* \S[^`]", block[0]), block[0][:80]
+    assert found > len(statements.NUMBERS)

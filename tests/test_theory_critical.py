@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from networks import make_case
 from torch import nn
 
-from hessinit_book.theory import RandomNetwork, predict_layer_norms
+from hessinit_book.theory import Masks, RandomNetwork, predict_layer_norms
 from hessinit_lib.theory import (
     balancing_scales,
     best_rate,
@@ -152,3 +152,33 @@ def test_statement_10_balances_a_relu_network() -> None:
 def test_statement_10_refuses(norms: list[float], targets: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         balancing_scales(norms, targets)
+
+
+@pytest.mark.parametrize("rescale", [True, False])
+def test_statement_07_first_layer(rescale: bool) -> None:
+    # The rule of every layer balances all; another first layer sets all others apart from it.
+    keep, width, c = 0.5, 4096, 0.5
+    masked = 1 / keep if rescale else keep
+    rule = critical_variance("relu", width, width, dropout=1 - keep, rescale=rescale)
+    x = torch.full((1, width), 0.5)
+    firsts = {rule: 1.0, 1 / (c * width): masked, 1 / width: c * masked}
+    for first, apart in firsts.items():
+        masks = Masks(keep, rescale=rescale)
+        network = RandomNetwork.make([width] * 6, [first, *[rule] * 4], "relu", masks)
+        limits = [layer.limit for layer in predict_layer_norms(network, x)]
+        assert limits[1:] == pytest.approx([apart * limits[0]] * 4, rel=1e-6)
+
+
+@pytest.mark.parametrize(("activation", "least", "most"), [("relu", 1.0, 1.1), ("tanh", 0.1, 0.4)])
+def test_a_layer_sees_its_own_deviation_through_its_slopes(
+    activation: str, least: float, most: float
+) -> None:
+    # Hence the hypothesis of two slopes in statement 6; and of fixed output curvature, which
+    # moves a little here, with the logits.
+    x = torch.randn(1, 512, generator=torch.Generator().manual_seed(0))
+
+    def first(deviation: float) -> float:
+        variances = [deviation**2 / 512, *[1 / 512] * 3]
+        return predict_layer_norms(RandomNetwork.make([512] * 5, variances, activation), x)[0].limit
+
+    assert least < first(1.0) / first(0.01) < most

@@ -1,4 +1,4 @@
-"""The directive {statements} and the role {check}: each statement with proof, check and tests.
+"""The directive {statements} and the role {check}: each statement, its source, proof and checks.
 
 Syntax::
 
@@ -12,6 +12,7 @@ A comment `<!-- check: statement-05 -->` in a page's source stands for the role.
 parts come from:
 
 - theorem and title: `{prf:theorem} Title` with `:label: statement-05`, in the book's pages;
+- source, whose it is: the theorem's last paragraph, which begins with `*Source.*`;
 - proof: the `{prf:proof}` that follows it on its page;
 - checks: `values.checks.statement_05`, and `statement_05_<more>`, in the full-scale records:
   what was compared, the value reached (the worst over the seeds) and the value allowed;
@@ -34,6 +35,7 @@ from typing import Any, ClassVar
 from book_records import complain, read_followed, repository_root
 from docutils import nodes
 from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
 from num import to_nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
@@ -47,10 +49,17 @@ from hessinit_book.records.records import Record
 
 NUMBERS = range(1, 13)
 
-_HEADINGS = {"statement": 24, "proof": 8, "check: largest error (allowed)": 38, "tests": 30}
+_HEADINGS = {
+    "statement": 18,
+    "source": 24,
+    "proof": 7,
+    "check: largest error (allowed)": 27,
+    "tests": 24,
+}
 _THEOREM = re.compile(
     r"`{3,}\{prf:theorem\}[ \t]*(?P<title>.*)\n:label: statement-(?P<number>\d\d)\b"
 )
+_SOURCE = re.compile(r"^\*Source\.\* (?P<source>.+?)\n`{3,}$", re.MULTILINE | re.DOTALL)
 _NEXT = re.compile(r"^`{3,}\{prf:(?P<kind>\w+)\}", re.MULTILINE)
 _COMMENT = re.compile(r"<!-- check: (statement-\d\d) -->")
 _CHECK = re.compile(r"statement_(\d\d)(_\w+)?")
@@ -59,11 +68,12 @@ _TEST = re.compile(r"test_statement_(\d\d)_\w+")
 
 @dataclass(frozen=True)
 class Theorem:
-    """Where a statement stands: page, title, and whether a proof follows."""
+    """Where a statement stands: page, title, whose it is, and whether a proof follows."""
 
     page: str
     title: str
     proved: bool
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,9 @@ def find_theorems(source_dir: Path) -> dict[int, Theorem]:
         for match in _THEOREM.finditer(text):
             after = _NEXT.search(text, match.end())
             proved = after is not None and after["kind"] == "proof"
-            found[int(match["number"])] = Theorem(page, match["title"].strip(), proved)
+            said = _SOURCE.search(text, match.end(), after.start() if after else len(text))
+            source = " ".join(said["source"].split()) if said else ""
+            found[int(match["number"])] = Theorem(page, match["title"].strip(), proved, source)
     return found
 
 
@@ -159,8 +171,11 @@ def gaps(
     """Say what a statement lacks, a line each."""
     if theorem is None:
         yield f"no theorem with the label statement-{number:02d}"
-    elif not theorem.proved:
-        yield f"no proof follows the theorem in {theorem.page}"
+    else:
+        if not theorem.proved:
+            yield f"no proof follows the theorem in {theorem.page}"
+        if not theorem.source:
+            yield f"the theorem in {theorem.page} does not end in a line *Source.*"
     if not checks:
         yield f"no full-scale record has the check statement_{number:02d}"
     if not tests:
@@ -209,7 +224,10 @@ class StatementsDirective(SphinxDirective):
         label = f"statement-{number:02d}"
         missing = nodes.problematic("", "missing")
         statement, proof = [missing.deepcopy()], [missing.deepcopy()]
+        source = nodes.container()
         if theorem is not None:
+            lines = StringList([theorem.source], source=theorem.page)
+            self.state.nested_parse(lines, 0, source)
             statement = [nodes.Text(f"{number}. "), _link(self.env, theorem, label, theorem.title)]
             if theorem.proved:
                 proof = [_link(self.env, theorem, f"{label}-proof", "proof")]
@@ -222,6 +240,7 @@ class StatementsDirective(SphinxDirective):
             names += nodes.list_item("", nodes.paragraph("", "", nodes.literal("", name)))
         return [
             [nodes.paragraph("", "", *statement)],
+            [*source.children] or [nodes.paragraph("", "", missing.deepcopy())],
             [nodes.paragraph("", "", *proof)],
             [items] if checks else [nodes.paragraph("", "", missing.deepcopy())],
             [names] if tests else [nodes.paragraph("", "", missing.deepcopy())],
@@ -241,7 +260,7 @@ class CheckRole(SphinxRole):
             number = int(self.text[-2:])
             checks = find_checks(self.env).get(number, [])
             tests = find_tests(repository_root(self.env.srcdir) / "tests").get(number, [])
-            for gap in gaps(number, Theorem("", "", True), checks, tests):
+            for gap in gaps(number, Theorem("", "", True, "-"), checks, tests):
                 raise RecordError(gap)
         except RecordError as error:
             complain(self.env, self.get_location(), rawtext, error)
@@ -303,7 +322,7 @@ def _table(rows: list[list[list[nodes.Node]]]) -> nodes.table:
         body += nodes.row("", *(nodes.entry("", *content) for content in row))
     columns = [nodes.colspec(colwidth=width) for width in _HEADINGS.values()]
     group = nodes.tgroup("", *columns, head, body, cols=len(_HEADINGS))
-    title = "Statements with their proofs, numeric checks and tests."
+    title = "Statements with their sources, proofs, numeric checks and tests."
     return nodes.table("", nodes.title("", title), group, classes=["statements"])
 
 

@@ -107,7 +107,8 @@ def layer_hessians(
             covered. The message names it.
         ValueError: options, shapes, batch sizes or class indices that do not fit.
 
-    Source: arXiv 2004.09506 for the principle; derivation in the book, statements 2 and 3.
+    Source: arXiv 2004.09506 for the principle; Botev, Ritter and Barber, arXiv 1706.03662, for
+        the blocks and their recursion; derivation in the book, statements 2 and 3.
 
     Example:
         >>> import torch

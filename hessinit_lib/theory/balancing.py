@@ -31,7 +31,8 @@ def balancing_scales(norms: Sequence[float], targets: float | Sequence[float]) -
         ValueError: fewer than two layers (the norm of a single one does not depend on its
             weights' scale), norms that are not above 0, or too few or too many targets.
 
-    Source: derivation in the book, statement 10.
+    Source: derivation in the book, statement 10; that such scales keep the function and change
+        the curvature: Dinh and others, arXiv 1703.04933.
 
     Example:
         >>> [round(math.exp(t), 6) for t in balancing_scales([1.0, 16.0], 4.0)]

@@ -36,7 +36,9 @@ def critical_variance(
 
     Where both hold, at equal widths and c = c', all layers have the same norm. Recovered:
     LeCun $1 / n_{in}$ and Glorot $2 / (n_{in} + n_{out})$ (slope 1 at 0), He $2 / n$ (ReLU),
-    $2 / ((1 + a^2) n)$ (leaky ReLU), $1 / n_{in}$ (SELU at its fixed point).
+    $2 / ((1 + a^2) n)$ (leaky ReLU), $1 / n_{in}$ (SELU at its fixed point). The first layer
+    reads no activation. With the rule of the others, "fan_in" at c = c', all layers are balanced
+    per input; with that of "linear" without dropout, all but the first.
 
     Args:
         activation: a name, a module or an elementwise function.
@@ -58,7 +60,8 @@ def critical_variance(
 
     Source: LeCun, Bottou, Orr, Mueller, "Efficient backprop" (1998); Glorot and Bengio,
         AISTATS 2010; He and others, arXiv 1502.01852; Klambauer and others, arXiv
-        1706.02515 (SELU); arXiv 2004.09506 for the principle.
+        1706.02515 (SELU); Hendrycks and Gimpel, arXiv 1607.02488 (dropout); arXiv 2004.09506
+        for the principle.
 
     Example:
         >>> round(critical_variance("relu", 512, 256) * 512, 9)

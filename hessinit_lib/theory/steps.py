@@ -18,7 +18,7 @@ def predicted_gain(gradient_square: float, curvature: float, rate: float) -> flo
     Returns:
         The gain; negative where the step overshoots.
 
-    Source: derivation in the book, statement 8.
+    Source: any textbook; derivation in the book, statement 8.
 
     Example:
         >>> predicted_gain(4.0, 8.0, rate=0.5)

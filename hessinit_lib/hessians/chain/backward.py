@@ -8,6 +8,9 @@ $$A_k = F_k W^{k+1\top} A_{k+1} W^{k+1} F_k
 The first term alone, started from the output, is the linearization $S^\top S$, kept as
 a factor S of few rows. What the second terms add up to is the residual R: nothing in a
 piecewise-linear network, a diagonal under the last smooth activation, a dense matrix below.
+
+Source: Botev, Ritter and Barber, arXiv 1706.03662; Dangel, Harmeling and Hennig, arXiv
+1902.01813.
 """
 
 from __future__ import annotations

@@ -6,6 +6,10 @@ with independent signs,
 
 $$\|G\|_F^2 = \mathbb{E} \sum_{b,c} (g_b \cdot g'_c)^2 , \qquad
   \operatorname{tr} G = \mathbb{E} \sum_b |g_b|^2 .$$
+
+Source: Hutchinson (1990) for random signs; Martens and Grosse, arXiv 1503.05671, and Dangel,
+Kunstner and Hennig, arXiv 1912.10985, for passes from roots of the curvature; pairs of passes and
+their error: derivation in the book, statement 12.
 """
 
 from __future__ import annotations
