@@ -83,7 +83,7 @@ def test_the_text_says_what_full_scale_records_show() -> None:
     losses = figures.final_losses(shown)
     guess = round(math.log(10), 2)
     at_most = "most over seeds"
-    ours, he = (figures.TITLES[name] for name in ("vgg11_hessian", "vgg11_mended"))
+    ours, he = (figures.TITLES[name] for name in ("vgg11_looks_linear", "vgg11_mended"))
     assert losses.loc[(ours, 0.03), at_most] < guess - 0.05
     assert losses.loc[(he, 0.03), at_most] >= guess - 0.05
     assert losses.loc[(ours, 0.003), "least over seeds"] < losses.loc[(he, 0.003), at_most]
@@ -95,7 +95,7 @@ def test_the_text_says_what_full_scale_records_show() -> None:
 
 
 def test_our_start_mends_what_is_broken() -> None:
-    broken, ours = make("vgg11_broken", 3, PROBE), make("vgg11_hessian", 3, PROBE)
+    broken, ours = make("vgg11_broken", 3, PROBE), make("vgg11_looks_linear", 3, PROBE)
     assert [type(m) for m in broken.modules()] == [type(m) for m in ours.modules()]
     assert diagnose(broken, F.cross_entropy, *PROBE, curvature="none").verdict == "vanishing"
     found = diagnose(ours, F.cross_entropy, *PROBE, curvature="none")

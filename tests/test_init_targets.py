@@ -85,7 +85,7 @@ def test_all_starts_are_recorded(found: list[Record]) -> None:
 
 def test_same_parameters_give_the_same_values(found: list[Record], tmp_path: Path) -> None:
     before = torch.get_rng_state()
-    (again,) = run(tmp_path, seeds=[1], starts=["equal_rows", "level"])
+    (again,) = run(tmp_path, seeds=[1], starts=["equal_rows", "mirrored_sized"])
     for network, starts in again.values.items():
         for name, values in starts.items():
             # As text: NaN is not equal to itself.
@@ -292,7 +292,7 @@ def test_what_the_text_says_of_equal_norms() -> None:
         assert all(difference.mean > 0 for difference in found)
         if network.startswith("tanh"):
             assert all(difference.low > 0 for difference in found)
-    assert not evaluation.at_best_rate(shown, "relu_30", "level", "diverged").any()
+    assert not evaluation.at_best_rate(shown, "relu_30", "mirrored_sized", "diverged").any()
     best = evaluation.best_rate(shown, "relu_30", "most_gain")
     assert best == 0  # "even at the smallest rate"
 
@@ -312,14 +312,18 @@ def test_figures_are_drawn_from_the_best_rate(found: list[Record]) -> None:
 
 def test_a_start_without_a_label_is_shown_under_its_own_name(found: list[Record]) -> None:
     mine = {
-        network: {"he": starts["he"], "mine": starts["he"], "level": starts["level"]}
+        network: {
+            "he": starts["he"],
+            "mine": starts["he"],
+            "mirrored_sized": starts["mirrored_sized"],
+        }
         for network, starts in found[0].values.items()
     }
     records = [found[0].model_copy(update={"values": mine})]
     figure = figures.final_losses(records)
     drawn = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     plt.close(figure)
-    assert drawn == ["He", "mine", figures.LABELS["level"]]
+    assert drawn == ["He", "mine", figures.LABELS["mirrored_sized"]]
     assert "mine" in figures.summary(records, "tanh_3").index
     for starts in mine.values():
         del starts["he"]

@@ -12,8 +12,9 @@ from hessinit_book.records.records import Record
 from hessinit_book.statistics.best_rate import at_best_rate
 from hessinit_book.statistics.intervals import Interval
 
-# Those of `init_targets` that differ from He's in the scale of layers alone, chosen by norms.
-CONTROLLED = ("equal_frobenius", "equal_spectral", "equal_rows", "all_one", "he_level")
+# Those of `init_targets` that differ from He's in the scale of layers alone, set by the norms of
+# Hessians of weights.
+CONTROLLED = ("equal_frobenius", "equal_spectral", "equal_rows", "all_one")
 
 
 def control_helps(found: Sequence[Record]) -> Finding:

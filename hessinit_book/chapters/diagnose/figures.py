@@ -17,7 +17,7 @@ TITLES = {
     "gpt": "small GPT",
     "vgg11_broken": "VGG-11, PyTorch's weights",
     "vgg11_mended": "VGG-11, He's weights",
-    "vgg11_hessian": "VGG-11, hessian_",
+    "vgg11_looks_linear": "VGG-11, looks_linear_",
 }
 QUANTITIES = {
     "gain": "gain of the weights",

@@ -1,7 +1,7 @@
 """Three networks of torchvision and a small GPT at their start: which are well initialized?
 
 And one of them broken on purpose: VGG-11 with PyTorch's own weights in place of He's, which
-is then repaired by what the diagnosis says, and by `hessian_`; all train for some steps. Last,
+is then repaired by what the diagnosis says, and by `looks_linear_`; all train for some steps. Last,
 how large a fault must be to be named: one layer of a plain network is scaled by factors of
 all sizes.
 """
@@ -30,7 +30,7 @@ from hessinit_book.statistics.rounding import all_rounded, rounded
 from hessinit_book.training.image_data import load_images
 from hessinit_lib.diagnosis import Diagnosis, diagnose
 from hessinit_lib.hessians.noise import without_noise
-from hessinit_lib.init import hessian_
+from hessinit_lib.init import looks_linear_
 
 CLASSES = 10
 LEVELS = 16  # shades of gray: the tokens of the GPT
@@ -38,7 +38,9 @@ SIDE = 6  # pixels a side of the images that it reads
 PLAIN = {"relu": (nn.ReLU, 2.0), "tanh": (nn.Tanh, 1.0)}  # activation, its critical variance
 DEPTH, WIDTH = 8, 128  # of the plain networks
 
-Name = Literal["resnet18", "squeezenet", "gpt", "vgg11_broken", "vgg11_mended", "vgg11_hessian"]
+Name = Literal[
+    "resnet18", "squeezenet", "gpt", "vgg11_broken", "vgg11_mended", "vgg11_looks_linear"
+]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -70,7 +72,7 @@ class DiagnoseParameters(Parameters):
         },
         "quick": {
             "seeds": (0,),
-            "networks": ("squeezenet", "gpt", "vgg11_broken", "vgg11_mended", "vgg11_hessian"),
+            "networks": ("squeezenet", "gpt", "vgg11_broken", "vgg11_mended", "vgg11_looks_linear"),
             "rates_of": ("gpt",),
             "batch_size": 8,
             "steps": 5,
@@ -83,7 +85,7 @@ class DiagnoseParameters(Parameters):
     networks: Annotated[tuple[Name, ...], Field(min_length=1)] = get_args(Name)
     rates_of: tuple[Name, ...] = ("squeezenet", "gpt")
     batch_size: Several = 16
-    trained: tuple[Name, ...] = ("vgg11_broken", "vgg11_mended", "vgg11_hessian")
+    trained: tuple[Name, ...] = ("vgg11_broken", "vgg11_mended", "vgg11_looks_linear")
     steps: Count = 80
     learning_rates: Rates = (0.003, 0.03)
     factors: Deviations = tuple(rounded(10 ** (k / 4), 3) for k in range(-12, 9))
@@ -141,9 +143,9 @@ def make(name: Name, seed: int, probe: Batch) -> nn.Module:
     Args:
         name: see `Name`. VGG-11 is the one without normalization, with one layer above the
             last pooling, which of 32 x 32 pixels leaves one: "vgg11_broken" with PyTorch's
-            own weights, "vgg11_mended" with He's, "vgg11_hessian" with those of `hessian_`.
+            own weights, "vgg11_mended" with He's, "vgg11_looks_linear" with those of `looks_linear_`.
         seed: of the weights.
-        probe: images, shape (B, 3, 32, 32), and labels, for `hessian_`.
+        probe: images, shape (B, 3, 32, 32), and labels, for `looks_linear_`.
     """
     weights = generator(seed, f"{name} weights")
     device = probe[0].device
@@ -163,8 +165,8 @@ def make(name: Name, seed: int, probe: Batch) -> nn.Module:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=weights)
                 nn.init.zeros_(layer.get_parameter("bias"))
     model.to(device)
-    if name == "vgg11_hessian":
-        hessian_(model, F.cross_entropy, *probe, generator=weights)
+    if name == "vgg11_looks_linear":
+        looks_linear_(model, probe[0], generator=weights)
     return model
 
 

@@ -29,14 +29,14 @@ LABELS = {
     "layer_rates": "He, rates 1/norm",
     "narrow_last": "last layer 1/n",
     "zero_last": "last layer zero",
-    "he_level": "He, level",
+    "he_sized": "He, logits 0.7",
     "centered_biases": "orthogonal, centered biases",
-    "orthogonal_level": "orthogonal, level",
-    "mirrored": "directions",
-    "mirrored_equal": "directions, equal norms",
-    "level_low": "directions, level 0.01",
-    "level": "directions, level 0.1 (default)",
-    "level_high": "directions, level 0.4",
+    "orthogonal_sized": "orthogonal, logits 0.7",
+    "mirrored": "looks linear",
+    "mirrored_equal": "looks linear, equal norms",
+    "mirrored_small": "looks linear, logits 0.2",
+    "mirrored_sized": "looks linear, logits 0.7",
+    "mirrored_large": "looks linear, logits 1.4",
 }
 
 
@@ -76,8 +76,8 @@ def final_losses(records: Sequence[Record]) -> Figure:
             ticks = (0.3, 0.5, 1, 2)
             ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             ax.minorticks_off()
-            if "level" in starts:  # what `hessian_` does by itself
-                row = starts.index("level")
+            if "mirrored_sized" in starts:  # what `looks_linear_` does
+                row = starts.index("mirrored_sized")
                 ax.axhspan(row - 0.5, row + 0.5, color="#000000", alpha=0.06)
         axes[0, 0].set_yticks(range(len(starts)), [_label(start) for start in starts])
         axes[0, 0].invert_yaxis()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hessinit_book.chapters.init_targets.gauss_newton_norms import gauss_newton_norms
-from hessinit_lib.init import apply, hessian_, lsuv_
+from hessinit_lib.init import apply, looks_linear_, lsuv_, scale_outputs_
 from hessinit_lib.init.layers import weight_layers
 from hessinit_lib.theory.balancing import balancing_scales
 
@@ -157,20 +157,14 @@ def _balanced_directions(start: Start) -> None:
     _balance(start, "frobenius")
 
 
-def _orthogonal_level(start: Start) -> None:
-    _orthogonal(start)
-    _hessian(start, directions="keep")
+def _sized(start: Start, draw: Callable[[Start], None]) -> None:
+    """Another start, with logits of the size that `looks_linear_` sets."""
+    draw(start)
+    scale_outputs_(start.model, start.inputs)
 
 
-def _hessian(start: Start, **options: object) -> None:
-    hessian_(
-        start.model,
-        F.cross_entropy,
-        start.inputs,
-        start.labels,
-        generator=start.generator,
-        **options,  # pyright: ignore[reportArgumentType]
-    )
+def _looks_linear(start: Start, **options: float) -> None:
+    looks_linear_(start.model, start.inputs, generator=start.generator, **options)
 
 
 def multiply(model: nn.Module, factors: Sequence[float]) -> None:
@@ -213,13 +207,13 @@ STARTS: dict[str, Callable[[Start], None]] = {
     "layer_rates": lambda start: None,  # He's weights; `inverse_norms` sets the rates
     "narrow_last": _narrow_last,
     "zero_last": partial(_last, factor=0.0),
-    "he_level": partial(_hessian, directions="keep"),
+    "he_sized": partial(_sized, draw=lambda start: None),
     "centered_biases": _centered,
-    "orthogonal_level": _orthogonal_level,
+    "orthogonal_sized": partial(_sized, draw=_orthogonal),
     "mirrored": _directions,
     "mirrored_equal": _balanced_directions,
-    "level_low": partial(_hessian, level=0.01),
-    "level": _hessian,
-    "level_high": partial(_hessian, level=0.4),
+    "mirrored_small": partial(_looks_linear, output_rms=0.2),
+    "mirrored_sized": _looks_linear,
+    "mirrored_large": partial(_looks_linear, output_rms=1.4),
 }
 """Every initializer that was tried, in the order of the figures."""
