@@ -40,7 +40,7 @@ def test_a_scheme_of_ones_own_takes_part(tmp_path: Path, monkeypatch: pytest.Mon
     (record,) = contest.run(
         contest.ContestParameters.check(profile="smoke", schemes=command, results_dir=str(tmp_path))
     )
-    assert list(record.values["resnet"]) == ["he", "hessian", name]
+    assert list(record.values["resnet"]) == ["he", "orthogonal", name]
     assert name in contest_figures.standings([record], "resnet").index
 
 

@@ -1,1 +1,1 @@
-"""Other papers' initializers, for the contest: MetaInit, GradInit, Fixup."""
+"""Other papers' initializers, for the contest: MetaInit, GradInit, Fixup, ZerO, TAT."""

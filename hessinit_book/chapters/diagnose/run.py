@@ -143,7 +143,8 @@ def make(name: Name, seed: int, probe: Batch) -> nn.Module:
     Args:
         name: see `Name`. VGG-11 is the one without normalization, with one layer above the
             last pooling, which of 32 x 32 pixels leaves one: "vgg11_broken" with PyTorch's
-            own weights, "vgg11_mended" with He's, "vgg11_looks_linear" with those of `looks_linear_`.
+            own weights, "vgg11_mended" with He's, "vgg11_looks_linear" with those of
+            `looks_linear_`.
         seed: of the weights.
         probe: images, shape (B, 3, 32, 32), and labels, for `looks_linear_`.
     """
