@@ -230,7 +230,7 @@ def test_start_and_trained_networks_are_measured_alike(found: list[Record]) -> N
         swept = [values[sweep][name]["first"]["norm_ratio"] for sweep in ("batch", "width")]
         assert start[1:] == [row[-1] for row in swept]
         model = make_network(Setting(name, 1.0, 6, 4, 0), 0)
-        before = float(F.cross_entropy(model(x), labels))
+        before = F.cross_entropy(model(x), labels).item()
         after = train(model, x, labels, 30, 0.1, generator(0, "training"))
         assert values["losses"][name] == after < before
         report = layer_hessians(model, F.cross_entropy, x[order[:12]], labels[order[:12]])
