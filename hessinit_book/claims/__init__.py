@@ -106,7 +106,7 @@ CLAIMS = (
         _RECOVERS.format("batches"),
         "norm_balance",
         _BALANCED.format(
-            rules="the same rules and LeCun's for tanh at any pre-activations",
+            rules=f"{_THREE}, and LeCun's at larger pre-activations, too",
             networks="networks and batches of more than one",
             all="reproduced",
         ),
@@ -129,7 +129,7 @@ CLAIMS = (
     ),
     Claim(
         "preprint",
-        _RECOVERS.format("Glorot's, which the abstract does not name"),
+        _RECOVERS.format("Glorot's rule"),
         "norm_balance",
         _BALANCED.format(
             rules="Glorot's rule (tanh, small pre-activations)",
