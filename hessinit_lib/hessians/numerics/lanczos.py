@@ -105,7 +105,7 @@ def spectral_norms(
     rounding = 10 * torch.finfo(start.dtype).eps
     steps = min(size, _MAX_STEPS)
     # To look takes as long as a step or two: on a GPU, all that is under way has to end.
-    first, every = (4, 2) if start.device.type == "cpu" else (12, 6)
+    first, every = (4, 2) if start.device.type == "cpu" else (11, 6)
     # Steps first: each takes the vectors of all chains as one matrix.
     basis = start.new_empty(min(steps, 16), count, size)
     torch.div(start, torch.linalg.vector_norm(start, dim=1, keepdim=True), out=basis[0])
@@ -126,7 +126,7 @@ def spectral_norms(
             if step < steps:
                 torch.div(image, lengths[:, None], out=basis[step])
         found += [along, lengths]
-        if step < steps and (step < first or step % every):
+        if step < steps and (step < first or (step - first) % every):
             continue
         seen = torch.stack(found).cpu().numpy().astype(float)
         if not done:
