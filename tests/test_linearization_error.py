@@ -26,11 +26,13 @@ from hessinit_book.chapters.linearization_error import (
 )
 from hessinit_book.chapters.linearization_error.residual import layer_residuals
 from hessinit_book.chapters.linearization_error.run import (
+    PLACES,
     LinearizationErrorParameters,
     Setting,
     make_network,
     sweeps,
 )
+from hessinit_book.chapters.linearization_error.trained import train
 from hessinit_book.data import load
 from hessinit_book.drawing.style import data_label
 from hessinit_book.errors import ParameterError
@@ -47,6 +49,7 @@ TINY: dict[str, Any] = {
     "width": 6,
     "batch_size": 12,
     "draws": 2,
+    "steps": 30,
 }
 
 
@@ -217,6 +220,36 @@ def test_record(found: list[Record]) -> None:
     assert found[0].values != found[1].values
 
 
+def test_start_and_trained_networks_are_measured_alike(found: list[Record]) -> None:
+    """The start is that of the sweeps; a trained network is another, and fits the data better."""
+    images, labels = load("mnist", sample=True).tensors("train", torch.device("cpu"))
+    x, order = images.flatten(1), torch.randperm(2000, generator=generator(0, "batch"))
+    values = found[0].values
+    for name in TINY["activations"]:
+        start = values["start"][name]["first"]["norm_ratio"]
+        swept = [values[sweep][name]["first"]["norm_ratio"] for sweep in ("batch", "width")]
+        assert start[1:] == [row[-1] for row in swept]
+        model = make_network(Setting(name, 1.0, 6, 4, 0), 0)
+        before = F.cross_entropy(model(x), labels).item()
+        after = train(model, x, labels, 30, 0.1, generator(0, "training"))
+        assert values["losses"][name] == after < before
+        report = layer_hessians(model, F.cross_entropy, x[order[:12]], labels[order[:12]])
+        trained = values["trained"][name]["first"]["frobenius"][0]
+        assert trained == pytest.approx(report["0.weight"].residual_ratio, rel=1e-4)
+
+
+def test_accuracy_is_of_smooth_activations(found: list[Record]) -> None:
+    for record in found:
+        for moment in ("start", "trained"):
+            rows = [record.values[moment][name].values() for name in ("tanh", "gelu")]
+            ratios = [r for row in rows for layer in row for r in layer["norm_ratio"]]
+            errors = np.abs(np.array(ratios) - 1)
+            found_sum = record.values["accuracy"][moment]["norm"]
+            assert found_sum["worst"] == pytest.approx(errors.max(), rel=1e-5)
+            assert found_sum["typical"] == pytest.approx(np.median(errors), rel=1e-5)
+            assert found_sum["accurate"] == pytest.approx((errors <= 0.1).mean(), rel=1e-5)
+
+
 def test_drawn_labels_average_out() -> None:
     """A slope of -1/2 against the batch size, for the expected square over labels."""
     values: dict[str, Any] = {"batch": {}, "batch_drawn": {}}
@@ -242,6 +275,7 @@ def test_piecewise_linear_alone(tmp_path: Path) -> None:
     (record,) = run(tmp_path, seeds=[0], activations=["relu"])
     assert list(record.values["checks"]) == ["statement_05_exact"]
     assert record.values["overview"] == record.values["bound"] == record.values["slope"] == {}
+    assert record.values["accuracy"] == {"start": {}, "trained": {}}
 
 
 def test_saturated_softmax_is_measured_in_float64() -> None:
@@ -295,3 +329,11 @@ def test_figures_show_the_numbers(found: list[Record]) -> None:
     table = figures.summary(found)
     rows = [record.values["deviation"]["gelu"]["upper"]["spectral"][1] for record in found]
     assert table.loc["gelu", "layer n - 1, spectral"] == pytest.approx(np.median(rows), abs=1e-3)
+    table = figures.accuracy(found)
+    rows = [
+        record.values["trained"]["gelu"][place]["spectral"] for record in found for place in PLACES
+    ]
+    medians = np.median(np.reshape(rows, (2, -1)), 0)
+    assert table.loc["gelu", ("trained", "spectral")] == (
+        f"{np.median(medians):.2f} ({medians.min():.2f} to {medians.max():.2f})"
+    )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hessinit_book.claims import images, initialization, theory
+from hessinit_book.claims import authors, chain_rule, images, initialization, rules
 from hessinit_book.claims.findings import NOT_TESTED, Finding
 from hessinit_book.records import records
 
@@ -26,6 +26,7 @@ class Claim:
         rule: the rule of the verdict, in words; `judge` is the same in code.
         judge: computes the finding; None while there is no experiment.
         beside: other experiments whose records the judge takes as well, in this order.
+        form: what the claim is taken to mean, such as which norm; Markdown, as is the rule.
     """
 
     source: str
@@ -34,6 +35,7 @@ class Claim:
     rule: str
     judge: Callable[..., Finding] | None = None
     beside: tuple[str, ...] = ()
+    form: str = ""
 
     def finding(self, results: Path | str) -> Finding:
         """Judge the claim by the full-scale records in a folder of results.
@@ -55,14 +57,89 @@ _USEFUL = (
     "reproduced if it is ahead of {rivals} (interval of the difference above 0); else partly."
 )
 
+_RECOVERS = (
+    "Controlling the Hessian norm recovers the known rules for smooth activations, dropout and "
+    "ReLU: {}."
+)
+
+_CHAIN_RULE = "The approximated chain rule for Hessians is accurate: {}."
+
+_BALANCED = (
+    "Weights have the variances of {rules}. Balanced: the largest norm of a layer is at most twice "
+    "the smallest (means over networks and seeds). In all {networks}: {all}; in some: partly."
+)
+
+_THREE = "LeCun's rule (tanh, small pre-activations), He's (ReLU), and He's for dropout"
+
+_ACCURATE = (
+    "{}, of layers below an activation, in several networks and on several batches, at the start "
+    "and after training: at most a tenth (medians over seeds) in all: reproduced; in some: partly."
+)
+
+_ON_BATCHES = "Norms of all layers' Hessians on a batch, as they are."
+_IN_NOTEBOOK = "Frobenius norms of layers' Hessians on a batch, as they are."
+
 CLAIMS = (
     Claim(
         "preprint",
-        "Controlling the Hessian norm recovers the known rules for smooth activations, dropout "
-        "and ReLU.",
-        "norm_propagation",
-        "Every check of statement 7 is within what it allows: reproduced; some: partly.",
-        theory.recovered,
+        _RECOVERS.format("traces"),
+        "norm_balance",
+        "The variances of the theory are those of the published rules, and measurements are not "
+        "against it. " + _BALANCED.format(rules=_THREE, networks="networks", all="derived"),
+        rules.traces,
+        beside=("norm_propagation",),
+        form="Trace of the Hessian, divided by the layer's number of inputs: by "
+        "{prf:ref}`statement-07`, for ReLU at any width, for others in wide networks.",
+    ),
+    Claim(
+        "preprint",
+        _RECOVERS.format("single samples"),
+        "norm_balance",
+        "Measurements are not against it. "
+        + _BALANCED.format(rules=_THREE, networks="networks of the largest width", all="derived"),
+        rules.one_sample,
+        form="Frobenius norm of one sample's Hessian, divided by the layer's number of inputs: by "
+        "{prf:ref}`statement-07`, in the limit of wide networks.",
+    ),
+    Claim(
+        "preprint",
+        _RECOVERS.format("batches"),
+        "norm_balance",
+        _BALANCED.format(
+            rules=f"{_THREE}, and LeCun's at larger pre-activations, too",
+            networks="networks and batches of more than one",
+            all="reproduced",
+        ),
+        rules.batches,
+        form="Frobenius norm of the Hessian of a batch's mean loss, divided by the layer's number "
+        "of inputs; with the residual and without it.",
+    ),
+    Claim(
+        "preprint",
+        _RECOVERS.format("norms as they are"),
+        "norm_balance",
+        _BALANCED.format(
+            rules=_THREE,
+            networks="networks in which numbers of inputs differ more than fourfold",
+            all="reproduced",
+        ),
+        rules.literal,
+        form="Frobenius norm of one sample's Hessian, not divided by anything: by "
+        "{prf:ref}`prop-balance`, equal norms ask for equal deviations, whatever the widths.",
+    ),
+    Claim(
+        "preprint",
+        _RECOVERS.format("Glorot's rule"),
+        "norm_balance",
+        _BALANCED.format(
+            rules="Glorot's rule (tanh, small pre-activations)",
+            networks="networks, by both norms",
+            all="reproduced",
+        ),
+        rules.glorot,
+        form="Trace, and Frobenius norm of one sample's Hessian, each divided by the root of the "
+        "layer's number of weights. By {prf:ref}`statement-07`, the geometric mean of both fans "
+        "balances these; Glorot's rule has the arithmetic mean.",
     ),
     Claim(
         "preprint",
@@ -72,6 +149,7 @@ CLAIMS = (
         "(interval of the difference of balanced accuracies above 0): at both learning rates on "
         "other seeds, another depth and another activation: reproduced; in some of these: partly.",
         images.beyond_variances,
+        form=_ON_BATCHES,
     ),
     Claim(
         "preprint",
@@ -81,13 +159,15 @@ CLAIMS = (
             others="depths", rivals="both gradient norms and variances at both learning rates"
         ),
         images.diagnostic,
+        form=_ON_BATCHES,
     ),
     Claim(
-        "preprint",
+        "conference",
         "The Hessian norm is a useful diagnostic: CIFAR-10, with simplified GoogleNet and ResNet.",
         "cifar_networks",
         _USEFUL.format(others="networks", rivals="both gradient norms and variances"),
         images.on_convolutions,
+        form=_ON_BATCHES,
     ),
     Claim(
         "preprint",
@@ -99,6 +179,7 @@ CLAIMS = (
         "networks: reproduced; on some: partly. Starts that change directions as well do not "
         "count.",
         initialization.control_helps,
+        form=_ON_BATCHES,
     ),
     Claim(
         "preprint",
@@ -107,15 +188,46 @@ CLAIMS = (
         "The start whose input and output blocks have matched norms ends better than gensim's "
         "own (95 % interval of the difference): in all measures: reproduced; in some: partly.",
         initialization.control_helps_words,
+        form="Norms of the Hessian blocks of the input and of the output vectors.",
     ),
     Claim(
         "conference",
-        "The approximated chain rule for Hessians is accurate.",
+        _CHAIN_RULE.format("ReLU"),
         "linearization_error",
-        "Of the first layer's Hessian at the critical deviation, the rule leaves out at most a "
-        "tenth (Frobenius norm of the residual, median over seeds): for all activations: "
-        "reproduced; for some: partly.",
-        theory.chain_rule,
+        "Automatic differentiation finds a residual that is a rounding error; and in networks of "
+        "several widths, on several batches, at the start and after training, it is at most a "
+        "tenth of the Hessian: derived.",
+        chain_rule.piecewise_linear,
+        form="The matrix: by {prf:ref}`statement-05`, the rule is exact where activations are "
+        "piecewise linear.",
+    ),
+    Claim(
+        "conference",
+        _CHAIN_RULE.format("smooth activations, the matrix"),
+        "linearization_error",
+        _ACCURATE.format("Frobenius norm of the residual over the Hessian's"),
+        chain_rule.matrix,
+        beside=("modern_linearization",),
+        form="Frobenius norm of what the rule leaves out.",
+    ),
+    Claim(
+        "conference",
+        _CHAIN_RULE.format("smooth activations, the spectral norm"),
+        "linearization_error",
+        _ACCURATE.format("Spectral norm of the residual over the Hessian's"),
+        chain_rule.spectral,
+        form="Spectral norm of what the rule leaves out; it bounds the error of each eigenvalue.",
+    ),
+    Claim(
+        "conference",
+        _CHAIN_RULE.format("smooth activations, the norm"),
+        "linearization_error",
+        _ACCURATE.format(
+            "Difference of the Frobenius norms by the rule and of the Hessian, over the latter"
+        ),
+        chain_rule.norm,
+        beside=("modern_linearization",),
+        form="Ratio of two Frobenius norms, whatever the matrices.",
     ),
     Claim(
         "conference",
@@ -125,6 +237,7 @@ CLAIMS = (
         "the same shapes may do no better here than guessing (95 % interval), at some rate.",
         images.on_clothes,
         beside=("mnist_depth",),
+        form=_ON_BATCHES,
     ),
     Claim(
         "conference",
@@ -144,8 +257,10 @@ CLAIMS = (
         "At initialization, the linearization dominates the Hessian.",
         "linearization_error",
         "The residual is less than half of the first layer's Hessian (median over seeds): for "
-        "ReLU and in the authors' network with tanh: reproduced; for one: partly.",
-        theory.authors_linearization,
+        "ReLU, and in the authors' network with tanh, in Frobenius and in spectral norm: all: "
+        "reproduced; some: partly.",
+        authors.linearization_dominates,
+        form="The matrix, not only its norm.",
     ),
     Claim(
         "notebook",
@@ -154,7 +269,8 @@ CLAIMS = (
         "Deviation 1 against 0.01, medians over seeds: the Hessians of layers 1 and 3 are more "
         "than ten times as large, the final loss scatters more than twice as much: all: "
         "reproduced; some: partly.",
-        theory.explodes,
+        authors.explodes,
+        form=_IN_NOTEBOOK,
     ),
     Claim(
         "notebook",
@@ -163,7 +279,8 @@ CLAIMS = (
         "Deviation 0.00001 against 0.01, medians over seeds: the Hessians of layers 1 and 3 and "
         "the gradient of layer 3 are less than a tenth, the final loss is more than twice as "
         "high: all: reproduced; some: partly.",
-        theory.vanishes,
+        authors.vanishes,
+        form=_IN_NOTEBOOK,
     ),
 )
 """All of them, in the order of the page."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hessinit_book.statistics.prediction import Estimate
 
-REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTED = (
+DERIVED, REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTED = (
+    "derived",
     "reproduced",
     "partly",
     "not reproduced",
     "not tested",
 )
+VERDICTS = (DERIVED, REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTED)
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Finding:
     """What the records say of a claim.
 
     Attributes:
-        verdict: one of the four above.
+        verdict: one of `VERDICTS`.
         figure: the figures it rests on, with their intervals, in words.
     """
 
@@ -40,6 +42,28 @@ def verdict(holds: Sequence[bool]) -> str:
     if all(holds):
         return REPRODUCED
     return PARTLY if any(holds) else NOT_REPRODUCED
+
+
+def derived(holds: Sequence[bool]) -> str:
+    """Give the verdict on a theorem: derived, unless measurements are against it.
+
+    Example:
+        >>> derived([True, True]), derived([True, False])
+        ('derived', 'partly')
+    """
+    return DERIVED if all(holds) else verdict(holds)
+
+
+def counted(verdicts: Iterable[str]) -> str:
+    """Count verdicts, in words.
+
+    Example:
+        >>> counted([PARTLY, NOT_TESTED, PARTLY])
+        '3 claims: 2 partly, 1 not tested'
+    """
+    found = list(verdicts)
+    counts = [f"{found.count(one)} {one}" for one in VERDICTS if one in found]
+    return f"{len(found)} claim{'s' * (len(found) != 1)}: {', '.join(counts)}"
 
 
 def over_seeds(values: Sequence[float], form: str = "#.2g") -> str:

@@ -76,6 +76,9 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         Rule("rounding", "checks.statement_05.value", below=1e-12),
         Rule("rounding", "checks.statement_05_exact.value", below=1e-12),
         Rule("rounding", "checks.statement_05_labels.value", below=1e-12),
+        Rule("trained", "trained.*"),
+        Rule("trained", "accuracy.trained.*"),
+        Rule("trained", "losses.*"),
     ),
     "mnist_depth": (
         *_REGIMES,

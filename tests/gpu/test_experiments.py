@@ -53,6 +53,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "linearization_error": {
         **{"activations": ("tanh",), "deviations": (1.0,), "widths": (8,), "depths": (2,)},
         **{"batch_sizes": (4,), "draws": 1, "width": 8, "depth": 2, "batch_size": 4},
+        **{"steps": 1},
     },
     "mnist_depth": {
         **{"depths": (2,), "activations": ("relu",), "deviations": (0.1,), "steps": 2},
@@ -62,6 +63,9 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "modern_linearization": {
         **{"networks": ("gpt",), "corpus": "file:text", "context": 2, "batch_sizes": (2,)},
         **{"steps": 1, "batch_size": 2},
+    },
+    "norm_balance": {
+        **{"widths": (8, 16), "depths": (2,), "batch_sizes": (1, 2, 4), "draws": 1},
     },
     "norm_propagation": {
         **{"widths": (32,), "depths": (2,), "batch_size": 2, "repeats": 1, "draws": 100},

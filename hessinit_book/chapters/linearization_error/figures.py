@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hessinit_book.chapters.linearization_error.run import CLOSE, PIECEWISE_LINEAR
+from hessinit_book.chapters.linearization_error.trained import ERRORS, MOMENTS
 from hessinit_book.drawing.style import COLORS, LINES, MARKERS, band, note_data, style, subplots
 from hessinit_book.records.records import Record, look_up
 
@@ -180,6 +181,26 @@ def summary(records: Sequence[Record]) -> pd.DataFrame:
     }
     table = {title: cells[:, nearest] for title, cells in columns.items()}
     return pd.DataFrame(table, index=pd.Index(names, name="activation")).round(3)
+
+
+def accuracy(records: Sequence[Record]) -> pd.DataFrame:
+    """Tabulate the rule's errors at the start and after training, by activation.
+
+    The median over layers and settings, with the smallest and the largest in parentheses; of
+    medians over seeds.
+    """
+    rows: dict[str, dict[tuple[str, str], str]] = {}
+    for name in _smooth(records):
+        row = {}
+        for moment in MOMENTS:
+            for quantity, title in ERRORS.items():
+                cells = [_medians(records, moment, [name], place, quantity) for place in PLACES]
+                errors = np.abs(np.array(cells) - (quantity == "norm_ratio"))
+                row[moment, title] = (
+                    f"{np.median(errors):.2f} ({errors.min():.2f} to {errors.max():.2f})"
+                )
+        rows[name] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("activation")
 
 
 def _smooth(records: Sequence[Record]) -> list[str]:

@@ -2,11 +2,13 @@ r"""How much the approximated chain rule leaves out: statement 5, measured.
 
 The residual $R_k = H_k - \hat H_k$ of fully connected networks on MNIST images, relative to
 $H_k$, in Frobenius and spectral norm: against the activation, the deviation of the weights,
-width, depth and batch size. The norms are exact, from `hessinit_lib.layer_hessians`.
+width, depth and batch size; and after training. The norms are exact, from
+`hessinit_lib.layer_hessians`.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,9 +25,10 @@ from tqdm.auto import tqdm
 
 from hessinit_book.chapters.linearization_error.checks import checks
 from hessinit_book.chapters.linearization_error.residual import layer_residuals
+from hessinit_book.chapters.linearization_error.trained import MOMENTS, summary, train
 from hessinit_book.networks.dense import critical_network, draw_network
 from hessinit_book.parameters import Parameters
-from hessinit_book.parameters.values import Count, Deviations, Layers, Units
+from hessinit_book.parameters.values import Count, Deviations, Layers, Rate, Units
 from hessinit_book.randomness import generator
 from hessinit_book.records.records import Record
 from hessinit_book.records.runs import run_seeds
@@ -60,6 +63,8 @@ class LinearizationErrorParameters(Parameters):
         depth: where it is not varied.
         batch_size: where it is not varied.
         draws: how often labels are drawn from the network's own predictions.
+        steps: of training, where networks are measured after it, too.
+        rate: of training.
     """
 
     EXPERIMENT: ClassVar[str] = "linearization_error"
@@ -71,18 +76,21 @@ class LinearizationErrorParameters(Parameters):
             "widths": (16, 64),
             "depths": (2, 4),
             "batch_sizes": (1, 16, 64),
+            "steps": 20,
         },
         "quick": {
             "seeds": (0, 1),
             "widths": (16, 64, 128),
             "depths": (2, 4, 8),
             "batch_sizes": (1, 16, 64, 256),
+            "steps": 200,
         },
         "paper": {
             "seeds": tuple(range(5)),
             "widths": (16, 32, 64, 128, 256),
             "depths": (2, 3, 4, 8, 16),
             "batch_sizes": (1, 4, 16, 64, 256, 1024),
+            "steps": 1000,
         },
     }
 
@@ -95,6 +103,8 @@ class LinearizationErrorParameters(Parameters):
     depth: Layers = 4
     batch_size: Count = 128
     draws: Count = 4
+    steps: Count
+    rate: Rate = 0.1
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,20 @@ def sweeps(parameters: LinearizationErrorParameters) -> dict[str, list[dict[str,
     }
 
 
+def compared(parameters: LinearizationErrorParameters) -> dict[str, dict[str, Any]]:
+    """Say where the rule is looked at both at the start and after training.
+
+    Example:
+        >>> compared(LinearizationErrorParameters.check(profile="smoke"))
+        {'base': {}, 'large_batch': {'batch': 64}, 'wide': {'width': 64}}
+    """
+    return {
+        "base": {},
+        "large_batch": {"batch": max(parameters.batch_sizes)},
+        "wide": {"width": max(parameters.widths)},
+    }
+
+
 def run(parameters: LinearizationErrorParameters) -> list[Record]:
     """Measure every setting for every seed and give the records.
 
@@ -159,7 +183,20 @@ def run(parameters: LinearizationErrorParameters) -> list[Record]:
         def measured(setting: Setting) -> dict[str, dict[str, float]]:
             return measure(setting, seed, *batch(setting.batch))
 
-        values: dict[str, Any] = {name: {} for name in (*varied, "bound")}
+        @cache
+        def after_training(start: Setting) -> tuple[nn.Sequential, float]:
+            model = make_network(start, seed).to(device)
+            shuffle = generator(seed, "training")
+            x = images.flatten(1)
+            return model, train(model, x, labels, parameters.steps, parameters.rate, shuffle)
+
+        def measured_after_training(setting: Setting) -> dict[str, dict[str, float]]:
+            model, _ = after_training(replace(setting, batch=0))
+            pixels, targets = batch(setting.batch)
+            report = hessians(copy.deepcopy(model), pixels.flatten(1), targets)
+            return {place: quantities(layer) for place, layer in _places(report).items()}
+
+        values: dict[str, Any] = {name: {} for name in (*varied, "bound", *MOMENTS, "losses")}
         for activation in parameters.activations:
             base = Setting(
                 activation, 1.0, parameters.width, parameters.depth, parameters.batch_size
@@ -170,15 +207,22 @@ def run(parameters: LinearizationErrorParameters) -> list[Record]:
                 bar.update()
             if activation not in PIECEWISE_LINEAR:
                 values["bound"][activation] = bound_over_residual(base, seed, *batch(BOUND_BATCH))
+            for moment, look in zip(MOMENTS, (measured, measured_after_training), strict=True):
+                values[moment][activation] = _by_place(
+                    [look(replace(base, **change)) for change in compared(parameters).values()]
+                )
+            values["losses"][activation] = after_training(replace(base, batch=0))[1]
+            bar.update()
         return {
             "checks": checks(parameters.activations, seed, *batch(CHECK_BATCH)),
             "slope": slopes(parameters.batch_sizes, values),
             "overview": overview(parameters.deviations, values["deviation"]),
+            "accuracy": {moment: summary(smooth(values[moment])) for moment in MOMENTS},
             "authors_network": authors_network(seed, *batch(parameters.batch_size)),
             **values,
         }
 
-    ticks = len(parameters.activations) * len(varied)
+    ticks = len(parameters.activations) * (len(varied) + 1)
     return run_seeds(parameters, data.info, run_one, ticks=ticks)
 
 
@@ -291,6 +335,11 @@ def slopes(sizes: tuple[int, ...], values: dict[str, Any]) -> dict[str, dict[str
     return found
 
 
+def smooth(found: dict[str, Any]) -> dict[str, Any]:
+    """Pick the activations for which the rule is an approximation."""
+    return {name: one for name, one in found.items() if name not in PIECEWISE_LINEAR}
+
+
 def overview(deviations: tuple[float, ...], swept: dict[str, Any]) -> dict[str, Any]:
     """Sum up the sweep over deviations, smooth activations only.
 
@@ -299,12 +348,12 @@ def overview(deviations: tuple[float, ...], swept: dict[str, Any]) -> dict[str, 
         activations), and the share of all cells below 1/2 and below 0.1. Among the cells
         whose two norms are `CLOSE`: how many there are, and the largest ratio.
     """
-    smooth = [name for name in swept if name not in PIECEWISE_LINEAR]
-    if not smooth:
+    curved = [*smooth(swept)]
+    if not curved:
         return {}
     found: dict[str, Any] = {}
     for place, norm in product(PLACES, ("frobenius", "spectral")):
-        cells = np.array([swept[name][place][norm] for name in smooth])
+        cells = np.array([swept[name][place][norm] for name in curved])
         found.setdefault(place, {})[norm] = {
             "below_half": float((cells < 0.5).mean()),
             "below_tenth": float((cells < 0.1).mean()),
@@ -312,8 +361,8 @@ def overview(deviations: tuple[float, ...], swept: dict[str, Any]) -> dict[str, 
         if 1.0 in deviations:
             critical = cells[:, deviations.index(1.0)]
             found[place][norm] |= {"min": critical.min().item(), "max": critical.max().item()}
-    cells = np.array([[swept[n][p]["norm_ratio"] for p in PLACES] for n in smooth])
-    ratios = np.array([[swept[n][p]["frobenius"] for p in PLACES] for n in smooth])
+    cells = np.array([[swept[n][p]["norm_ratio"] for p in PLACES] for n in curved])
+    ratios = np.array([[swept[n][p]["frobenius"] for p in PLACES] for n in curved])
     close = np.abs(cells - 1) <= CLOSE
     found["close_norms"] = {
         "count": int(close.sum()),

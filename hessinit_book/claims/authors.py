@@ -1,4 +1,4 @@
-"""Judges of the claims on rules, on the chain rule, and of the authors' notebook."""
+"""Judges of the claims of the authors' notebook."""
 
 from __future__ import annotations
 
@@ -6,47 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hessinit_book.claims.findings import NOT_TESTED, Finding, over_seeds, verdict
+from hessinit_book.claims.findings import Finding, over_seeds, verdict
 from hessinit_book.records.records import Record, look_up
 
 
-def recovered(found: Sequence[Record]) -> Finding:
-    """Ask that all checks of statement 7 hold."""
-    checks = [
-        check
-        for record in found
-        for key, check in record.values.get("checks", {}).items()
-        if key.startswith("statement_07")
-    ]
-    if not checks:
-        return Finding(NOT_TESTED)
-    shares = [check["value"] / check["allowed"] for check in checks]
-    return Finding(
-        verdict([share <= 1 for share in shares]),
-        f"error over the one allowed, {len(checks)} checks: {over_seeds(shares)}",
-    )
-
-
-def chain_rule(found: Sequence[Record]) -> Finding:
-    """Ask what the rule leaves out, activation by activation."""
-    deviations = found[0].parameters["deviations"]
-    at = deviations.index(1.0)
-    medians = {}
-    for activation in found[0].parameters["activations"]:
-        key = f"values.deviation.{activation}.first.frobenius.{at}"
-        medians[activation] = float(np.median(look_up(found, key)))
-    texts = [f"{activation} {value:.2g}" for activation, value in medians.items()]
-    return Finding(
-        verdict([value <= 0.1 for value in medians.values()]),
-        "residual over Hessian, first layer, median over seeds: " + ", ".join(texts),
-    )
-
-
-def authors_linearization(found: Sequence[Record]) -> Finding:
+def linearization_dominates(found: Sequence[Record]) -> Finding:
     """Ask what the linearization leaves out, in the authors' network."""
     ratios = {
         "ReLU": look_up(found, "values.deviation.relu.first.frobenius.0"),
-        "tanh (smooth)": look_up(found, "values.authors_network.frobenius"),
+        "tanh": look_up(found, "values.authors_network.frobenius"),
+        "tanh, spectral norm": look_up(found, "values.authors_network.spectral"),
     }
     texts = [f"{name}: {over_seeds(values)}" for name, values in ratios.items()]
     return Finding(
