@@ -45,7 +45,7 @@ def test_probing_leaves_the_network_as_it_is(name: str) -> None:
     inputs, labels = torch.rand(6, 3, 32, 32, generator=seeded()), torch.arange(6)
     names = list(weight_layers(model))
     found = layer_norms(model, inputs, labels, names[:2])
-    seen = signals(model, inputs, names)
+    seen = signals(model, inputs, labels, names)
     assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
