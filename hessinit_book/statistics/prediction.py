@@ -196,10 +196,13 @@ def best_intervals(
     if not len(x):
         return Intervals(*(np.full(len(counts), v) for v in (-math.inf, math.inf, 0.0)))
     run, size = _runs(x, truth), counts.shape[1]
-    kinds = [_table(units[truth == c], run[truth == c], size, run.max() + 1) for c in (True, False)]
-    edges = _edges(x, units, run, size)
+    true, false = (
+        _table(units[truth == c], run[truth == c], size, run.max() + 1) for c in (True, False)
+    )
+    first, last = _edges(x, units, run, size)
     parts = [
-        _learn(counts[i : i + _AT_ONCE], *kinds, *edges) for i in range(0, len(counts), _AT_ONCE)
+        _learn(counts[i : i + _AT_ONCE], true, false, first, last)
+        for i in range(0, len(counts), _AT_ONCE)
     ]
     return Intervals(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 

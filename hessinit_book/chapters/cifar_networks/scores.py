@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,13 +54,23 @@ def networks(records: Sequence[Record]) -> pd.DataFrame:
                 row["variance_weights"] = np.abs(_log(found["at_start"]["deviation"])).max()
                 row["variance_last"] = outputs[-1]
                 row["variance_spread"] = np.ptp(outputs)
-                distances = _log(np.maximum(found["at_start"]["cosine_distance"], ALIKE))
-                row["alike_hidden"], row["alike_outputs"] = distances[-2:]
-                row["loss_start"], *early = _log([found["at_start"]["loss"], *found["early_loss"]])
-                row["trial_loss"] = min(early)
-                row["trial_fall"] = row["loss_start"] - min(early)
+                if "early_loss" in found:
+                    row |= _baselines(found)
                 rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).dropna(axis=1)  # what earlier records did not measure
+
+
+def _baselines(found: Mapping[str, Any]) -> dict[str, float]:
+    at_start = found["at_start"]
+    hidden, outputs = _log(np.maximum(at_start["cosine_distance"], ALIKE))[-2:]
+    loss, *early = _log([at_start["loss"], *found["early_loss"]])
+    return {
+        "loss_start": loss,
+        "alike_hidden": hidden,
+        "alike_outputs": outputs,
+        "trial_loss": min(early),
+        "trial_fall": loss - min(early),
+    }
 
 
 def networks_apart(table: pd.DataFrame) -> Trial:
@@ -87,7 +98,7 @@ def contest(table: pd.DataFrame) -> dict[str, Score]:
     columns = {f: [str(c) for c in table if str(c).startswith(f"{f}_")] for f in FAMILIES}
     numbers = {name: table[name].to_numpy() for names in columns.values() for name in names}
     judged = Judged(numbers, networks_apart(table))
-    return {family: judged.best(names) for family, names in columns.items()}
+    return {family: judged.best(names) for family, names in columns.items() if names}
 
 
 def _log(values: Sequence[float] | np.ndarray) -> np.ndarray:
