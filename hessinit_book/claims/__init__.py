@@ -53,9 +53,9 @@ _USEFUL = (
     "Learnt on all {others} but one, an interval of a norm says which networks of that one "
     "train; which norm is chosen there, too. Not reproduced if its balanced accuracy may be that "
     "of guessing; reproduced if it is ahead of gradient norms, variances, the loss at the start, "
-    "the correlation of samples and the loss after ten steps{rates} (interval of each difference "
-    "above 0); else partly. Intervals are over {units}, with all learned anew in each sample, and "
-    "hold together with 95 %. What nearly all ends alike is left out."
+    "the correlation of samples and the loss after ten steps{rates} (difference above 0); else "
+    "partly. By 95 % intervals over {units}, with all learned anew in each sample; as all have to "
+    "hold, they are not widened for their number. {left_out} are left out."
 )
 
 CLAIMS = (
@@ -81,14 +81,24 @@ CLAIMS = (
         "preprint",
         "The Hessian norm is a useful diagnostic: MNIST.",
         "mnist_depth",
-        _USEFUL.format(others="depths", rates=", at both learning rates", units="shapes"),
+        _USEFUL.format(
+            others="depths",
+            rates=", at both learning rates",
+            units="shapes",
+            left_out="Depths at which nearly all networks end alike",
+        ),
         images.diagnostic,
     ),
     Claim(
         "preprint",
         "The Hessian norm is a useful diagnostic: CIFAR-10, with simplified GoogleNet and ResNet.",
         "cifar_networks",
-        _USEFUL.format(others="networks", rates="", units="networks"),
+        _USEFUL.format(
+            others="networks",
+            rates="",
+            units="networks",
+            left_out="Networks that end alike from nearly all starts",
+        ),
         images.on_convolutions,
     ),
     Claim(
