@@ -28,6 +28,7 @@ from hessinit_book.drawing.regimes import regimes
 from hessinit_book.errors import ParameterError
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.networks.starts import weight_layers
+from hessinit_book.statistics import families
 from hessinit_book.training.images import Images, Progress, Recipe, train
 from hessinit_book.training.layer_norms import layer_norms
 from hessinit_book.training.step_gain import step_gain
@@ -113,7 +114,8 @@ def test_summary_of_a_divergence() -> None:
     assert found["steps_to_level"] == 16  # six of ten steps at 1: the mean is below 1.5
 
 
-def test_networks(tmp_path: Path) -> None:
+def test_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "REPETITIONS", 20)
     before = torch.get_rng_state()
     given = {**SMOKE, "results_dir": str(tmp_path)}
     found = cifar_networks.run(CifarNetworksParameters.check(**given))

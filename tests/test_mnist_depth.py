@@ -29,6 +29,7 @@ from hessinit_book.drawing.regimes import regimes
 from hessinit_book.networks.dense import dense_network
 from hessinit_book.networks.starts import draw_weights
 from hessinit_book.records.records import Record
+from hessinit_book.statistics import families
 from hessinit_book.statistics.families import Score
 from hessinit_book.training.cosines import cosine_distance
 from hessinit_book.training.step_gain import gradient_and_curvature
@@ -37,6 +38,11 @@ from hessinit_lib.init.hessian import LEVEL
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "REPETITIONS", 20)
 
 
 @pytest.fixture(scope="module")

@@ -44,10 +44,12 @@ class Estimate:
         """Write a difference.
 
         Example:
-            >>> Estimate(0.1, -0.05, 0.25).signed()
-            '+0.10 [-0.05, +0.25]'
+            >>> Estimate(0.1, -0.05, 0.25).signed(), Estimate(-0.001, -0.1, 0.1).signed()
+            ('+0.10 [-0.05, +0.25]', '+0.00 [-0.10, +0.10]')
         """
-        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        ends = (self.value, self.low, self.high)
+        value, low, high = (f"{round(end, 2) + 0.0:+.2f}" for end in ends)  # no -0.00
+        return f"{value} [{low}, {high}]"
 
     @classmethod
     def of(cls, samples: Float[np.ndarray, " samples"], comparisons: int = 1) -> Estimate:
@@ -59,8 +61,8 @@ class Estimate:
                 that with 95 % probability all of them hold.
 
         Example:
-            >>> Estimate.of(np.array([0.5, 0.0, 1.0, np.nan]))
-            Estimate(value=0.5, low=0.025, high=0.975)
+            >>> str(Estimate.of(np.array([0.5, 0.0, 1.0, np.nan])))
+            '0.50 [0.03, 0.97]'
         """
         if np.isnan(samples[1:]).all():
             return cls(float(samples[0]), math.nan, math.nan)
