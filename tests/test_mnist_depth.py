@@ -301,14 +301,14 @@ def test_the_reading_follows_the_figures(found: list[Record]) -> None:
             family: Score((members(family)[0],), np.array(own if family == "Hessian" else other))
             for family in FAMILIES
         }
-        return [reading.Contest(0.1, "depth", scores, ["3"])]
+        return [reading.Contest(0.1, "depth", scores, ["depth 3"])]
 
     said = reading.reading(found, held([0.9] * 9, [0.7] * 9))
-    assert "accuracy is 0.90 in 1 tests; guessing is ruled out in all 1" in said
-    assert "**Against variances** (difference +0.20): ahead on another depth at 0.1." in said
-    assert "**Left out**: 3 at 0.1." in said
+    assert "accuracy is 0.90 in 1 test; guessing is ruled out in all 1" in said
+    assert "**Against variances** (difference +0.20): ahead on another depth (rate 0.1)." in said
+    assert "**Left out**: depth 3 (rate 0.1)." in said
     said = reading.reading(found, held([0.5] * 9, [0.7] * 9))
     assert "guessing is ruled out in none of 1" in said
-    assert "(difference -0.20): behind on another depth at 0.1." in said
+    assert "(difference -0.20): behind on another depth (rate 0.1)." in said
     said = reading.reading(found, held([0.7] * 9, [0.7] * 9))
     assert "no difference is clear" in said

@@ -83,7 +83,7 @@ def _lines(records: Sequence[Record], held: Sequence[Contest]) -> Iterator[str]:
     sure = sum(estimate.low > 0.5 for estimate in estimates)
     yield (
         "**Do Hessian norms tell who trains?** Their balanced accuracy is "
-        f"{_span(values, '.2f')} in {len(own)} tests; guessing is ruled out in "
+        f"{_span(values, '.2f')} in {_counted(len(own), 'test')}; guessing is ruled out in "
         f"{_of(sure, len(own))} (intervals widened for as many)."
     )
     for family in (*RIVALS, "gain"):
@@ -113,7 +113,7 @@ def _lines(records: Sequence[Record], held: Sequence[Contest]) -> Iterator[str]:
 
 def _against(held: Sequence[Contest], family: str) -> str:
     leads = {
-        f"{SPLITS[one.split]} at {one.rate:g}": _lead(one, family, _comparisons(held))
+        f"{SPLITS[one.split]} (rate {one.rate:g})": _lead(one, family, _comparisons(held))
         for one in held
         if one.scores[OURS].chosen
     }
@@ -127,7 +127,7 @@ def _against(held: Sequence[Contest], family: str) -> str:
 
 
 def _left_out(held: Sequence[Contest]) -> str:
-    names = [f"{name} at {one.rate:g}" for one in held for name in one.left_out]
+    names = [f"{name} (rate {one.rate:g})" for one in held for name in one.left_out]
     if not names:
         return "No fold had to be left out."
     return (
@@ -147,6 +147,10 @@ def _lead(one: Contest, family: str, comparisons: int) -> Estimate:
 def _span(values: Sequence[float], form: str) -> str:
     low, high = (f"{value:{form}}" for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _of(count: int, total: int) -> str:

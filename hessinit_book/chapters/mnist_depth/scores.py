@@ -77,9 +77,12 @@ def folds(table: pd.DataFrame, split: str) -> dict[str, tuple[np.ndarray, np.nda
         table: of `networks`.
         split: key of `SPLITS`.
     """
-    column = {"depth": "depth", "activation": "function"}[split]
+    column, name = {"depth": ("depth", "depth {}"), "activation": ("function", "{}")}[split]
     return {
-        str(value): ((table[column] != value).to_numpy(), (table[column] == value).to_numpy())
+        name.format(value): (
+            (table[column] != value).to_numpy(),
+            (table[column] == value).to_numpy(),
+        )
         for value in sorted(table[column].unique())
     }
 
