@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-REPETITIONS = 2000
+REPETITIONS = 4000
 LEVEL = 0.95
 _AT_ONCE = 256  # samples: what fits into a cache
 
