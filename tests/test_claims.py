@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_records import make_record
@@ -23,8 +25,8 @@ from hessinit_book.claims.findings import (
 )
 from hessinit_book.claims.images import useful
 from hessinit_book.records import records
-from hessinit_book.statistics.families import Contest
-from hessinit_book.statistics.prediction import Estimate
+from hessinit_book.statistics import families
+from hessinit_book.statistics.families import Score
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,7 +40,8 @@ def test_without_records_nothing_is_tested(tmp_path: Path) -> None:
     assert {c.finding(tmp_path).verdict for c in CLAIMS} == {NOT_TESTED}
 
 
-def test_each_verdict_comes_with_figures() -> None:
+def test_each_verdict_comes_with_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "REPETITIONS", 20)
     for one in CLAIMS:
         found = one.finding(ROOT / "results")
         assert found.verdict in VERDICTS
@@ -119,28 +122,41 @@ def test_a_claim_needs_the_records_of_all_its_experiments(tmp_path: Path) -> Non
 def test_clothes_ask_for_what_was_learned_on_digits(
     own: str, transferred: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    score = Estimate(0.7, transferred, 0.8)
+    score = Score((), np.array([0.7, transferred, 0.8]))
     monkeypatch.setattr(images, "diagnostic", lambda _: Finding(own, "own"))
     monkeypatch.setattr(images, "_tables", lambda _: {0.1: pd.DataFrame()})
-    monkeypatch.setattr(
-        images.mnist_depth, "transfer", lambda *_: Contest("a", "b", score, Estimate(0.0, 0.0, 0.0))
-    )
+    monkeypatch.setattr(images.mnist_depth, "transfer", lambda *_: {"Hessian": score})
     judged = images.on_clothes([], [])
     assert judged.verdict == expected
-    assert judged.figure == f"own; learned on MNIST (rate 0.1): 0.70 [{transferred:.2f}, 0.80]"
+    assert judged.figure.startswith("own; learned on MNIST (rate 0.1): 0.70 [0.")
 
 
 @pytest.mark.parametrize(
-    ("score", "ahead", "verdict"),
+    ("score", "rival", "verdict"),
     [
-        ((0.4, 0.6), (0.1, 0.2), NOT_REPRODUCED),
-        ((0.6, 0.8), (-0.1, 0.2), PARTLY),
-        ((0.6, 0.8), (0.1, 0.2), REPRODUCED),
+        ([0.5, 0.4, 0.6], [0.3, 0.2, 0.4], NOT_REPRODUCED),
+        ([0.7, 0.6, 0.8], [0.7, 0.7, 0.7], PARTLY),
+        ([0.7, 0.6, 0.8], [0.6, 0.5, 0.7], REPRODUCED),
+        ([math.nan] * 3, [0.6, 0.5, 0.7], NOT_REPRODUCED),
     ],
 )
 def test_a_diagnostic_must_beat_its_rivals(
-    score: tuple[float, float], ahead: tuple[float, float], verdict: str
+    score: list[float], rival: list[float], verdict: str
 ) -> None:
-    estimates = [Estimate(sum(bounds) / 2, *bounds) for bounds in (score, ahead)]
-    good = Contest("a", "b", estimates[0], Estimate(0.2, 0.1, 0.3))
-    assert useful({"easy": good, "hard": Contest("a", "b", *estimates)}).verdict == verdict
+    own, hard, easy = (Score((), np.array(v)) for v in (score, rival, [0.3, 0.2, 0.3]))
+    assert useful({"": (own, {"easy": easy, "hard": hard})}).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("lead", "verdict"), [(0.6, REPRODUCED), (0.12, NOT_REPRODUCED), (-0.1, NOT_REPRODUCED)]
+)
+def test_leads_of_which_one_is_enough_have_wider_intervals(
+    lead: float, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With a deviation of 0.05, 0.12 is clear by itself, but not as one of four.
+    draws = np.concatenate([[0.0], np.random.default_rng(0).normal(0, 0.05, 2000)])
+    scores = {"Hessian": Score((), lead + draws), "variance": Score((), 0 * draws)}
+    assert scores["Hessian"].ahead_of(scores["variance"]).low > 0 or lead < 0
+    monkeypatch.setattr(images, "_tables", lambda _: {0.02: pd.DataFrame(), 0.1: pd.DataFrame()})
+    monkeypatch.setattr(images.mnist_depth, "contest", lambda *_: scores)
+    assert images.beyond_variances([]).verdict == verdict

@@ -11,38 +11,38 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
-from hessinit_book.chapters.mnist_depth import figures
+from hessinit_book.chapters.mnist_depth import figures, reading
 from hessinit_book.chapters.mnist_depth import run as mnist_depth
 from hessinit_book.chapters.mnist_depth import scheme_figures as schemes
 from hessinit_book.chapters.mnist_depth import schemes as mnist_schemes
 from hessinit_book.chapters.mnist_depth import scores as evaluation
 from hessinit_book.chapters.mnist_depth.dropout import RULES, try_dropout, variances_of
 from hessinit_book.chapters.mnist_depth.initializations import make_network
+from hessinit_book.chapters.mnist_depth.predictors import FAMILIES, members
 from hessinit_book.chapters.mnist_depth.run import MnistDepthParameters
 from hessinit_book.chapters.mnist_depth.stack import Stack
-from hessinit_book.chapters.mnist_depth.training import make_task, steps_below
+from hessinit_book.chapters.mnist_depth.training import make_task, steps_below, train_all
 from hessinit_book.data import load
 from hessinit_book.drawing.regimes import regimes
 from hessinit_book.networks.dense import dense_network
 from hessinit_book.networks.starts import draw_weights
 from hessinit_book.records.records import Record
-from hessinit_book.statistics.prediction import (
-    balanced_accuracy,
-    best_interval,
-    predict_apart,
-    resampled,
-    spearman,
-)
+from hessinit_book.statistics import families
+from hessinit_book.statistics.families import Score
+from hessinit_book.training.cosines import cosine_distance
 from hessinit_book.training.step_gain import gradient_and_curvature
 from hessinit_lib.init.hessian import LEVEL
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "REPETITIONS", 20)
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +163,36 @@ def test_steps_are_counted_to_the_level() -> None:
     assert steps_below(losses, 1.5) == [18.0, math.inf, math.inf]
 
 
+def test_early_losses_are_those_on_the_probe_after_ten_steps() -> None:
+    data = load("mnist", sample=True)
+    task = make_task(data, torch.device("cpu"), 0, probe_size=16, batch_size=8, steps=30)
+    network = draw_weights(dense_network((784, 7, 10), "relu"), "he", seeded())
+    rates = (0.1, 1e30)
+    found = train_all([network], "relu", task, rates, 1.15, lambda: None)
+    assert [trained["early_loss"] for trained in found][1] == [math.inf]
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    for batch in task.order[:10]:
+        optimizer.zero_grad()
+        F.cross_entropy(network(task.inputs[batch]), task.labels[batch]).backward()
+        optimizer.step()
+    inputs, labels = task.probe_batch
+    expected = F.cross_entropy(network(inputs), labels).item()
+    assert found[0]["early_loss"] == pytest.approx([expected], rel=1e-4)
+
+
+def test_cosine_distances_are_means_over_pairs() -> None:
+    z = 1e-30 * torch.randn(5, 3, 2, generator=seeded())
+    z[3] = 0  # a direction of its own
+    pairs = [
+        F.cosine_similarity(1e30 * z[i].flatten(), 1e30 * z[j].flatten(), dim=0).item()
+        for i in range(5)
+        for j in range(5)
+        if i != j
+    ]
+    assert cosine_distance(z) == pytest.approx(1 - sum(pairs) / 20, rel=1e-5)
+    assert cosine_distance(torch.zeros(4, 3)) == 0
+
+
 def test_gradient_and_curvature_agree_with_the_dense_hessian() -> None:
     network = draw_weights(dense_network((3, 4, 2), "tanh"), "he", seeded()).double()
     inputs = torch.randn(5, 3, generator=seeded(1), dtype=torch.float64)
@@ -199,7 +229,7 @@ def test_record_and_figures(found: list[Record]) -> None:
     assert schemes.lead_over_he(found).shape == (6, 5)
     assert schemes.dropout_table(found).shape == (4, 4)
     assert figures.share_that_trains(found).shape == (starts, 6)
-    assert len(figures.contests(found)) == 2 * 9
+    assert len(figures.contest_table(figures.contests(found))) == 2 * 2 * len(FAMILIES)
     assert not plt.get_fignums()
 
 
@@ -207,15 +237,18 @@ def test_intervals_are_learned_on_one_data_set_and_tested_on_another(found: list
     table = evaluation.networks(found, rate=0.1)
     learn, test = table.copy(), table.loc[table["depth"] == 2].copy()
     test["trains"] = learn["trains"] = table.final_loss < table.final_loss.median()
-    known = evaluation.transfer(learn, test, "Hessian", "gradient")
-    assert known.score.value > 0.6
+
+    def accuracy() -> float:
+        return evaluation.transfer(learn, test, ["Hessian"])["Hessian"].estimate().value
+
+    known = accuracy()
+    assert known > 0.6
     # What is learned of shapes that the other does not have is of no account.
     learn.loc[learn["depth"] == 3, "trains"] = True
-    assert evaluation.transfer(learn, test, "Hessian", "gradient") == known
+    assert accuracy() == known
     # Nor is what the outcome is there.
     test["trains"] = ~test["trains"]
-    turned = evaluation.transfer(learn, test, "Hessian", "gradient")
-    assert turned.score.value == pytest.approx(1 - known.score.value)
+    assert accuracy() == pytest.approx(1 - known)
 
 
 def test_starts_are_judged_at_their_best_rate(found: list[Record]) -> None:
@@ -250,59 +283,32 @@ def test_same_parameters_give_the_same_values(found: list[Record], tmp_path: Pat
     assert torch.equal(before, torch.get_rng_state())
 
 
-# The judges
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=9))
-def test_best_interval_is_the_best(rows: list[tuple[int, bool]]) -> None:
-    x, truth = np.array([r[0] for r in rows], float), np.array([r[1] for r in rows])
-    if truth.all() or not truth.any():
-        return
-    low, high = best_interval(x, truth)
-    found = balanced_accuracy((low <= x) & (x <= high), truth)
-    for a in range(7):
-        for b in range(a, 7):
-            assert found >= balanced_accuracy((a <= x) & (x <= b), truth) - 1e-12
-
-
-def test_nothing_to_learn_from_is_guessing() -> None:
-    none, x, truth = np.zeros(2, bool), np.arange(2.0), np.array([True, False])
-    predicted, _ = predict_apart(x, truth, [(none, ~none)])
-    assert balanced_accuracy(predicted, truth) == 0.5
-
-
-def test_spearman_against_pandas() -> None:
-    x, y = torch.randn(2, 30, generator=seeded()).double().numpy()
-    expected = np.corrcoef(x.argsort().argsort(), y.argsort().argsort())[0, 1]
-    assert spearman(x, y) == pytest.approx(expected)
-    assert math.isnan(spearman(x, np.ones(30)))
-
-
-def test_an_interval_is_never_tested_on_what_it_was_learned_on() -> None:
-    x, truth = np.arange(4.0), np.array([True, False, True, False])
-    everything = np.ones(4, bool)
-    with pytest.raises(ValueError, match="used to learn and to test"):
-        predict_apart(x, truth, [(everything, everything)])
+# The contest of numbers
 
 
 @pytest.mark.parametrize("split", evaluation.SPLITS)
 def test_folds_keep_apart(found: list[Record], split: str) -> None:
     parts = evaluation.folds(evaluation.networks(found, rate=0.1), split)
-    assert all((learn ^ test).all() for learn, test in parts)
+    assert all((learn ^ test).all() for learn, test in parts.values())
 
 
-def test_noise_predicts_nothing_and_the_outcome_everything() -> None:
-    rng = np.random.default_rng(0)
-    truth = rng.random(400) < 0.5
-    learn = np.arange(400) < 200
-    for x, low, high in ((rng.random(400), 0.4, 0.6), (truth * 1.0, 1.0, 1.0)):
-        predicted, rows = predict_apart(x, truth, [(learn, ~learn)])
-        assert low <= balanced_accuracy(predicted, truth[rows]) <= high
+def test_the_reading_follows_the_figures(found: list[Record]) -> None:
+    said = reading.reading(found, reading.contests(found))
+    assert said.startswith("- Nothing can be tested")  # after five steps nobody trains
 
+    def held(own: list[float], other: list[float]) -> list[reading.Contest]:
+        scores = {
+            family: Score((members(family)[0],), np.array(own if family == "Hessian" else other))
+            for family in FAMILIES
+        }
+        return [reading.Contest(0.1, "depth", scores, ["depth 3"])]
 
-def test_clusters_are_drawn_whole() -> None:
-    counts = resampled(np.array([0, 0, 1, 2, 2]), repetitions=20)
-    assert (counts[:, 0] == counts[:, 1]).all()
-    assert (counts[:, [0, 2, 3]].sum(1) == 3).all()
-    assert len(np.unique(counts, axis=0)) > 3
+    said = reading.reading(found, held([0.9] * 9, [0.7] * 9))
+    assert "accuracy is 0.90 in 1 test; guessing is ruled out in all 1" in said
+    assert "**Against variances** (difference +0.20): ahead on another depth (rate 0.1)." in said
+    assert "**Left out**: depth 3 (rate 0.1)." in said
+    said = reading.reading(found, held([0.5] * 9, [0.7] * 9))
+    assert "guessing is ruled out in none of 1" in said
+    assert "(difference -0.20): behind on another depth (rate 0.1)." in said
+    said = reading.reading(found, held([0.7] * 9, [0.7] * 9))
+    assert "no difference is clear" in said

@@ -52,9 +52,12 @@ class Claim:
 
 
 _USEFUL = (
-    "Learnt on all {others} but one, an interval of the norm says which networks of that one "
-    "train. Not reproduced if its balanced accuracy may be that of guessing (95 % interval); "
-    "reproduced if it is ahead of {rivals} (interval of the difference above 0); else partly."
+    "Learnt on all {others} but one, an interval of a norm says which networks of that one "
+    "train; which norm is chosen there, too. Not reproduced if its balanced accuracy may be that "
+    "of guessing; reproduced if it is ahead of gradient norms, variances, the loss at the start, "
+    "the correlation of samples and the loss after ten steps{rates} (difference above 0); else "
+    "partly. By 95 % intervals over {units}, with all learned anew in each sample; as all have to "
+    "hold, they are not widened for their number. {left_out} are left out."
 )
 
 _RECOVERS = (
@@ -146,8 +149,9 @@ CLAIMS = (
         "Balancing variances is blind to dependencies across layers; the Hessian norm sees them.",
         "mnist_depth",
         "Hessian norms predict better than variances of weights and activations who trains "
-        "(interval of the difference of balanced accuracies above 0): at both learning rates on "
-        "other seeds, another depth and another activation: reproduced; in some of these: partly.",
+        "(interval of the difference of balanced accuracies above 0; over shapes, and all hold "
+        "together with 95 %): at both learning rates on another depth and another activation: "
+        "reproduced; in some of these: partly.",
         images.beyond_variances,
         form=_ON_BATCHES,
     ),
@@ -156,7 +160,10 @@ CLAIMS = (
         "The Hessian norm is a useful diagnostic: MNIST.",
         "mnist_depth",
         _USEFUL.format(
-            others="depths", rivals="both gradient norms and variances at both learning rates"
+            others="depths",
+            rates=", at both learning rates",
+            units="shapes",
+            left_out="Depths at which nearly all networks end alike",
         ),
         images.diagnostic,
         form=_ON_BATCHES,
@@ -165,7 +172,12 @@ CLAIMS = (
         "conference",
         "The Hessian norm is a useful diagnostic: CIFAR-10, with simplified GoogleNet and ResNet.",
         "cifar_networks",
-        _USEFUL.format(others="networks", rivals="both gradient norms and variances"),
+        _USEFUL.format(
+            others="networks",
+            rates="",
+            units="networks",
+            left_out="Networks that end alike from nearly all starts",
+        ),
         images.on_convolutions,
         form=_ON_BATCHES,
     ),

@@ -49,6 +49,9 @@ _REGIMES = (
     Rule("trained", "regimes.*"),
 )
 
+# Samples that float32 hardly tells apart.
+_ALIKE = Rule("rounding", "*.cosine_distance.*", below=1e-9)
+
 # The first rule that fits counts. Lists start before training: their first numbers are exact.
 _RULES: dict[str, tuple[Rule, ...]] = {
     # Trained in bfloat16, which keeps three digits; what is tracked starts before training.
@@ -62,7 +65,7 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         Rule("trained", "*.tried.*"),
     ),
     "diagnose": (Rule("exact", "losses.*.0"), Rule("trained", "losses.*")),
-    "fashion_depth": (*_REGIMES, Rule("trained", "*.trained.*")),
+    "fashion_depth": (*_REGIMES, _ALIKE, Rule("trained", "*.trained.*")),
     "init_targets": (
         Rule("trained", "*.final.*"),
         Rule("trained", "*.steps.*"),
@@ -87,6 +90,7 @@ _RULES: dict[str, tuple[Rule, ...]] = {
         Rule("trained", "*.trained.*"),
         # Many tanh layers of large weights amplify the last digit as training does.
         Rule("trained", "grid.tanh.depth_20.at_start.*"),
+        _ALIKE,
     ),
     "modern_linearization": (
         Rule("rounding", "checks.statement_12.value", below=1e-12),

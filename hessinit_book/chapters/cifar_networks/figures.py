@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hessinit_book.chapters.cifar_networks.scores import contest, networks
+from hessinit_book.chapters.cifar_networks.scores import FAMILIES, contest, left_out, networks
 from hessinit_book.drawing.style import COLORS, LINES, band, note_data, style, subplots
 from hessinit_book.networks import TITLES
 from hessinit_book.networks.starts import LABELS
@@ -87,19 +87,42 @@ def summary(records: Sequence[Record], level: float = 2.2) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis(["network", "scheme"])
 
 
-def contests(records: Sequence[Record]) -> pd.DataFrame:
-    """Tabulate how far the best Hessian norm is ahead of other numbers, with intervals."""
-    table = networks(records)
+def contest_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Tabulate how well each number tells who trains, and how far Hessian norms are ahead of it."""
+    found = contest(networks(records))
+    own = found["hessian"]
     rows = {}
-    for rival in ("gradient", "variance"):
-        found = contest(table, rival)
-        rows[rival] = {
-            "Hessian norm": found.first.removeprefix("hessian_"),
-            "the other": found.second.removeprefix(f"{rival}_"),
-            "Hessian's balanced accuracy": str(found.score),
-            "ahead by": str(found.ahead),
+    for family, score in found.items():
+        lead = own.ahead_of(score, len(found) - 1)
+        rows[FAMILIES[family]] = {
+            "chosen most": score.most_chosen.removeprefix(f"{family}_"),
+            "balanced accuracy": str(score.estimate()),
+            "Hessian norms ahead by": "" if score is own else lead.signed(),
         }
-    return pd.DataFrame(rows).T.rename_axis("against")
+    return pd.DataFrame(rows).T.rename_axis("number")
+
+
+def reading(records: Sequence[Record]) -> str:
+    """Say in words what the table shows, and what it leaves out; Markdown."""
+    table = networks(records)
+    found, out = contest(table), [TITLES[name] for name in left_out(table)]
+    tested = table.network.nunique() - len(out)
+    own = found.pop("hessian")
+    if not tested:
+        return "Nothing can be tested: each network ends alike from nearly all starts."
+    estimate = own.estimate()
+    guess = "is more than guessing" if estimate.low > 0.5 else "may be that of guessing"
+    leads = {FAMILIES[f]: own.ahead_of(score, len(found)) for f, score in found.items()}
+    ahead = [name for name, lead in leads.items() if lead.low > 0]
+    behind = [name for name, lead in leads.items() if lead.high < 0]
+    said = [f"ahead of {', '.join(ahead)}"] * bool(ahead)
+    said += [f"behind {', '.join(behind)}"] * bool(behind)
+    rest = " and ".join(said) if said else "clearly ahead of or behind none of the rest"
+    alone = f" Left out, since nearly all of it ends alike: {', '.join(out)}." if out else ""
+    return (
+        f"Hessian norms reach a balanced accuracy of {estimate} on {tested} networks, which "
+        f"{guess}. They are {rest}.{alone}"
+    )
 
 
 def _best_curve(record: Record, network: str, scheme: str) -> list[float]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -18,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hessinit_book.chapters.cifar_networks.signal_sizes import signals
+from hessinit_book.chapters.cifar_networks.signal_sizes import probe_loss, signals
 from hessinit_book.errors import ParameterError
 from hessinit_book.networks import NETWORKS, build
 from hessinit_book.networks.starts import SCHEMES, weight_layers
@@ -39,7 +41,9 @@ from hessinit_book.training.images import (
     train,
 )
 from hessinit_book.training.layer_norms import layer_norms
+from hessinit_lib.hessians.isolation import random_state_kept
 
+EARLY_STEPS = 10  # after which the loss on the probe is taken
 WINDOW = 10  # steps over which a loss curve is averaged
 # Depthwise convolutions are slower in bfloat16 than in float32 on the processors tried, not GPUs.
 FLOAT32_ON_CPU = ("efficientnet",)
@@ -211,7 +215,8 @@ def try_start(
             schedule=parameters.schedule,
         )
         probe = probe_of(parameters, network, model, training, seed)
-        at_start = signals(model, probe.inputs, probe.names)  # the same at each rate
+        at_start = signals(model, probe.inputs, probe.labels, probe.names)  # at each rate the same
+        early = early_loss(model, training, recipe, generator(seed, "batches", device), probe)
         observe = partial(probe.observe, model)
         stream = generator(seed, "batches", device)
         progress = train(
@@ -219,7 +224,12 @@ def try_start(
         )
         loss, accuracy = evaluate(model, test, recipe.precision)
         outcomes.append(
-            {**summarize(progress, parameters.level), "test_loss": loss, "test_accuracy": accuracy}
+            {
+                **summarize(progress, parameters.level),
+                "test_loss": loss,
+                "test_accuracy": accuracy,
+                "early_loss": early,
+            }
         )
         tracks.append(progress.observations)
     best = int(np.argmin([outcome["final_loss"] for outcome in outcomes]))
@@ -276,6 +286,21 @@ def probe_of(
         chosen = chosen[:ESTIMATED_PROBE]
         names = [names[round(k)] for k in np.linspace(0, len(names) - 1, ESTIMATED_LAYERS)]
     return Probe(training.batch(chosen), training.labels[chosen.to(training.labels.device)], names)
+
+
+def early_loss(
+    model: nn.Module, training: Images, recipe: Recipe, stream: torch.Generator, probe: Probe
+) -> float:
+    """Train a copy for `EARLY_STEPS` steps, at a constant rate those of the whole training.
+
+    Returns:
+        The loss on the probe then [nat]; NaN if it diverged.
+    """
+    tried = deepcopy(model)
+    short = replace(recipe, steps=min(EARLY_STEPS, recipe.steps))
+    with random_state_kept(model.parameters()):  # of which dropout takes
+        train(tried, training, short, stream)
+    return probe_loss(tried, probe.inputs, probe.labels)
 
 
 def summarize(progress: Progress, level: float) -> dict[str, Any]:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from hessinit_book.records.records import Record
-from hessinit_book.statistics.families import Contest, compare
+from hessinit_book.statistics.families import Judged, Score, Trial
 
 LEVEL = 2.2
 """A network trains if its final loss [nat] is below: guessing gives log 10 = 2.3."""
+
+FAMILIES = {
+    "hessian": "Hessian norms",
+    "gradient": "gradient norms",
+    "variance": "variances",
+    "loss": "loss at the start",
+    "alike": "correlation of samples",
+    "trial": "ten steps of training",
+}
+"""What competes, with labels for readers."""
+
+ALIKE = 1e-9  # cosine distance below which float32 tells no samples apart
 
 
 def networks(records: Sequence[Record]) -> pd.DataFrame:
@@ -20,9 +33,9 @@ def networks(records: Sequence[Record]) -> pd.DataFrame:
     Left out are networks whose norms are estimated, of some layers only.
 
     Returns:
-        Columns seed, network, scheme, setting (network and scheme, numbered), trains, and
-        decimal logarithms of what is known at step 0, over the layers: hessian_largest,
-        hessian_mean, hessian_least, gradient_largest, gradient_mean, gradient_least.
+        Columns seed, network, scheme, trains, and decimal logarithms of what is known at step 0,
+        named by a key of `FAMILIES` and what is taken of it; of "trial", what is known after ten
+        steps, at the rate at which the loss is lower then.
     """
     rows = []
     for record in records:
@@ -41,31 +54,53 @@ def networks(records: Sequence[Record]) -> pd.DataFrame:
                 row["variance_weights"] = np.abs(_log(found["at_start"]["deviation"])).max()
                 row["variance_last"] = outputs[-1]
                 row["variance_spread"] = np.ptp(outputs)
+                if "early_loss" in found:
+                    row |= _baselines(found)
                 rows.append(row)
-    table = pd.DataFrame(rows)
-    table["setting"] = table.groupby(["network", "scheme"]).ngroup()
-    return table
+    return pd.DataFrame(rows).dropna(axis=1)  # what earlier records did not measure
 
 
-def contest(table: pd.DataFrame, rival: str) -> Contest:
-    """Compare Hessian norms with a rival: learned on all networks but one, tested on that.
+def _baselines(found: Mapping[str, Any]) -> dict[str, float]:
+    at_start = found["at_start"]
+    hidden, outputs = _log(np.maximum(at_start["cosine_distance"], ALIKE))[-2:]
+    loss, *early = _log([at_start["loss"], *found["early_loss"]])
+    return {
+        "loss_start": loss,
+        "alike_hidden": hidden,
+        "alike_outputs": outputs,
+        "trial_loss": min(early),
+        "trial_fall": loss - min(early),
+    }
+
+
+def networks_apart(table: pd.DataFrame) -> Trial:
+    """Say what predictors are put to: to learn on all networks but one, and be tested on that.
+
+    The bootstrap draws networks.
+    """
+    of, names = pd.factorize(table.network)
+    folds = [(of != k, of == k) for k in range(len(names))]
+    return Trial(table.trains.to_numpy(dtype=bool), of, folds)
+
+
+def left_out(table: pd.DataFrame) -> list[str]:
+    """Name the networks that tell nothing, since they end alike from nearly all starts."""
+    names, telling = table.network.unique(), networks_apart(table).telling
+    return [str(name) for name, tells in zip(names, telling, strict=True) if not tells]
+
+
+def contest(table: pd.DataFrame) -> dict[str, Score]:
+    """Score families of numbers, see `hessinit_book.statistics.families`.
 
     Args:
         table: of `networks`.
-        rival: "gradient" or "variance".
     """
-    sides = [
-        {column: table[column].to_numpy() for column in table if str(column).startswith(name)}
-        for name in ("hessian_", f"{rival}_")
-    ]
-    folds = [
-        ((table.network != name).to_numpy(), (table.network == name).to_numpy())
-        for name in table.network.unique()
-    ]
-    truth, clusters = table.trains.to_numpy(dtype=bool), table.setting.to_numpy()
-    return compare(sides[0], sides[1], truth, clusters, folds)
+    columns = {f: [str(c) for c in table if str(c).startswith(f"{f}_")] for f in FAMILIES}
+    numbers = {name: table[name].to_numpy() for names in columns.values() for name in names}
+    judged = Judged(numbers, networks_apart(table))
+    return {family: judged.best(names) for family, names in columns.items() if names}
 
 
-def _log(values: Sequence[float]) -> np.ndarray:
+def _log(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Take decimal logarithms; zeros and overflown numbers go to the ends of float32's range."""
     return np.log10(np.clip(np.nan_to_num(values, nan=1e38), 1e-45, 1e38))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from hessinit_book.chapters.mnist_depth.figures import (
     comparison,
+    contest_table,
     contests,
     lead_over_he,
     outcomes,
+    reading,
     regimes,
     scheme_losses,
     scheme_table,
@@ -15,9 +17,11 @@ from hessinit_book.chapters.mnist_depth.figures import (
 
 __all__ = [
     "comparison",
+    "contest_table",
     "contests",
     "lead_over_he",
     "outcomes",
+    "reading",
     "regimes",
     "scheme_losses",
     "scheme_table",

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from hessinit_book.chapters.mnist_depth.predictors import FAMILIES, PREDICTORS
+from hessinit_book.chapters.mnist_depth.reading import contest_table, contests, reading
 from hessinit_book.chapters.mnist_depth.scheme_figures import (
     dropout,
     dropout_table,
@@ -15,7 +17,7 @@ from hessinit_book.chapters.mnist_depth.scheme_figures import (
     scheme_losses,
     scheme_table,
 )
-from hessinit_book.chapters.mnist_depth.scores import PREDICTORS, SPLITS, contest, networks, scores
+from hessinit_book.chapters.mnist_depth.scores import SPLITS, networks, scores
 from hessinit_book.drawing.regimes import regimes
 from hessinit_book.drawing.style import COLORS, MARKERS, note_data, style, subplots
 from hessinit_book.records.records import Record
@@ -23,20 +25,19 @@ from hessinit_book.statistics.prediction import best_interval
 
 __all__ = [
     "comparison",
+    "contest_table",
     "contests",
     "dropout",
     "dropout_table",
     "lead_over_he",
     "outcomes",
+    "reading",
     "regimes",
     "scheme_losses",
     "scheme_table",
     "share_that_trains",
 ]
 
-FAMILY_COLORS: dict[str, str] = dict(
-    zip(("Hessian", "gain", "gradient", "variance"), (*COLORS[:2], *COLORS[3:5]), strict=True)
-)
 RANGE = (-12, 8)  # decades that are drawn; what lies outside is put at the edge
 SHOWN = ("hessian_largest", "hessian_first", "gradient_norm", "best_gain")
 SHOWN_LABELS = {
@@ -91,20 +92,19 @@ def outcomes(records: Sequence[Record]) -> Figure:
 def comparison(records: Sequence[Record]) -> Figure:
     """Draw how well each number predicts training: rank correlation and balanced accuracy.
 
-    Dots are estimates, bars 95 % bootstrap intervals over settings.
+    Dots are estimates, bars 95 % bootstrap intervals over shapes.
     """
     with style():
         found = scores(networks(records, rate_of(records)))
         columns = {"spearman": "rank correlation\nwith the final loss"}
         columns |= {split: f"balanced accuracy,\n{label}" for split, label in SPLITS.items()}
-        figure, axes = subplots(1, 4, figsize=(9.5, 4.8), sharey=True)
+        figure, axes = subplots(1, 3, figsize=(9.5, 6), sharey=True)
         places = np.arange(len(found))[::-1]
         for ax, (column, title) in zip(axes, columns.items(), strict=True):
             for place, (name, estimates) in zip(places, found.items(), strict=True):
-                estimate, family = estimates[column], PREDICTORS[name].family
-                ax.plot([estimate.low, estimate.high], [place] * 2, color=FAMILY_COLORS[family])
-                marker = MARKERS[[*FAMILY_COLORS].index(family)]
-                ax.plot(estimate.value, place, marker, color=FAMILY_COLORS[family])
+                estimate, family = estimates[column], [*FAMILIES].index(PREDICTORS[name].family)
+                ax.plot([estimate.low, estimate.high], [place] * 2, color=COLORS[family])
+                ax.plot(estimate.value, place, MARKERS[family], color=COLORS[family])
             ax.axvline(0 if column == "spearman" else 0.5, color="#555555", linewidth=0.8)
             ax.set_title(title, fontsize=9)
             ax.set_xlim((-1, 1) if column == "spearman" else (0.1, 1))
@@ -119,20 +119,3 @@ def share_that_trains(records: Sequence[Record]) -> pd.DataFrame:
     shares = table.pivot_table(index="start", columns="shape", values="trains", aggfunc="mean")
     order = [start for start in table.start.unique() if start in shares.index]
     return shares.loc[order, table["shape"].unique()].map("{:.0%}".format)
-
-
-def contests(records: Sequence[Record]) -> pd.DataFrame:
-    """Tabulate how far the best Hessian norm is ahead of the other families, with intervals."""
-    rows = {}
-    for rate in records[0].parameters["learning_rates"]:
-        table = networks(records, rate)
-        for split, tested_on in SPLITS.items():
-            for other in ("gradient", "variance", "gain"):
-                found = contest(table, "Hessian", other, split)
-                rows[f"{rate:g}", tested_on, other] = {
-                    "Hessian norm": PREDICTORS[found.first].label,
-                    "the other": PREDICTORS[found.second].label,
-                    "Hessian's balanced accuracy": str(found.score),
-                    "ahead by": str(found.ahead),
-                }
-    return pd.DataFrame(rows).T.rename_axis(["rate", "tested on", "against"])

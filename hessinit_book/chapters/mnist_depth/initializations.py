@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hessinit_book.networks.dense import dense_network, linear_layers
 from hessinit_book.networks.starts import SCHEMES, draw_weights
 from hessinit_book.statistics.rounding import all_rounded, rounded
+from hessinit_book.training.cosines import cosine_distance
 from hessinit_book.training.step_gain import gradient_and_curvature
 from hessinit_lib.hessians import layer_hessians
 from hessinit_lib.init import hessian_
@@ -69,21 +70,23 @@ def measure(
 
     Returns:
         For each layer: `frobenius` and `spectral` norm of its Hessian, `gradient` norm,
-        `activation`, the root mean square of its pre-activations, and `deviation` of its
-        weights over that of the fitting scheme; for the network: `loss` [nat], `square`
+        `activation`, the root mean square of its pre-activations, their `cosine_distance`
+        between samples, and `deviation` of its weights over that of the fitting scheme; for
+        the network: `loss` [nat], `square`
         $\|G\|^2$ and `curvature` $G^\top H G$ over all parameters.
     """
     report = layer_hessians(network, F.cross_entropy, inputs, labels, parts=False)
     loss, gradients, square, curvature = gradient_and_curvature(network, inputs, labels)
     names = [name for name, _ in network.named_parameters()]
     norms = {name: g.norm().item() for name, g in zip(names, gradients, strict=True)}
-    scales, deviations, z = [], [], inputs
+    scales, distances, deviations, z = [], [], [], inputs
     fitting = 2 if activation == "relu" else 1
     with torch.no_grad():
         for module in network:
             z = module(z)
             if isinstance(module, nn.Linear):
                 scales.append(z.square().mean().sqrt().item())
+                distances.append(cosine_distance(z))
                 spread = module.weight.std().item()
                 deviations.append(spread / math.sqrt(fitting / module.in_features))
     return {
@@ -91,6 +94,7 @@ def measure(
         "spectral": all_rounded((layer.spectral for layer in report.values()), 5),
         "gradient": all_rounded((norms[name] for name in report), 5),
         "activation": all_rounded(scales, 5),
+        "cosine_distance": all_rounded(distances, 5),
         "deviation": all_rounded(deviations, 5),
         "loss": rounded(loss),
         "square": rounded(square),

@@ -2,111 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
+from hessinit_book.chapters.mnist_depth.predictors import FAMILIES, PREDICTORS, members
 from hessinit_book.records.records import Record
-from hessinit_book.statistics.families import Contest, Folds, compare
-from hessinit_book.statistics.prediction import (
-    Estimate,
-    balanced_accuracy,
-    predict_apart,
-    resampled,
-    spearman_with_interval,
-    with_interval,
-)
+from hessinit_book.statistics.families import Folds, Judged, Score, Trial
+from hessinit_book.statistics.prediction import Estimate, spearman_of_samples
 
 OURS = "hessian"  # the name of the start by `hessian_`
-LEARN_SHARE = 0.4  # of the seeds: two of five
 
-Column = Float[np.ndarray, " n"]
+SPLITS = {"depth": "another depth", "activation": "another activation"}
+"""On what a learned interval is tested: what it was not learned on.
 
-
-def _log(values: Column) -> Column:
-    """Take decimal logarithms; zeros and overflown numbers go to the ends of float32's range."""
-    values = np.nan_to_num(values, nan=1e38, posinf=1e38)
-    return np.log10(np.clip(values, 1e-45, 1e38))
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A number known before the first step.
-
-    Attributes:
-        label: for readers.
-        family: "Hessian" (norms alone), "gain" (gradient and Hessian), "gradient" or
-            "variance" (of weights or activations).
-        of: computes it from a table of `networks`, one number a row.
-    """
-
-    label: str
-    family: str
-    of: Callable[[pd.DataFrame], Column]
-
-
-def _layers(column: str, sum_up: Callable[[Column], float]) -> Callable[[pd.DataFrame], Column]:
-    return lambda table: np.array([sum_up(_log(np.array(row))) for row in table[column]])
-
-
-def _spread(logs: Column) -> float:
-    return float(np.ptp(logs))
-
-
-def _gain(table: pd.DataFrame) -> Column:
-    rate = table.rate.to_numpy()
-    gain = rate * table.square.to_numpy() - rate**2 / 2 * table.curvature.to_numpy()
-    return np.nan_to_num(gain, nan=-np.inf)
-
-
-PREDICTORS = {
-    "hessian_first": Predictor(
-        "Hessian: first layer", "Hessian", _layers("frobenius", lambda v: v[0])
-    ),
-    "hessian_least": Predictor("Hessian: least layer", "Hessian", _layers("frobenius", np.min)),
-    "hessian_largest": Predictor("Hessian: largest", "Hessian", _layers("frobenius", np.max)),
-    "hessian_mean": Predictor("Hessian: geometric mean", "Hessian", _layers("frobenius", np.mean)),
-    "hessian_spread": Predictor("Hessian: spread", "Hessian", _layers("frobenius", _spread)),
-    "hessian_spectral": Predictor(
-        "Hessian: largest spectral", "Hessian", _layers("spectral", np.max)
-    ),
-    "gain": Predictor("step: predicted gain", "gain", _gain),
-    "best_gain": Predictor(
-        "step: gain at its best rate",
-        "gain",
-        lambda t: _log(t.square.to_numpy() ** 2 / t.curvature.to_numpy().clip(min=1e-45)),
-    ),
-    "gradient_norm": Predictor(
-        "gradient: all layers", "gradient", lambda table: _log(np.sqrt(table.square.to_numpy()))
-    ),
-    "gradient_first": Predictor(
-        "gradient: first layer", "gradient", _layers("gradient", lambda v: v[0])
-    ),
-    "gradient_least": Predictor("gradient: least layer", "gradient", _layers("gradient", np.min)),
-    "gradient_spread": Predictor("gradient: spread", "gradient", _layers("gradient", _spread)),
-    "weight_variance": Predictor(
-        "weights: off the variance rule",
-        "variance",
-        _layers("deviation", lambda v: float(np.abs(v).max())),
-    ),
-    "activation_last": Predictor(
-        "activations: last layer", "variance", _layers("activation", lambda v: v[-1])
-    ),
-    "activation_spread": Predictor(
-        "activations: spread", "variance", _layers("activation", _spread)
-    ),
-}
-"""What is compared. Norms, deviations and scales count by their decimal logarithms."""
-
-SPLITS = {
-    "seeds": "other seeds",
-    "depth": "another depth",
-    "activation": "another activation",
-}
-"""On what a learned interval is tested: what it was not learned on."""
+Not on other seeds: nearly all settings end alike in all seeds, so that to have seen one seed is to
+know the others.
+"""
 
 
 def networks(records: Sequence[Record], rate: float, *, ours: bool = False) -> pd.DataFrame:
@@ -120,8 +33,8 @@ def networks(records: Sequence[Record], rate: float, *, ours: bool = False) -> p
 
     Returns:
         Columns seed, shape, start, setting (shape and start, numbered), depth, function (the
-        activation), rate, final_loss [nat], trains, and what was measured at the start: see
-        `hessinit_book.chapters.mnist_depth.run.measure`.
+        activation), rate, early_loss and final_loss [nat], trains, and what was measured at the
+        start: see `hessinit_book.chapters.mnist_depth.initializations.measure`.
     """
     rows = []
     for record in records:
@@ -140,6 +53,7 @@ def networks(records: Sequence[Record], rate: float, *, ours: bool = False) -> p
                             "depth": int(shape.removeprefix("depth_")),
                             "function": activation,
                             "rate": rate,
+                            "early_loss": trained["early_loss"][i],
                             "final_loss": trained["final_loss"][i],
                             "trains": bool(trained["trains"][i]),
                             **{name: values[i] for name, values in at_start.items()},
@@ -150,79 +64,95 @@ def networks(records: Sequence[Record], rate: float, *, ours: bool = False) -> p
     return table
 
 
-def folds(table: pd.DataFrame, split: str) -> Folds:
-    """Say which rows to learn on and which to test on.
+def copies(table: pd.DataFrame) -> tuple[int, int]:
+    """Count the settings that end alike in all seeds, and all settings."""
+    outcomes = table.groupby("setting").trains.nunique()
+    return int((outcomes == 1).sum()), len(outcomes)
+
+
+def folds(table: pd.DataFrame, split: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Say which rows to learn on and which to test on, by what is tested.
 
     Args:
         table: of `networks`.
         split: key of `SPLITS`.
     """
-    if split == "seeds":
-        seeds = sorted(table.seed.unique())
-        learn = table.seed.isin(seeds[: max(1, round(LEARN_SHARE * len(seeds)))]).to_numpy()
-        return [(learn, ~learn)]
-    column = {"depth": "depth", "activation": "function"}[split]
-    return [
-        ((table[column] != value).to_numpy(), (table[column] == value).to_numpy())
+    column, name = {"depth": ("depth", "depth {}"), "activation": ("function", "{}")}[split]
+    return {
+        name.format(value): (
+            (table[column] != value).to_numpy(),
+            (table[column] == value).to_numpy(),
+        )
         for value in sorted(table[column].unique())
-    ]
+    }
+
+
+def trial(table: pd.DataFrame, split: str) -> Trial:
+    """Say what predictors are put to: to tell who trains, with shapes as the bootstrap's units."""
+    return _trial(table, [*folds(table, split).values()])
+
+
+def left_out(table: pd.DataFrame, split: str) -> list[str]:
+    """Name the folds that tell nothing, since nearly all of their networks end alike."""
+    telling = trial(table, split).telling
+    return [name for name, tells in zip(folds(table, split), telling, strict=True) if not tells]
 
 
 def scores(table: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
-    """Score every predictor.
+    """Score every predictor by itself.
 
     Returns:
         For each, `spearman` with the final loss, and the balanced accuracy of "it trains" for
-        each of `SPLITS`, with intervals over settings.
+        each of `SPLITS`, with intervals over shapes.
     """
-    loss, truth = table.final_loss.to_numpy(), table.trains.to_numpy()
-    clusters = table.setting.to_numpy()
-    found: dict[str, dict[str, Estimate]] = {}
-    for name, predictor in PREDICTORS.items():
-        x = predictor.of(table)
-        found[name] = {"spearman": spearman_with_interval(x, loss, clusters)}
-        for split in SPLITS:
-            predicted, rows = predict_apart(x, truth, folds(table, split))
-            counts = resampled(clusters)[:, rows]
-            found[name][split] = with_interval(
-                float(balanced_accuracy(predicted, truth[rows])),
-                balanced_accuracy(predicted, truth[rows], counts),
-            )
-    return found
+    numbers = {name: predictor.of(table) for name, predictor in PREDICTORS.items()}
+    loss = table.final_loss.to_numpy()
+    tasks = {split: trial(table, split) for split in SPLITS}
+    judged = {split: Judged(numbers, task) for split, task in tasks.items()}
+    units, counts = tasks["depth"].units, tasks["depth"].counts
+    return {
+        name: {
+            "spearman": Estimate.of(spearman_of_samples(x, loss, units, counts)),
+            **{split: judged[split].best([name]).estimate() for split in SPLITS},
+        }
+        for name, x in numbers.items()
+    }
 
 
-def contest(table: pd.DataFrame, family: str, other: str, split: str) -> Contest:
-    """Compare two families of predictors, see `hessinit_book.statistics.families`.
+def contest(
+    table: pd.DataFrame, split: str, families: Sequence[str] = tuple(FAMILIES)
+) -> dict[str, Score]:
+    """Score families of predictors, see `hessinit_book.statistics.families`.
 
     Args:
         table: of `networks`.
-        family: of `PREDICTORS`.
-        other: another.
         split: key of `SPLITS`.
+        families: keys of `FAMILIES`.
     """
-    return _compare(table, family, other, folds(table, split))
+    return _contest(table, trial(table, split), families)
 
 
-def transfer(learn: pd.DataFrame, test: pd.DataFrame, family: str, other: str) -> Contest:
-    """Compare two families of predictors learned on one data set and tested on another.
+def transfer(
+    learn: pd.DataFrame, test: pd.DataFrame, families: Sequence[str] = tuple(FAMILIES)
+) -> dict[str, Score]:
+    """Score families of predictors learned on one data set and tested on another.
 
     Args:
         learn: of `networks`, from the one; shapes that the other does not have are left out.
         test: of `networks`, from the other.
-        family: of `PREDICTORS`.
-        other: another.
+        families: keys of `FAMILIES`.
     """
     learn = learn.loc[learn["shape"].isin(test["shape"])]
-    both = pd.concat([learn, test], keys=["learn", "test"], names=["data"]).reset_index("data")
-    both["setting"] = both.groupby(["data", "shape", "start"]).ngroup()
-    tested = (both["data"] == "test").to_numpy()
-    return _compare(both, family, other, [(~tested, tested)])
+    both = pd.concat([learn, test], ignore_index=True)
+    tested = np.arange(len(both)) >= len(learn)
+    return _contest(both, _trial(both, [(~tested, tested)]), families)
 
 
-def _compare(table: pd.DataFrame, family: str, other: str, rows: Folds) -> Contest:
-    sides = [
-        {key: p.of(table) for key, p in PREDICTORS.items() if p.family == name}
-        for name in (family, other)
-    ]
-    truth, clusters = table.trains.to_numpy(), table.setting.to_numpy()
-    return compare(sides[0], sides[1], truth, clusters, rows)
+def _trial(table: pd.DataFrame, rows: Folds) -> Trial:
+    return Trial(table.trains.to_numpy(dtype=bool), pd.factorize(table["shape"])[0], rows)
+
+
+def _contest(table: pd.DataFrame, task: Trial, families: Sequence[str]) -> dict[str, Score]:
+    names = {family: members(family) for family in families}
+    judged = Judged({n: PREDICTORS[n].of(table) for one in names.values() for n in one}, task)
+    return {family: judged.best(of_family) for family, of_family in names.items()}

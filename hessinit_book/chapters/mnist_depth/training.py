@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from hessinit_book.randomness import generator
 from hessinit_book.statistics.rounding import all_rounded
 from hessinit_book.training.batches import batch_indices
 
+EARLY_STEPS = 10  # after which the loss on the probe is taken
 FINAL_STEPS = 20  # the last steps, over which the final loss is averaged
 WINDOW = 10  # steps over which the loss is averaged until it is below the level
 TEST_IMAGES = 1000  # the first ones, for the accuracy
@@ -85,16 +87,28 @@ def train_all(
         masks: of dropout, see `Stack.train`.
 
     Returns:
-        For each rate, lists over the networks: `final_loss` (inf: diverged), `trains`,
-        `steps_to_level`, until the mean of `WINDOW` steps is below (inf: never), and the test
-        `accuracy`, without dropout.
+        For each rate, lists over the networks: `early_loss`, on the probe after `EARLY_STEPS`
+        steps, and `final_loss` (inf: diverged), `trains`, `steps_to_level`, until the mean of
+        `WINDOW` steps is below (inf: never), and the test `accuracy`. Early loss and accuracy
+        are those without dropout.
     """
     count = len(networks)
     stack = Stack([network for _ in rates for network in networks], activation)
     each_rate = torch.tensor(rates, device=task.inputs.device).repeat_interleave(count)
-    losses = stack.train(task.inputs, task.labels, task.order, each_rate, after_step, masks)
+    early: list[float] = []
+    done = itertools.count(1)
+
+    def look() -> None:
+        if next(done) == min(EARLY_STEPS, len(task.order)):
+            with torch.no_grad():
+                now = stack.losses(*task.probe_batch)
+            early.extend(now.nan_to_num(nan=math.inf, posinf=math.inf).tolist())
+        after_step()
+
+    losses = stack.train(task.inputs, task.labels, task.order, each_rate, look, masks)
     final = losses.double()[:, -FINAL_STEPS:].mean(1).nan_to_num(nan=math.inf)
     found = {
+        "early_loss": all_rounded(early),
         "final_loss": all_rounded(final.tolist()),
         "trains": [int(loss < level) for loss in final.tolist()],
         "steps_to_level": steps_below(losses, level),
