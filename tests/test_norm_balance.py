@@ -19,14 +19,13 @@ from hessinit_book.chapters.norm_balance.batches import layer_pairs
 from hessinit_book.chapters.norm_balance.run import (
     RULES,
     NormBalanceParameters,
-    draw_weights,
     make_network,
     measure,
     units,
-    whole_norms,
 )
 from hessinit_book.errors import ParameterError
 from hessinit_book.networks.dense import dense_network, linear_layers
+from hessinit_book.networks.random_networks import draw_weights, hessian_norms, make_model
 from hessinit_book.records.records import Record
 from hessinit_book.theory import Masks, RandomNetwork
 
@@ -56,7 +55,7 @@ def case_of(activation: str, weights: list[torch.Tensor], x: torch.Tensor) -> Ca
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_norms_of_all_batches_are_those_of_dense_blocks(activation: str) -> None:
     network = RandomNetwork.make([5, 6, 4, 3], [0.5, 0.7, 0.3], activation)
-    weights = [weight.double() for weight in draw_weights(network, seeded(0), CPU)]
+    weights = [weight.double() for weight in draw_weights(network, seeded(0))]
     x = torch.randn(4, 5, generator=seeded(1), dtype=torch.float64)
     found = measure(network, weights, x, (1, 2, 4), seeded(0))
     for k, name in enumerate(("0.weight", "2.weight", "4.weight")):
@@ -74,7 +73,9 @@ def test_norms_of_all_batches_are_those_of_dense_blocks(activation: str) -> None
         pairs = [float((a * b).sum()) for a in samples for b in samples if a is not b]
         assert found["large_batch"][k] == pytest.approx(np.sqrt(np.mean(pairs)), rel=1e-9)
         dense = float(case_of(activation, weights, x).dense_hessian(name).norm())
-        assert whole_norms(network, weights, x, labels(4))[k] == pytest.approx(dense, rel=1e-9)
+        assert hessian_norms(make_model(network, weights), x, labels(4))[k] == pytest.approx(
+            dense, rel=1e-9
+        )
 
 
 def test_masks_differ_from_sample_to_sample() -> None:

@@ -21,14 +21,13 @@ from hessinit_book.chapters.norm_propagation.checks import exact_expectations, e
 from hessinit_book.chapters.norm_propagation.known_rules import known_rules
 from hessinit_book.chapters.norm_propagation.networks import (
     SCHEMES,
-    draw_weights,
-    make_model,
     make_network,
 )
 from hessinit_book.chapters.norm_propagation.run import NormPropagationParameters
 from hessinit_book.drawing.style import data_label
 from hessinit_book.errors import ParameterError
 from hessinit_book.networks.linearized_norms import linearized_norms
+from hessinit_book.networks.random_networks import draw_weights, make_model
 from hessinit_book.records import records
 from hessinit_book.records.records import Record
 from hessinit_book.theory import Masks, RandomNetwork

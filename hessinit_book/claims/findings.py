@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hessinit_book.statistics.prediction import Estimate
-
 DERIVED, REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTED = (
     "derived",
     "reproduced",
@@ -75,13 +73,3 @@ def over_seeds(values: Sequence[float], form: str = "#.2g") -> str:
     """
     middle, low, high = (f"{v:{form}}" for v in (np.median(values), min(values), max(values)))
     return middle if low == high else f"{middle} ({low} to {high})"
-
-
-def signed(estimate: Estimate) -> str:
-    """Write a difference with its interval.
-
-    Example:
-        >>> signed(Estimate(0.1, -0.05, 0.25))
-        '+0.10 [-0.05, +0.25]'
-    """
-    return f"{estimate.value:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}]"

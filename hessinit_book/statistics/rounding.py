@@ -1,8 +1,11 @@
-"""Rounding of what goes into records: they stay small, and claim no digits that are noise."""
+"""Numbers of records: rounded on the way in, logarithms that are finite on the way out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float
 
 
 def rounded(value: float, digits: int = 6) -> float:
@@ -23,3 +26,13 @@ def all_rounded(values: Iterable[float], digits: int = 6) -> list[float]:
         [0.33, 2.0]
     """
     return [rounded(value, digits) for value in values]
+
+
+def finite_log10(values: Sequence[float] | Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Take decimal logarithms; zeros and overflown numbers go to the ends of float32's range.
+
+    Example:
+        >>> finite_log10([100.0, float("nan"), float("inf")]).tolist()
+        [2.0, 38.0, 38.0]
+    """
+    return np.log10(np.clip(np.nan_to_num(values, nan=1e38, posinf=1e38), 1e-45, 1e38))

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+ALIKE = 1e-9  # cosine distance below which float32 tells no samples apart
+
 
 @torch.no_grad()
 def cosine_distance(outputs: Float[Tensor, "b ..."]) -> float:

@@ -10,6 +10,8 @@ import pandas as pd
 
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.families import Judged, Score, Trial
+from hessinit_book.statistics.rounding import finite_log10
+from hessinit_book.training.cosines import ALIKE
 
 LEVEL = 2.2
 """A network trains if its final loss [nat] is below: guessing gives log 10 = 2.3."""
@@ -23,8 +25,6 @@ FAMILIES = {
     "trial": "ten steps of training",
 }
 """What competes, with labels for readers."""
-
-ALIKE = 1e-9  # cosine distance below which float32 tells no samples apart
 
 
 def networks(records: Sequence[Record]) -> pd.DataFrame:
@@ -46,12 +46,12 @@ def networks(records: Sequence[Record]) -> pd.DataFrame:
                 row = {"seed": record.seed, "network": network, "scheme": scheme}
                 row["trains"] = found["best"]["final_loss"] < LEVEL
                 for name, key in (("hessian", "frobenius"), ("gradient", "gradient")):
-                    logs = _log(found["tracked"][key][0])
+                    logs = finite_log10(found["tracked"][key][0])
                     row[f"{name}_largest"] = logs.max()
                     row[f"{name}_mean"] = logs.mean()
                     row[f"{name}_least"] = logs.min()
-                outputs = _log(found["at_start"]["activation"])
-                row["variance_weights"] = np.abs(_log(found["at_start"]["deviation"])).max()
+                outputs = finite_log10(found["at_start"]["activation"])
+                row["variance_weights"] = np.abs(finite_log10(found["at_start"]["deviation"])).max()
                 row["variance_last"] = outputs[-1]
                 row["variance_spread"] = np.ptp(outputs)
                 if "early_loss" in found:
@@ -62,8 +62,8 @@ def networks(records: Sequence[Record]) -> pd.DataFrame:
 
 def _baselines(found: Mapping[str, Any]) -> dict[str, float]:
     at_start = found["at_start"]
-    hidden, outputs = _log(np.maximum(at_start["cosine_distance"], ALIKE))[-2:]
-    loss, *early = _log([at_start["loss"], *found["early_loss"]])
+    hidden, outputs = finite_log10(np.maximum(at_start["cosine_distance"], ALIKE))[-2:]
+    loss, *early = finite_log10([at_start["loss"], *found["early_loss"]])
     return {
         "loss_start": loss,
         "alike_hidden": hidden,
@@ -99,8 +99,3 @@ def contest(table: pd.DataFrame) -> dict[str, Score]:
     numbers = {name: table[name].to_numpy() for names in columns.values() for name in names}
     judged = Judged(numbers, networks_apart(table))
     return {family: judged.best(names) for family, names in columns.items() if names}
-
-
-def _log(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Take decimal logarithms; zeros and overflown numbers go to the ends of float32's range."""
-    return np.log10(np.clip(np.nan_to_num(values, nan=1e38), 1e-45, 1e38))

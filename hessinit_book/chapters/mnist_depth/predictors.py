@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from hessinit_book.statistics.rounding import finite_log10
+from hessinit_book.training.cosines import ALIKE
+
 FAMILIES = {
     "Hessian": "Hessian norms",
     "gain": "gain of a step",
@@ -23,15 +26,7 @@ FAMILIES = {
 RIVALS = ("gradient", "variance", "loss", "alike", "trial")
 """Families without a Hessian."""
 
-ALIKE = 1e-9  # cosine distance below which float32 tells no samples apart
-
 Column = Float[np.ndarray, " n"]
-
-
-def _log(values: Column) -> Column:
-    """Take decimal logarithms; zeros and overflown numbers go to the ends of float32's range."""
-    values = np.nan_to_num(values, nan=1e38, posinf=1e38)
-    return np.log10(np.clip(values, 1e-45, 1e38))
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class Predictor:
 
 
 def _layers(column: str, sum_up: Callable[[Column], float]) -> Callable[[pd.DataFrame], Column]:
-    return lambda table: np.array([sum_up(_log(np.array(row))) for row in table[column]])
+    return lambda table: np.array([sum_up(finite_log10(np.array(row))) for row in table[column]])
 
 
 def _spread(logs: Column) -> float:
@@ -83,10 +78,12 @@ PREDICTORS = {
     "best_gain": Predictor(
         "step: gain at its best rate",
         "gain",
-        lambda t: _log(t.square.to_numpy() ** 2 / t.curvature.to_numpy().clip(min=1e-45)),
+        lambda t: finite_log10(t.square.to_numpy() ** 2 / t.curvature.to_numpy().clip(min=1e-45)),
     ),
     "gradient_norm": Predictor(
-        "gradient: all layers", "gradient", lambda table: _log(np.sqrt(table.square.to_numpy()))
+        "gradient: all layers",
+        "gradient",
+        lambda table: finite_log10(np.sqrt(table.square.to_numpy())),
     ),
     "gradient_first": Predictor(
         "gradient: first layer", "gradient", _layers("gradient", lambda v: v[0])
@@ -104,7 +101,9 @@ PREDICTORS = {
     "activation_spread": Predictor(
         "activations: spread", "variance", _layers("activation", _spread)
     ),
-    "loss_start": Predictor("loss: at the start", "loss", lambda t: _log(t.loss.to_numpy())),
+    "loss_start": Predictor(
+        "loss: at the start", "loss", lambda t: finite_log10(t.loss.to_numpy())
+    ),
     "alike_hidden": Predictor(
         "correlation: last hidden layer",
         "alike",
@@ -114,7 +113,7 @@ PREDICTORS = {
         "correlation: outputs", "alike", _layers("cosine_distance", lambda v: _floor(v[-1]))
     ),
     "trial_loss": Predictor(
-        "ten steps: loss after them", "trial", lambda t: _log(t.early_loss.to_numpy())
+        "ten steps: loss after them", "trial", lambda t: finite_log10(t.early_loss.to_numpy())
     ),
     "trial_fall": Predictor(
         "ten steps: fall of the loss",

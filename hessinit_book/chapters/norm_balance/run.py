@@ -12,14 +12,14 @@ from itertools import pairwise
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from hessinit_book.chapters.norm_balance.batches import layer_pairs
 from hessinit_book.errors import ParameterError
+from hessinit_book.networks.random_networks import draw_weights, hessian_norms, make_model
 from hessinit_book.parameters import Parameters
 from hessinit_book.parameters.values import Count, Deviation, Layers, Units
 from hessinit_book.randomness import generator
@@ -28,7 +28,6 @@ from hessinit_book.records.runs import run_seeds
 from hessinit_book.statistics.rounding import all_rounded, rounded
 from hessinit_book.theory import Masks, RandomNetwork
 from hessinit_book.training.image_data import load_images
-from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.theory import critical_variance
 
 INPUTS, CLASSES = 784, 10
@@ -139,14 +138,18 @@ def run(parameters: NormBalanceParameters) -> list[Record]:
             for shape, widths in networks.items():
                 network = make_network(name, widths, parameters.keep)
                 stream = generator(seed, f"{name}/{shape}")
-                drawn = [draw_weights(network, stream, device) for _ in range(parameters.draws)]
+                drawn = [
+                    [weight.to(device) for weight in draw_weights(network, stream)]
+                    for _ in range(parameters.draws)
+                ]
                 found = [
                     measure(network, weights, inputs, parameters.batch_sizes, stream)
                     for weights in drawn
                 ]
                 means = {key: _mean([one[key] for one in found]) for key in found[0]}
                 if rule.activation not in PIECEWISE_LINEAR:
-                    means["whole"] = whole_norms(network, drawn[0], inputs[:some], labels[:some])
+                    model = make_model(network, drawn[0])
+                    means["whole"] = hessian_norms(model, inputs[:some], labels[:some])
                 norms[name][shape] = {
                     **{key: all_rounded(mean, 4) for key, mean in means.items()},
                     "last_over_first": last_over_first(means, units(rule.unit, widths)),
@@ -215,17 +218,6 @@ def units(unit: str, widths: list[int]) -> list[float]:
     return [float(m ** powers[0] * n ** powers[1]) for m, n in pairwise(widths)]
 
 
-def draw_weights(
-    network: RandomNetwork, stream: torch.Generator, device: torch.device
-) -> list[Tensor]:
-    """Draw one matrix a layer, of shape (fan_out, fan_in)."""
-    shape_of = zip(network.variances, pairwise(network.widths), strict=True)
-    return [
-        (math.sqrt(variance) * torch.randn(fan_out, fan_in, generator=stream)).to(device)
-        for variance, (fan_in, fan_out) in shape_of
-    ]
-
-
 def measure(
     network: RandomNetwork,
     weights: list[Tensor],
@@ -244,24 +236,6 @@ def measure(
     found = {"trace": [float(layer.traces.mean()) for layer in layers]}
     found |= {f"b{size}": [layer.frobenius(size) for layer in layers] for size in sizes}
     return found | {"large_batch": [layer.large_batch() for layer in layers]}
-
-
-def whole_norms(
-    network: RandomNetwork, weights: list[Tensor], inputs: Tensor, labels: Tensor
-) -> list[float]:
-    """Compute the Frobenius norm of each layer's whole Hessian; no dropout."""
-    modules: list[nn.Module] = []
-    for k, weight in enumerate(weights):
-        linear = nn.Linear(*weight.mT.shape, bias=False, device="meta")
-        linear.weight = nn.Parameter(weight)
-        modules.append(linear)
-        if k < len(network.activations):
-            activation = network.activations[k]
-            assert isinstance(activation, nn.Module)
-            modules.append(activation)
-    options: dict[str, Any] = {"norms": ("frobenius",), "parts": False, "method": "exact"}
-    report = layer_hessians(nn.Sequential(*modules), F.cross_entropy, inputs, labels, **options)
-    return [layer.frobenius for layer in report.values()]
 
 
 def last_over_first(norms: dict[str, list[float]], unit: list[float]) -> dict[str, float]:

@@ -19,12 +19,10 @@ from hessinit_book.chapters.norm_propagation.checks import expectation_check, ga
 from hessinit_book.chapters.norm_propagation.known_rules import known_rules
 from hessinit_book.chapters.norm_propagation.networks import (
     SCHEMES,
-    draw_weights,
-    hessian_norms,
-    make_model,
     make_network,
 )
 from hessinit_book.networks.linearized_norms import linearized_norms
+from hessinit_book.networks.random_networks import draw_weights, hessian_norms, make_model
 from hessinit_book.parameters import Parameters
 from hessinit_book.parameters.values import Count, Deviation, Layers, Units
 from hessinit_book.randomness import generator
