@@ -33,7 +33,7 @@ from hessinit_book.statistics import families
 from hessinit_book.statistics.families import Score
 from hessinit_book.training.cosines import cosine_distance
 from hessinit_book.training.step_gain import gradient_and_curvature
-from hessinit_lib.init.hessian import LEVEL
+from hessinit_lib.init.looks_linear import OUTPUT_RMS
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -96,14 +96,13 @@ def test_starts_have_their_deviations() -> None:
     assert [every[k].weight.std().item() for k in (0, 2)] == pytest.approx([0.3, 0.3], rel=0.03)
 
 
-def test_our_start_sets_the_level_of_the_outputs() -> None:
+def test_our_start_sets_the_size_of_the_outputs() -> None:
     batch = torch.rand(32, 784, generator=seeded(1)), torch.arange(32) % 10
-    network = make_network("hessian", "hessian", (784, 20, 20, 10), "relu", seeded(), batch)
+    start = "looks_linear"
+    network = make_network(start, start, (784, 20, 20, 10), "relu", seeded(), batch)
     with torch.no_grad():
-        z = network(batch[0])
-    # Curvature of softmax cross-entropy at zero outputs, over twice the loss there.
-    share = z.var(1, unbiased=False).mean().item() / (2 * math.log(10))
-    assert share == pytest.approx(LEVEL, rel=0.05)
+        size = network(batch[0]).square().mean().sqrt().item()
+    assert size == pytest.approx(OUTPUT_RMS, rel=0.05)
 
 
 # Dropout
@@ -252,7 +251,7 @@ def test_intervals_are_learned_on_one_data_set_and_tested_on_another(found: list
 
 
 def test_starts_are_judged_at_their_best_rate(found: list[Record]) -> None:
-    table = mnist_schemes.schemes(found, ["he", "hessian"])
+    table = mnist_schemes.schemes(found, ["he", "looks_linear"])
     grid = found[1].values["grid"]["relu"]["depth_3"]
     i = grid["starts"].split(", ").index("he")
     losses = {t["learning_rate"]: t["final_loss"][i] for t in grid["trained"]}
@@ -260,13 +259,13 @@ def test_starts_are_judged_at_their_best_rate(found: list[Record]) -> None:
     assert (row.final_loss, row.rate) == min((loss, rate) for rate, loss in losses.items())
     assert len(table) == 2 * 3 * 2 * 2
 
-    gains = mnist_schemes.lead(table, "hessian", "he", ["function", "depth"]).gain
+    gains = mnist_schemes.lead(table, "looks_linear", "he", ["function", "depth"]).gain
     both = table.query("function == 'relu' and depth == 3").pivot(
         index="seed", columns="start", values="final_loss"
     )
-    assert gains["relu", 3].mean == pytest.approx((both.he - both.hessian).mean())
+    assert gains["relu", 3].mean == pytest.approx((both.he - both.looks_linear).mean())
     table.loc[(table.start == "he") & (table.depth == 3), "final_loss"] = math.inf
-    lost = mnist_schemes.lead(table, "hessian", "he", ["function", "depth"]).gain
+    lost = mnist_schemes.lead(table, "looks_linear", "he", ["function", "depth"]).gain
     assert math.isnan(lost["relu", 3].mean)
 
     dropped = mnist_schemes.with_dropout(found)

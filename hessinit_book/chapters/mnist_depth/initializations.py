@@ -16,11 +16,11 @@ from hessinit_book.statistics.rounding import all_rounded, rounded
 from hessinit_book.training.cosines import cosine_distance
 from hessinit_book.training.step_gain import gradient_and_curvature
 from hessinit_lib.hessians import layer_hessians
-from hessinit_lib.init import hessian_
+from hessinit_lib.init import looks_linear_
 
 # The scheme whose variance keeps the activation's signals: He's for ReLU, LeCun's else.
 FITTING = {"relu": "he", "tanh": "lecun", "sigmoid": "lecun"}
-NAMED = (*SCHEMES, "hessian")
+NAMED = (*SCHEMES, "looks_linear")
 """Starts that have a name: the usual schemes, and ours."""
 
 
@@ -36,17 +36,17 @@ def make_network(
 
     Args:
         name: of the start: "first_...", "all_..." or a scheme.
-        start: the deviation, or the scheme: a key of `SCHEMES`, or "hessian", our `hessian_`.
+        start: the deviation, or the scheme: a key of `SCHEMES`, or "looks_linear".
         widths: of all layers.
         activation: its name, see `dense_network`.
         stream: the same state gives the same directions, whatever the deviation.
-        batch: inputs and labels, which only `hessian_` looks at.
+        batch: inputs and labels, which only `looks_linear_` looks at.
     """
     network = dense_network(widths, activation)
-    if start == "hessian":
+    if start == "looks_linear":
         draw_weights(network, FITTING[activation], stream)  # finite weights, to be replaced
         network.to(batch[0].device)
-        hessian_(network, F.cross_entropy, *batch, generator=stream)
+        looks_linear_(network, batch[0], generator=stream)
         return network
     if isinstance(start, str):
         draw_weights(network, start, stream)

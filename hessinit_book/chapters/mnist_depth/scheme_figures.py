@@ -15,7 +15,7 @@ from hessinit_book.networks.starts import LABELS
 from hessinit_book.records.records import Record
 from hessinit_book.statistics.intervals import Interval
 
-NAMED = {**LABELS, "hessian": "ours, hessian_"}
+NAMED = {**LABELS, "looks_linear": "looks_linear_"}
 RULES = {
     "he": "He: 2 / n",
     "rescaled": "dropout, rescaled: 2p / n",

@@ -12,7 +12,7 @@ from hessinit_book.records.records import Record
 from hessinit_book.statistics.families import Folds, Judged, Score, Trial
 from hessinit_book.statistics.prediction import Estimate, spearman_of_samples
 
-OURS = "hessian"  # the name of the start by `hessian_`
+OURS = "looks_linear"  # the name of the start by `looks_linear_`
 
 SPLITS = {"depth": "another depth", "activation": "another activation"}
 """On what a learned interval is tested: what it was not learned on.
@@ -28,8 +28,8 @@ def networks(records: Sequence[Record], rate: float, *, ours: bool = False) -> p
     Args:
         records: of `mnist_depth`.
         rate: one of the learning rates.
-        ours: whether the start by `hessian_` is among them. It is set by a curvature, which
-            must not be when curvatures are judged.
+        ours: whether the start by `looks_linear_` is among them. It was chosen on such
+            networks because they train, so it is no trial of what tells who trains.
 
     Returns:
         Columns seed, shape, start, setting (shape and start, numbered), depth, function (the
