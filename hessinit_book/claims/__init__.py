@@ -185,10 +185,11 @@ CLAIMS = (
         "preprint",
         "Controlling the Hessian norm helps to initialize weights rigorously: image networks.",
         "init_targets",
-        "He's weights, layers scaled so that Hessian norms are equal or one: of these, the one that "
-        "is best on the other networks ends with a lower loss than He's (95 % interval of the difference over seeds above 0; each at its best rate): on all "
-        "networks: reproduced; on some: partly. Starts that change directions, or only the size "
-        "of the outputs, do not count: no Hessian of a weight enters those.",
+        "He's weights, layers scaled so that Hessian norms are equal or one: of these, the one "
+        "that is best on the other networks ends with a lower loss than He's (95 % interval of "
+        "the difference over seeds above 0; each at its best rate): on all networks: "
+        "reproduced; on some: partly. Starts that change directions, or only the size of the "
+        "outputs, do not count: no Hessian of a weight enters those.",
         initialization.control_helps,
         form=_ON_BATCHES,
     ),
