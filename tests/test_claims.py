@@ -83,7 +83,7 @@ def test_authors_findings_turn_with_the_records(tmp_path: Path) -> None:
 
 def test_the_start_that_is_judged_was_chosen_on_other_networks() -> None:
     losses = {"a": (0.5, 0.1, 0.4), "b": (0.5, 0.6, 0.4)}  # of He and of two others
-    rivals = ("equal_frobenius", "he_level")
+    rivals = ("equal_frobenius", "all_one")
     found = []
     for seed in range(3):
         values: dict[str, Any] = {}
@@ -96,9 +96,9 @@ def test_the_start_that_is_judged_was_chosen_on_other_networks() -> None:
                 for start, loss in {"he": he, **ends}.items()
             }
         found.append(make_record(experiment="init_targets", seed=seed, values=values))
-    # On network a, equal_frobenius is best by far; network b speaks for he_level.
+    # On network a, equal_frobenius is best by far; network b speaks for all_one.
     judged = initialization.control_helps(found)
-    assert "a: he_level, +0.10" in judged.figure
+    assert "a: all_one, +0.10" in judged.figure
     assert "b: equal_frobenius, -0.10" in judged.figure
     assert judged.verdict == PARTLY
 

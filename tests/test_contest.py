@@ -157,8 +157,11 @@ def test_no_end_of_a_grid_is_chosen_while_it_can_be_extended() -> None:
     assert found["rates"] == [0.000148, 0.000443, 0.00133, 0.004, 0.012, 0.036]
     assert found["rate"] == 0.000443
     assert choose_rate(train, [0.012, 0.036], 1)["rate"] == 0.004  # it ends, and the table says so
-    lost = choose_rate(lambda rates: {**train(rates), "diverged": [True] * len(rates)}, [1.0], 2)
-    assert lost["rates"] == [0.111, 0.333, 1.0]
+    all_lost = {"diverged": [True] * 2}
+    lost = choose_rate(lambda rates: train(rates) | all_lost, [0.3, 0.9], 0)
+    assert lost["rate"] == 0.3
+    down = choose_rate(lambda r: train(r) | {"diverged": [True] * len(r)}, [0.3, 0.9], 2)
+    assert down["rates"] == [0.0333, 0.1, 0.3, 0.9]
 
 
 def test_all_schemes_take_part() -> None:

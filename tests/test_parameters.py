@@ -115,7 +115,7 @@ def test_bearing_leaves_out_places(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("experiment", "given", "expected"),
     [
-        ("contest", {"batch_size": 751}, "batch_size: got 751, expected at most 750"),
+        ("contest", {"batch_size": 751}, "batch_size: got 751, expected less than or equal to 750"),
         ("init_targets", {"batch_size": 2001}, "batch_size: got 2001, expected at most 2000, the"),
         ("init_targets", {"probe_size": 10**6}, "probe_size: got 1000000, expected at most 2000,"),
         ("diagnose", {"batch_size": 1501}, "batch_size: got 1501, expected at most 1500, the"),

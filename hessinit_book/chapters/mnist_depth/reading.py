@@ -60,9 +60,26 @@ def contest_table(held: Sequence[Contest]) -> pd.DataFrame:
                 "balanced accuracy": str(score.estimate()),
                 "Hessian norms ahead by": ""
                 if family == OURS
-                else _lead(one, family, _comparisons(held)).signed(),
+                else lead(held, one, family).signed(),
             }
     return pd.DataFrame(rows).T.rename_axis(["rate", "tested on", "number"])
+
+
+def lead(held: Sequence[Contest], one: Contest, family: str) -> Estimate:
+    """Estimate how far Hessian norms are ahead in one test; widened for all tests that are held."""
+    return one.scores[OURS].ahead_of(one.scores[family], _comparisons(held))
+
+
+def clear(held: Sequence[Contest]) -> tuple[int, int]:
+    """Count the differences whose interval does not hold zero, and all."""
+    leads = [
+        lead(held, one, family)
+        for one in held
+        if one.scores[OURS].chosen
+        for family in one.scores
+        if family != OURS
+    ]
+    return sum(each.low > 0 or each.high < 0 for each in leads), len(leads)
 
 
 def reading(records: Sequence[Record], held: Sequence[Contest]) -> str:
@@ -114,15 +131,15 @@ def _lines(records: Sequence[Record], held: Sequence[Contest]) -> Iterator[str]:
 
 def _against(held: Sequence[Contest], family: str) -> str:
     leads = {
-        f"{SPLITS[one.split]} (rate {one.rate:g})": _lead(one, family, _comparisons(held))
+        f"{SPLITS[one.split]} (rate {one.rate:g})": lead(held, one, family)
         for one in held
         if one.scores[OURS].chosen
     }
-    ahead = [name for name, lead in leads.items() if lead.low > 0]
-    behind = [name for name, lead in leads.items() if lead.high < 0]
-    span = _span([lead.value for lead in leads.values()], "+.2f")
-    clear = {"ahead": ahead, "behind": behind}
-    said = [f"{word} on {', '.join(names)}" for word, names in clear.items() if names]
+    ahead = [name for name, difference in leads.items() if difference.low > 0]
+    behind = [name for name, difference in leads.items() if difference.high < 0]
+    span = _span([difference.value for difference in leads.values()], "+.2f")
+    found = {"ahead": ahead, "behind": behind}
+    said = [f"{word} on {', '.join(names)}" for word, names in found.items() if names]
     result = "; ".join(said) if said else "no difference is clear"
     return f"**Against {FAMILIES[family]}** (difference {span}): {result}."
 
@@ -139,10 +156,6 @@ def _left_out(held: Sequence[Contest]) -> str:
 
 def _comparisons(held: Sequence[Contest]) -> int:
     return sum(len(one.scores) - 1 for one in held if one.scores[OURS].chosen) or 1
-
-
-def _lead(one: Contest, family: str, comparisons: int) -> Estimate:
-    return one.scores[OURS].ahead_of(one.scores[family], comparisons)
 
 
 def _span(values: Sequence[float], form: str) -> str:
