@@ -34,7 +34,7 @@ def run(folder: Path, **given: Any) -> list[Record]:
     tiny = {
         "profile": "smoke",
         "schemes": QUICK,
-        "networks": ["tanh_30", "resnet", "vgg", "gpt"],
+        "networks": ["tanh_30", "resnet", "gpt"],
         "extensions": 0,
         "width": 4,
         "blocks": 1,
@@ -88,12 +88,11 @@ def test_an_interrupted_run_goes_on_with_the_next_network(
 
     monkeypatch.setattr(contest, "hold", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, seeds=[0])
-    (again,) = run(tmp_path, seeds=[0])
-    assert held == ["tanh_30", "resnet", "vgg", "vgg", "gpt"]
-    for network, values in again.values.items():
-        for scheme, row in values.items():
-            assert row["final"] == found[0].values[network][scheme]["final"]
+        run(tmp_path, seeds=[0], networks=["resnet", "vgg"])
+    (again,) = run(tmp_path, seeds=[0], networks=["resnet", "vgg"])
+    assert held == ["resnet", "vgg", "vgg"]
+    for scheme, row in again.values["resnet"].items():
+        assert row["final"] == found[0].values["resnet"][scheme]["final"]
     assert [path.name for path in (tmp_path / "smoke" / "contest").iterdir()] == ["seed-0.json"]
 
 
