@@ -1,0 +1,129 @@
+r"""Cross-layer blocks of the Gauss-Newton matrix, of any network whose samples do not mix.
+
+The passes that tell the norms of the layers' own blocks tell those of all pairs: with
+$g_b^k$ the gradient of sample b in layer k for random vectors at the outputs, and $g'$ for others,
+
+$$\|G_{jk}\|_F^2 = \mathbb{E} \sum_{b,c} (g_b^j \cdot g_c'^j) (g_b^k \cdot g_c'^k) .$$
+
+Source: derivation in the book, statement 13.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations, combinations_with_replacement
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hessinit_lib.hessians.case import Case
+from hessinit_lib.hessians.ggn.passes import MOST, Passes
+from hessinit_lib.hessians.numerics.estimates import Estimate, Sketch, combine, sketch_of
+from hessinit_lib.hessians.numerics.random import cpu_generator
+from hessinit_lib.hessians.options import Options
+
+_ONCE, _EACH = 1.0, 1.1  # training steps of a call, and of a vector with its gradients' products
+_FEWEST = 3  # vectors that tell an error
+
+Squares = dict[tuple[int, int], Estimate]
+r"""Estimates of $\|G_{jk}\|_F^2$ by places j <= k."""
+
+
+def ggn_squares(case: Case, options: Options) -> Squares:
+    r"""Estimate the squared norms of all blocks, those of single layers included.
+
+    Vectors are added until the standard error of each norm is within the tolerance, relative to
+    $(\|G_{jj}\| \|G_{kk}\|)^{1/2}$, which is the largest it can be; or the budget is spent.
+
+    Args:
+        case: a model and a batch.
+        options: `tolerance`, `generator`, `budget` and `max_memory` count.
+
+    Returns:
+        The estimates; NaN where outputs, loss or its gradient are not finite.
+
+    Raises:
+        NotImplementedError, ValueError: see `Passes`.
+    """
+    names = [*case.weights]
+    with torch.no_grad():
+        passes = Passes(case, options.max_memory)
+        if not passes.finite:
+            pairs = combinations_with_replacement(range(len(names)), 2)
+            return dict.fromkeys(pairs, Estimate(math.nan, math.nan, 1.0))
+        generator = cpu_generator(options.generator)
+        found: dict[tuple[int, int], list[Sketch]] = {}
+        most = max(_FEWEST, int(min((options.steps - _ONCE) / _EACH, 1 << 20)))
+        needed, done = _FEWEST, 0
+        with tqdm(desc="cross-layer norms", unit="pass", delay=3, leave=False) as bar:
+            while needed:
+                bar.total = done + needed
+                count = min(needed, max(MOST, _FEWEST))
+                for pair, sketch in _drawn(passes, names, count, generator).items():
+                    found.setdefault(pair, []).append(sketch)
+                done += count
+                bar.update(count)
+                squares = _squares(found, len(names))
+                wanted = int(1.1 * done * _excess(squares, options.tolerance) ** 2)
+                needed = min(max(wanted - done, _FEWEST), most - done) if wanted > done else 0
+                needed = needed if needed >= _FEWEST else 0
+    return squares
+
+
+def _drawn(
+    passes: Passes, names: Sequence[str], count: int, generator: torch.Generator
+) -> dict[tuple[int, int], Sketch]:
+    """Go back from some vectors, and give what they tell about each pair of layers."""
+    drawn = [passes.hessian.draw(generator) for _ in range(count)]
+    both = len(drawn[0]) == 2  # (e, A e) in place of S e twice
+    every = list(combinations(range(count), 2))
+    pairs = {(a, c): (2 * a, 2 * c + 1) if both else (a, c) for a, c in every}
+    if both:
+        pairs |= {(c, a): (2 * c, 2 * a + 1) for a, c in every}
+    vectors = [vector for pair in drawn for vector in pair]
+    products: dict[int, Mapping[tuple[int, int], Tensor]] = {}
+    places = {name: place for place, name in enumerate(names)}
+    for name, gradients in passes.gradients(names, vectors):
+        matrices, _, _ = gradients.inner_products(list(pairs.values()))
+        products[places[name]] = dict(zip(pairs, matrices, strict=True))
+    like = next(iter(vectors))
+    nothing = [like.new_zeros(passes.samples) for _ in range(count)]  # lengths are not asked for
+    return {
+        (j, k): sketch_of(_joined(products[j], products[k], every), nothing)
+        for j, k in combinations_with_replacement(sorted(products), 2)
+    }
+
+
+def _joined(
+    lower: Mapping[tuple[int, int], Tensor],
+    upper: Mapping[tuple[int, int], Tensor],
+    every: Sequence[tuple[int, int]],
+) -> dict[tuple[int, int], Tensor]:
+    """Lay the inner products of two layers out so that each is multiplied by the other's."""
+    found: dict[tuple[int, int], Tensor] = {}
+    for a, c in every:
+        found[a, c], found[c, a] = lower[a, c], upper.get((c, a), upper[a, c].mT)
+    return found
+
+
+def _squares(found: Mapping[tuple[int, int], Sequence[Sketch]], layers: int) -> Squares:
+    nothing = Estimate(0.0, 0.0, 1.0)  # the outputs do not depend on one of them
+    return {
+        pair: combine([(each.number, each.square) for each in found[pair]])
+        if pair in found
+        else nothing
+        for pair in combinations_with_replacement(range(layers), 2)
+    }
+
+
+def _excess(squares: Squares, tolerance: float) -> float:
+    r"""Give the largest error of a norm, relative to the largest it can be, over the tolerance."""
+    worst = 0.0
+    for (j, k), square in squares.items():
+        largest = (max(squares[j, j].mean, 0.0) * max(squares[k, k].mean, 0.0)) ** 0.5
+        norm = max(square.mean, 0.0) ** 0.5
+        if largest:
+            worst = max(worst, square.error / (norm + largest**0.5) / largest**0.5)
+    return worst / tolerance
