@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessinit_lib import cross_layer, layer_hessians
 from tests.networks import seeded
@@ -24,7 +25,8 @@ def dense(model: nn.Module, loss_fn: Callable[..., Tensor], x: Tensor, y: Tensor
     weights = {name: p for name, p in state.items() if p.ndim > 1}
 
     def outputs(ws: dict[str, Tensor]) -> Tensor:
-        return torch.func.functional_call(model, {**state, **ws}, (x,))
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+            return torch.func.functional_call(model, {**state, **ws}, (x,))
 
     hessian: Any = torch.func.hessian(lambda ws: loss_fn(outputs(ws), y))(weights)
     jacobian: Any = torch.func.jacrev(outputs)(weights)
@@ -52,7 +54,7 @@ def batch(samples: int, *shape: int, seed: int = 0, classes: int = 3) -> tuple[T
     activation=st.sampled_from([nn.ReLU, nn.Tanh, nn.GELU, nn.Identity]),
     twice=st.booleans(),
     frozen=st.booleans(),
-    memory=st.sampled_from([None, 2000, 10**6]),
+    memory=st.sampled_from([None, 10**5, 10**6]),
     seed=st.integers(0, 10**6),
 )
 def test_exact_norms_are_those_of_dense_matrices(
@@ -147,7 +149,7 @@ def test_estimates_are_within_their_errors(
 def test_a_budget_ends_the_work_and_says_so() -> None:
     torch.manual_seed(0)
     x, y = batch(16, 5, 3)
-    report = cross_layer(Attentive().double(), CE, x, y, tolerance=1e-4, budget=60)
+    report = cross_layer(Attentive().double(), CE, x, y, tolerance=1e-4, budget=60.0)
     assert "stopped at the budget of 60 training steps" in report.note
     assert str(report).splitlines()[0] == "Frobenius norms of the blocks of the Hessian, estimated"
 
