@@ -263,8 +263,8 @@ def _added(
         before = "lecun" if network.startswith(("tanh", "gpt")) else "he"
     if not {before, after} <= set(records[0].values[network]):
         return None
-    pair = [_found(records, network, name, what) for name in (after, before)]
-    return _verdict(*pair, len(records[0].values))[1]
+    ours, theirs = (_found(records, network, name, what) for name in (after, before))
+    return _verdict(ours, theirs, len(records[0].values))[1]
 
 
 def _word(
