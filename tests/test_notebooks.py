@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from papermill import execute_notebook
+from jupyter_client.manager import KernelManager
+from nbclient import NotebookClient
+from nbformat import NotebookNode
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
@@ -25,7 +26,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
 
-QUIET = {"progress_bar": False, "log_output": False}
 # conftest.py chooses another backend, which shows no figure.
 ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -55,18 +55,36 @@ def test_there_are_notebooks() -> None:
     assert "mnist_tracking" in NAMES
 
 
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[KernelManager]:
+    """Start one kernel for all notebooks: most of the time of a short run is torch's import."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env={**os.environ, **ENVIRONMENT})
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+def run_all(notebook: NotebookNode, kernel: KernelManager, folder: Path) -> None:
+    """Run all cells in a folder, in a namespace of their own."""
+    fresh = f"%reset -f\nimport os\nos.chdir({str(folder)!r})\ndel os"
+    cell = {"cell_type": "code", "source": fresh, "metadata": {}, "outputs": []}
+    notebook.cells.insert(0, NotebookNode(cell, id="reset", execution_count=None))
+    client = NotebookClient(notebook, km=kernel)
+    try:
+        client.execute(cleanup_kc=False)
+    finally:
+        client.kc.stop_channels()
+    del notebook.cells[0]
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_runs(name: str, tmp_path: Path, kernel: KernelManager) -> None:
     full_scale = ROOT / "results" / "paper" / name
     if full_scale.is_dir():  # so that the cells that show it are run
         shutil.copytree(full_scale, tmp_path / "results" / "paper" / name)
-    for variable, value in ENVIRONMENT.items():
-        monkeypatch.setenv(variable, value)
     given = {"profile": "smoke", "device": "cpu", "results_dir": str(tmp_path / "results")}
-    # Not as a process of its own, which takes seconds to start: the kernel is one.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # papermill's own
-        execute_notebook(source(name), tmp_path / "out.ipynb", given, cwd=tmp_path, **QUIET)
+    notebook = parameterize_notebook(load_notebook_node(source(name)), given)
+    run_all(notebook, kernel, tmp_path)
 
     (record,) = records.read_all(tmp_path / "results", "smoke", name)
     expected = parameters_of(name).check(profile="smoke")
@@ -76,17 +94,16 @@ def test_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert record.code == code_stamp(name)
     assert record.values
 
-    cells = json.loads((tmp_path / "out.ipynb").read_bytes())["cells"]
     outputs = [
         output
-        for cell in cells
+        for cell in notebook.cells
         if cell["cell_type"] == "code" and "remove-output" not in cell["metadata"]["tags"]
         for output in cell["outputs"]
     ]
     assert any("image/svg+xml" in output.get("data", {}) for output in outputs)
     # No warning gets onto the page.
     assert [output for output in outputs if output["output_type"] in ("stream", "error")] == []
-    assert {path.name for path in tmp_path.iterdir()} == {"results", "out.ipynb"}
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:

@@ -12,9 +12,11 @@ import pytest
 
 from hessinit_book.chapters.contest import figures as contest
 from hessinit_book.chapters.init_targets import figures as init_targets
+from hessinit_book.chapters.mnist_depth import reading
 from hessinit_book.chapters.word2vec.verdict import verdict
 from hessinit_book.drawing.tables import captioned
 from hessinit_book.records.records import Record, read_all
+from hessinit_book.statistics import families
 
 ROOT = Path(__file__).resolve().parent.parent
 POISON = "<img src=x onerror=alert(1)>"
@@ -63,6 +65,15 @@ def test_verdict_on_a_poisoned_record(poison: str) -> None:
     assert ESCAPED in said
 
 
+def test_reading_of_a_poisoned_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The activation that is left out is named."""
+    monkeypatch.setattr(families, "REPETITIONS", 20)
+    found = poisoned("mnist_depth", "sigmoid")
+    said = reading.reading(found, reading.contests(found))
+    assert "<img" not in said
+    assert ESCAPED in said
+
+
 def test_notebooks_show_records_in_no_other_way() -> None:
     """A `Styler` by itself escapes nothing; Markdown and HTML are shown as they are."""
     code = [
@@ -75,6 +86,9 @@ def test_notebooks_show_records_in_no_other_way() -> None:
     assert sorted(code) == [
         ').style.hide(axis="index")',  # the rules of `diagnose`, no records
         'display(Markdown(f"Shown: profile **{shown[0].profile}**, {len(shown)} seed(s)."))',
+        "display(Markdown(figures.reading(full_scale)))",
+        "display(Markdown(figures.reading(full_scale, held)))",  # of two notebooks
+        "display(Markdown(figures.reading(full_scale, held)))",
         "display(Markdown(verdict(full_scale)))",
         "display(Markdown(verdict(records)))",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -127,7 +128,7 @@ def _against(held: Sequence[Contest], family: str) -> str:
 
 
 def _left_out(held: Sequence[Contest]) -> str:
-    names = [f"{name} (rate {one.rate:g})" for one in held for name in one.left_out]
+    names = [f"{html.escape(name)} (rate {one.rate:g})" for one in held for name in one.left_out]
     if not names:
         return "No fold had to be left out."
     return (
