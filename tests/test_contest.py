@@ -96,6 +96,24 @@ def test_an_interrupted_run_goes_on_with_the_next_network(
     assert [path.name for path in (tmp_path / "smoke" / "contest").iterdir()] == ["seed-0.json"]
 
 
+def test_a_scheme_that_finds_no_weights_is_counted_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(entry: Entry) -> None:
+        raise ValueError("no such norms")
+
+    monkeypatch.setitem(SCHEMES, "looks_linear_sized", refuse)
+    monkeypatch.setattr(contest, "_warm_up", lambda device: None)
+    (one,) = run(tmp_path, seeds=[0], networks=["resnet"])
+    row = one.values["resnet"]["looks_linear_sized"]
+    assert (row["refused"], row["diverged"]) == ("no such norms", True)
+    shown = figures.standings([one], "resnet").loc["looks_linear_"]
+    assert (shown["rates chosen"], shown["diverged"]) == ("-", "100%")
+    assert (shown["at an end"], shown["final loss [nat]"][:8]) == (0, "diverged")
+    assert figures.against_published([one], "looks_linear_sized").verdict.tolist() == ["behind"]
+    plt.close(figures.final_losses([one]))
+
+
 def started(name: str, network: str) -> nn.Module:
     """Initialize a network of the smoke profile by one scheme."""
     parameters = ContestParameters.check(profile="smoke")
@@ -156,11 +174,8 @@ def test_no_end_of_a_grid_is_chosen_while_it_can_be_extended() -> None:
     assert found["rates"] == [0.000148, 0.000443, 0.00133, 0.004, 0.012, 0.036]
     assert found["rate"] == 0.000443
     assert choose_rate(train, [0.012, 0.036], 1)["rate"] == 0.004  # it ends, and the table says so
-    all_lost = {"diverged": [True] * 2}
-    lost = choose_rate(lambda rates: train(rates) | all_lost, [0.3, 0.9], 0)
-    assert lost["rate"] == 0.3
-    down = choose_rate(lambda r: train(r) | {"diverged": [True] * len(r)}, [0.3, 0.9], 2)
-    assert down["rates"] == [0.0333, 0.1, 0.3, 0.9]
+    lost = choose_rate(lambda rates: {**train(rates), "diverged": [True] * len(rates)}, [1.0], 2)
+    assert lost["rates"] == [0.111, 0.333, 1.0]
 
 
 def test_all_schemes_take_part() -> None:

@@ -42,7 +42,7 @@ def linearized_layers(
 ) -> Iterator[LinearizedLayer]:
     """Compute all inner products of the samples' linearized Hessians, exactly.
 
-    As in `hessinit_lib.hessians.chain.chain`, but with a fixed dropout mask for each sample, and
+    As in `hessinit_lib.hessians.chain.hessians`, but with a fixed dropout mask for each sample, and
     without the residual, which statement 6 is not about.
 
     Args:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from hessinit_lib.errors import needed
 from hessinit_lib.hessians.case import Case
@@ -102,7 +103,8 @@ def hessian_(
     - a number, or one for each layer by its weight's name: these norms $\|H_k\|$.
 
     Norms are met in closed form where the network is positively homogeneous, and by Newton's
-    method where it is not: then a layer's response costs one evaluation of all norms. To train
+    method where it is not: then a layer's response costs one evaluation of all norms, and in a deep
+    network of smooth activations the targets may not be found, which is an error. To train
     well is another matter: on the book's page "A contest of initializations", `looks_linear_`
     with no Hessian at all is set beside this.
 
@@ -176,10 +178,12 @@ def _set_norms(
     """Scale the layers until `measure` gives what is wanted, or equal norms if None."""
     scales = {layer.name: 1.0 for layer in layers}
     evaluations = 0
+    bar = tqdm(desc="scaling layers", unit="evaluation", delay=3, leave=False)
 
     def evaluate() -> list[float]:
         nonlocal evaluations
         evaluations += 1
+        bar.update()
         return measure()
 
     @torch.no_grad()
@@ -196,9 +200,10 @@ def _set_norms(
                 "above 0, which scales can change"
             )
     targets = None if wanted is None else [wanted[name] for name in scales]
-    reached, changes = meet_norms(
-        evaluate, scale, start, targets, tolerance=tolerance, rounds=rounds
-    )
+    with bar:
+        reached, changes = meet_norms(
+            evaluate, scale, start, targets, tolerance=tolerance, rounds=rounds
+        )
     rule = "equal norms"
     if targets is not None:
         least, largest = min(targets), max(targets)

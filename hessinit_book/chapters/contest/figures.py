@@ -111,13 +111,13 @@ def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
     budget = records[0].parameters["steps"]
     rows = {}
     for scheme in records[0].values[network]:
-        rates = look_up(records, f"values.{network}.{scheme}.rate")
+        rates = [r for r in look_up(records, f"values.{network}.{scheme}.rate") if np.isfinite(r)]
         steps = _found(records, network, scheme, "steps")
         final = _found(records, network, scheme, "final")
         tried = [each for row in look_up(records, f"values.{network}.{scheme}.tried.diverged")
                  for each in row]  # fmt: skip
         rows[_label(scheme)] = {
-            "rates chosen": f"{min(rates):g}" + (f" to {max(rates):g}" * (max(rates) > min(rates))),
+            "rates chosen": _span(rates),
             "at an end": sum(_at_an_end(record, network, scheme) for record in records),
             "steps to the loss": "-"
             if (steps == budget).all()
@@ -126,9 +126,11 @@ def standings(records: Sequence[Record], network: str) -> pd.DataFrame:
                 *(_written(loss, 3) for loss in (median(final), final.min(), final.max()))
             ),
             "diverged": f"{np.mean(~np.isfinite(final)):.0%}",
-            "of those tried": f"{np.mean(tried):.0%}",
+            "of those tried": f"{np.mean(tried):.0%}" if tried else "-",
             "cost [training steps]": (
-                f"{np.median(look_up(records, f'values.{network}.{scheme}.cost')):.2g}"
+                f"{np.nanmedian(look_up(records, f'values.{network}.{scheme}.cost')):.2g}"
+                if rates
+                else "-"
             ),
         }
     return pd.DataFrame(rows).T.rename_axis("scheme")
@@ -216,6 +218,12 @@ def summary(records: Sequence[Record]) -> str:
 _DIGITS = {"final": 3, "steps": 0}
 
 
+def _span(rates: Sequence[float]) -> str:
+    if not rates:
+        return "-"
+    return f"{min(rates):g}" + f" to {max(rates):g}" * (max(rates) > min(rates))
+
+
 def _label(scheme: str) -> str:
     return LABELS.get(scheme, scheme)
 
@@ -236,7 +244,7 @@ def _found(records: Sequence[Record], network: str, scheme: str, what: str) -> n
 
 def _at_an_end(record: Record, network: str, scheme: str) -> bool:
     row = record.values[network][scheme]
-    return row["rate"] in (row["tried"]["rates"][0], row["tried"]["rates"][-1])
+    return row["rate"] in row["tried"]["rates"][:1] + row["tried"]["rates"][-1:]
 
 
 def _verdict(ours: np.ndarray, theirs: np.ndarray, networks: int) -> tuple[str, Interval | None]:
@@ -255,8 +263,8 @@ def _added(
         before = "lecun" if network.startswith(("tanh", "gpt")) else "he"
     if not {before, after} <= set(records[0].values[network]):
         return None
-    pair = [_found(records, network, name, what) for name in (after, before)]
-    return _verdict(*pair, len(records[0].values))[1]
+    ours, theirs = (_found(records, network, name, what) for name in (after, before))
+    return _verdict(ours, theirs, len(records[0].values))[1]
 
 
 def _word(

@@ -9,6 +9,7 @@ itself costs.
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,18 @@ LEVELS = {"relu": 0.7, "gelu": 0.7, "tanh": 0.7, "resnet": 2.0, "vgg": 2.0, "gpt
 
 LINEAR = ("tanh", "gpt")
 """Kinds of networks for which the usual scheme is LeCun's, not He's."""
+
+
+_REFUSED = {
+    **dict.fromkeys(("final", "steps", "first_loss", "rate", "cost"), math.nan),
+    "diverged": True,
+    "tried": {"rates": [], "final": [], "diverged": []},
+}
+"""What a scheme has that gives no weights."""
+
+
+class Refused(Exception):
+    """A scheme gives no weights for a network."""
 
 
 class ContestParameters(Parameters):
@@ -185,7 +198,8 @@ def hold(
         For each scheme "tried", the rates that it was tuned on with what came of them; the
         "rate" that was chosen; what `summarize` gives at this rate on other weights, batches
         and training data; the first loss; and "cost": the time of the initialization over that
-        of a training step, see `_now`.
+        of a training step, see `_now`. Or, where it gives no weights, why not, as "refused";
+        that counts as a run that diverged.
     """
     found = {}
     judged = make_course(parameters, network, seed, data)
@@ -196,19 +210,25 @@ def hold(
     def outcome(course: Course, model: nn.Module, rates: Sequence[float]) -> dict[str, list[Any]]:
         return summarize(course.train(model, rates), level, course.classes, final_steps)
 
-    for name in entrants(parameters, network):
+    def compete(name: str) -> dict[str, Any]:
         model, _ = _initialized(name, tuning, parameters, generator(seed, "tuning weights"))
         tried = choose_rate(partial(outcome, tuning, model), tuning.rates, parameters.extensions)
         model, seconds = _initialized(name, judged, parameters, generator(seed, "weights"))
         curve = judged.train(model, [tried["rate"]])
         final = summarize(curve, level, judged.classes, final_steps)
-        found[name] = {
+        return {
             **{what: values[0] for what, values in final.items()},
             "rate": tried.pop("rate"),
             "tried": tried,
             "first_loss": rounded(curve[0, 0].item(), 4),
             "cost": rounded(seconds / step_time, 3),
         }
+
+    for name in entrants(parameters, network):
+        try:
+            found[name] = compete(name)
+        except Refused as refusal:
+            found[name] = _REFUSED | {"refused": str(refusal)}
         bar.update()
     return found
 
@@ -230,7 +250,10 @@ def _initialized(
     device = next(model.parameters()).device
     with _without_garbage():
         began = _now(device)
-        SCHEMES[scheme](entry)
+        try:
+            SCHEMES[scheme](entry)
+        except ValueError as error:
+            raise Refused(str(error)) from error
         return model, _now(device) - began
 
 

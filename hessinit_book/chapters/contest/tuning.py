@@ -44,7 +44,7 @@ def choose_rate(
     ordered = sorted(rates)
     factor = ordered[1] / ordered[0] if len(ordered) > 1 else FACTOR
     for _ in range(extensions):
-        if best() == max(tried):
+        if best() == max(tried) and not tried[best()][1]:
             extend([float(f"{max(tried) * factor:.3g}")])
         elif best() == min(tried):
             extend([float(f"{min(tried) / factor:.3g}")])
