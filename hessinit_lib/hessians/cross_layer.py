@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.chain.hessians import chain_hessians
 from hessinit_lib.hessians.chain.network import Chain
-from hessinit_lib.hessians.cross.chain import chain_squares
+from hessinit_lib.hessians.cross.chain import chain_squares, training_steps
 from hessinit_lib.hessians.cross.ggn import Squares, ggn_squares
 from hessinit_lib.hessians.cross.products import product_squares
 from hessinit_lib.hessians.cross.report import CrossReport
@@ -22,6 +22,8 @@ from hessinit_lib.hessians.isolation import entry
 from hessinit_lib.hessians.loss import LossFn
 from hessinit_lib.hessians.numerics.precision import PROCESS
 from hessinit_lib.hessians.options import Options
+
+_SECONDS = 1e11  # multiplications that a core does in some seconds
 
 
 @entry
@@ -46,8 +48,9 @@ def cross_layer(
     $H_{jk} = G_{jk} + R_{jk}$ with the linearization $G_{jk} = J_j^\top (D_z^2 L) J_k / B$. Unlike
     a layer's own residual, $R_{jk}$ is not zero for ReLU networks: the layers multiply each other.
 
-    **Exact** for fully connected networks, as in `layer_hessians`; **estimated** with standard
-    errors for all else that can be differentiated twice.
+    **Exact** for fully connected networks, as in `layer_hessians`, by work that grows with the
+    square of the batch; **estimated** with standard errors where that takes more than the budget
+    and more than seconds, and for all else that can be differentiated twice.
 
     Args:
         model: see `hessinit_lib.layer_hessians`, like all that is not said here.
@@ -62,7 +65,8 @@ def cross_layer(
         max_memory: bytes that the computation may use beyond the graph of the forward pass.
         layers: names of parameters, or patterns.
         exclude: names or patterns of parameters that are left out.
-        budget: training steps that estimates may take, about, None for any number.
+        budget: training steps that estimates may take, about, None for any number; and exact
+            norms with `method="auto"`.
 
     Returns:
         The norms, shape (L, L), by parameter name in model order.
@@ -109,6 +113,11 @@ def _exact(case: Case, options: Options) -> CrossReport:
             "nn.Sequential of Linear and elementwise activations"
         )
     assert isinstance(case.inputs, Tensor)
+    steps, work = training_steps(chain, case.samples)
+    if options.method == "auto" and steps > options.steps and work > _SECONDS:
+        raise NotImplementedError(
+            f'exact norms would take about {steps:.0f} training steps: method="exact" gives them'
+        )
     check_derivatives(case, claim=replace(chain, dtype=torch.float64).outputs)
     with PROCESS, equal_functions():
         given = (chain, case.loss_fn, case.inputs, case.targets)

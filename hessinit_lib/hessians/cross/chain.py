@@ -22,7 +22,8 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from hessinit_lib.hessians.chain.activations import activation_derivatives
 from hessinit_lib.hessians.chain.backward import Residual, backward
@@ -31,7 +32,7 @@ from hessinit_lib.hessians.loss import LossCurvature, LossFn, loss_curvature, on
 from hessinit_lib.hessians.options import Options
 
 PIECE = 1 << 23
-"""Entries held at a time of what is a matrix for each sample."""
+"""Entries held at a time of what is a matrix for each sample, or for each pair of them."""
 
 
 @dataclass(frozen=True)
@@ -98,22 +99,41 @@ def chain_squares(
     if options.max_memory is not None:
         piece = min(piece, options.max_memory // (8 * logits.element_size()))
     found = {
-        (lower, upper): squares
-        for lower, upper, squares in _all_squares(stages, loss, piece)
-        if lower in names and upper in names
+        (lower, upper): squares.double().cpu() / len(logits) ** 2
+        for lower, upper, squares in _all_squares(stages, loss, names, piece)
     }
-    return {pair: squares.double().cpu() / len(logits) ** 2 for pair, squares in found.items()}
+    return found
+
+
+def training_steps(chain: Chain, samples: int) -> tuple[float, float]:
+    """Forecast the work of `chain_squares` by its products of matrices.
+
+    Args:
+        chain: a fully connected network.
+        samples: B.
+
+    Returns:
+        Its cost in training steps, and in multiplications.
+    """
+    shapes = [module.weight.shape for _, module in chain.modules if isinstance(module, nn.Linear)]
+    pairs = [
+        fan_in * lower for place, (_, fan_in) in enumerate(shapes) for lower, _ in shapes[:place]
+    ]
+    work = (6.0 if chain.has_residual else 3.0) * samples**2 * sum(pairs)
+    return work / (3 * samples * sum(out * fan_in for out, fan_in in shapes)), work
 
 
 def _all_squares(
-    stages: Sequence[Stage], loss: LossCurvature, piece: int
+    stages: Sequence[Stage], loss: LossCurvature, names: Sequence[str], piece: int
 ) -> Iterator[tuple[str, str, Float[Tensor, " 3"]]]:
     """Yield the names of two layers, j < k, and the squared norms of H, G and R, times B^2."""
-    layers = _layers(stages, loss)
+    layers = {place: each for place, each in _layers(stages, loss).items() if each.name in names}
     widest = max(stage.weight.shape[0] for stage in stages if isinstance(stage, LinearStage))
-    for below, lower in layers.items():
+    batch = len(loss.gradient)
+    bar = tqdm(layers.items(), desc="cross-layer norms", unit="layer", delay=3, leave=False)
+    for below, lower in bar:
         width = lower.factor.shape[2]
-        step = max(1, piece // (len(loss.gradient) * widest))
+        step = max(1, piece // (batch * max(batch, widest)))
         found: dict[int, Tensor] = {}
         for start in range(0, width, step):  # all is a sum over the units of the lower layer
             units = slice(start, min(start + step, width))
@@ -213,5 +233,5 @@ def _read(z: Float[Tensor, "b m"], passed: Float[Tensor, "c m n"]) -> Float[Tens
     return (z @ passed.transpose(0, 1).flatten(1)).view(len(z), len(passed), -1)
 
 
-def _gram(x: Float[Tensor, b *n], y: Float[Tensor, b *n]) -> Float[Tensor, "b b"]:
+def _gram(x: Float[Tensor, "b *n"], y: Float[Tensor, "b *n"]) -> Float[Tensor, "b b"]:
     return x.flatten(1) @ y.flatten(1).mT

@@ -22,6 +22,7 @@ from hessinit_lib.hessians.numerics.estimates import Estimate
 from hessinit_lib.hessians.numerics.random import cpu_generator, standard_normal
 from hessinit_lib.hessians.options import Options
 
+_ALL = "all"  # the name of the block of all layers
 _ONCE, _FEWEST = 2.0, 6  # training steps of the graph; vectors that tell an error
 
 
@@ -42,13 +43,14 @@ def product_squares(case: Case, options: Options) -> tuple[Squares, Squares, Squ
         NotImplementedError, ValueError: see `BlockProducts`.
     """
     names = [*case.weights]
-    products = block_products(case, {name: [name] for name in names}, options)
+    products = block_products(case, {_ALL: names}, options)
     if not products.finite:
         pairs = combinations_with_replacement(range(len(names)), 2)
         unknown = dict.fromkeys(pairs, Estimate(math.nan, math.nan, 1.0))
         return unknown, unknown, unknown
     generator = cpu_generator(options.generator)
-    each = sum(products.cost.values())
+    sizes = [weight.numel() for weight in case.weights.values()]
+    each = products.cost[_ALL] * len(names)
     most = max(_FEWEST, int(min((options.steps - _ONCE) / each, 1 << 20)))
     lengths: list[Tensor] = []  # of each round, shape (3, j, k)
     needed = _FEWEST
@@ -57,9 +59,11 @@ def product_squares(case: Case, options: Options) -> tuple[Squares, Squares, Squ
             bar.total = (len(lengths) + needed) * len(names)
             for _ in range(needed):
                 columns = []
-                for name in names:
-                    v = standard_normal((products.sizes[name],), generator, products.like)
-                    found = products.column(name, v).values()
+                for place in range(len(names)):
+                    v = products.like.new_zeros(1, sum(sizes))
+                    piece = v[0].split(sizes)[place]
+                    piece.copy_(standard_normal((len(piece),), generator, products.like))
+                    found = products.apply({_ALL: v})[_ALL][:, 0].split(sizes, 1)
                     columns.append(torch.stack([_lengths(parts) for parts in found], 1))
                     bar.update()
                 lengths.append(torch.stack(columns, 2))

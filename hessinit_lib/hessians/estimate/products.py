@@ -177,31 +177,12 @@ class BlockProducts:
             self.count[block] += len(rows)
         return total
 
-    def column(self, block: str, vector: Float[Tensor, " _"]) -> dict[str, Float[Tensor, "o _"]]:
-        """Multiply the whole column of blocks above and below one by a vector of its size.
-
-        Gives for each block j what `apply` gives, with $G_{jk} v$ and $R_{jk} v$.
-        """
-        names = [name for chosen in self._blocks.values() for name in chosen]
-        sizes = list(self.sizes.values())
-        total = vector.new_zeros(2 if self._parts else 1, sum(sizes))
-        for graph, samples in self._graphs():
-            total += self._product(graph, samples, block, vector, names)
-        self.count[block] += 1
-        return dict(zip(self._blocks, total.split(sizes, 1), strict=True))
-
     def _product(
-        self,
-        graph: _Graph,
-        samples: slice,
-        block: str,
-        vector: Float[Tensor, " _"],
-        rows: Sequence[str] | None = None,
+        self, graph: _Graph, samples: slice, block: str, vector: Float[Tensor, " _"]
     ) -> Float[Tensor, "o _"]:
-        """Compute G v and R v, or their sum, of some samples; for the rows of the block itself."""
+        """Compute G v and R v, or their sum, of some samples."""
         names = self._blocks[block]
         weights = [self._weights[name] for name in names]
-        wanted = weights if rows is None else [self._weights[name] for name in rows]
         pieces = vector.split([weight.numel() for weight in weights])
         paired = [
             (gradient, piece.view_as(weight))
@@ -209,11 +190,11 @@ class BlockProducts:
             if (gradient := graph.gradients[name]) is not None
         ]
         if not paired:  # the outputs do not depend on the block
-            return vector.new_zeros(2 if self._parts else 1, sum(w.numel() for w in wanted))
+            return vector.new_zeros(2 if self._parts else 1, len(vector))
         sources, directions = zip(*paired, strict=True)
-        below = wanted if self._residual else []
+        below = weights if self._residual else []
         jvp, *residuals = _vjp(sources, [graph.direction, *below], directions)
-        ggn = _vjp(graph.outputs, wanted, self._hvp_at_outputs(jvp, samples))
+        ggn = _vjp(graph.outputs, weights, self._hvp_at_outputs(jvp, samples))
         linear = _flat(ggn)
         residual = _flat(residuals) if self._residual else torch.zeros_like(linear)
         return torch.stack((linear, residual)) if self._parts else (linear + residual)[None]
