@@ -233,5 +233,5 @@ def _read(z: Float[Tensor, "b m"], passed: Float[Tensor, "c m n"]) -> Float[Tens
     return (z @ passed.transpose(0, 1).flatten(1)).view(len(z), len(passed), -1)
 
 
-def _gram(x: Float[Tensor, "b *n"], y: Float[Tensor, "b *n"]) -> Float[Tensor, "b b"]:
+def _gram(x: Float[Tensor, "b ..."], y: Float[Tensor, "b ..."]) -> Float[Tensor, "b b"]:
     return x.flatten(1) @ y.flatten(1).mT
