@@ -58,7 +58,7 @@ def ggn_squares(case: Case, options: Options) -> Squares:
         most = max(_FEWEST, int(min((options.steps - _ONCE) / _EACH, 1 << 20)))
         needed, done = _FEWEST, 0
         with tqdm(desc="cross-layer norms", unit="pass", delay=3, leave=False) as bar:
-            while needed:
+            while True:
                 bar.total = done + needed
                 count = min(needed, max(MOST, _FEWEST))
                 for pair, sketch in _drawn(passes, names, count, generator).items():
@@ -67,9 +67,9 @@ def ggn_squares(case: Case, options: Options) -> Squares:
                 bar.update(count)
                 squares = _squares(found, len(names))
                 wanted = int(1.1 * done * _excess(squares, options.tolerance) ** 2)
-                needed = min(max(wanted - done, _FEWEST), most - done) if wanted > done else 0
-                needed = needed if needed >= _FEWEST else 0
-    return squares
+                needed = min(max(wanted - done, _FEWEST), most - done)
+                if wanted <= done or needed < _FEWEST:
+                    return squares
 
 
 def _drawn(

@@ -55,7 +55,7 @@ def product_squares(case: Case, options: Options) -> tuple[Squares, Squares, Squ
     lengths: list[Tensor] = []  # of each round, shape (3, j, k)
     needed = _FEWEST
     with tqdm(desc="cross-layer norms", unit="product", delay=3, leave=False) as bar:
-        while needed:
+        while True:
             bar.total = (len(lengths) + needed) * len(names)
             for _ in range(needed):
                 columns = []
@@ -70,8 +70,9 @@ def product_squares(case: Case, options: Options) -> tuple[Squares, Squares, Squ
             done = len(lengths)
             squares = [_estimates(torch.stack(lengths)[:, kind]) for kind in range(3)]
             wanted = int(1.1 * done * _excess(squares, options.tolerance) ** 2)
-            needed = max(0, min(wanted, most) - done)
-    return squares[0], squares[1], squares[2]
+            needed = min(wanted, most) - done
+            if needed <= 0:
+                return squares[0], squares[1], squares[2]
 
 
 def _lengths(parts: Tensor) -> Tensor:
