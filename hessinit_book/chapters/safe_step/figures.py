@@ -1,0 +1,200 @@
+"""Figures of the experiment `safe_step`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hessinit_book.chapters.safe_step.run import ACTIVATIONS, KINDS
+from hessinit_book.drawing.style import COLORS, LINES, MARKERS, band, note_data, style, subplots
+from hessinit_book.records.records import Record, look_up
+from hessinit_book.statistics.best_rate import median
+
+NETWORKS = {
+    "relu_3": "ReLU, 3 layers",
+    "relu_10": "ReLU, 10 layers",
+    "relu_20": "ReLU, 20 layers",
+    "tanh_10": "tanh, 10 layers",
+    "gelu_10": "GELU, 10 layers",
+    "residual_10": "residual, 10 layers",
+    "scaled_10": "residual, scaled branches",
+    "normalized_10": "layer norms, 10 layers",
+    "cnn": "convolutional",
+    "lstm": "LSTM",
+    "transformer": "transformer",
+}
+KIND_NAMES = {
+    "plain": "plain",
+    "residual": "residual",
+    "scaled": "residual, scaled branches",
+    "normalized": "layer norms",
+}
+RULES = {
+    "sum": r"$2 / \sum_k \lambda_k$, from the layers",
+    "ggn": r"$2 / \lambda(G)$, of the whole",
+    "linear": r"$2 / \lambda(H)$, of the whole",
+    "largest": r"$2 / \max_k \lambda_k$, from the layers",
+}
+
+
+def ratios(records: Sequence[Record]) -> Figure:
+    r"""Draw $\lambda(G)$ over the sum of the layers' largest eigenvalues, at the start.
+
+    On the left how far it is below one, against depth over width; on the right against depth,
+    for networks whose layers are joined in several ways.
+    """
+    parameters = records[0].parameters
+    with style():
+        figure, (left, right) = subplots(1, 2, figsize=(8.4, 3.9))
+        for index, activation in enumerate(ACTIVATIONS[:2]):
+            shapes = [
+                *((f"depth/{activation}/{d}", d, parameters["widths"][1])
+                  for d in parameters["depths"]),
+                *((f"width/{activation}/{w}", parameters["depths"][1], w)
+                  for w in parameters["widths"]),
+            ]  # fmt: skip
+            for name, depth, width in shapes:
+                lacking = 1 - np.array(look_up(records, f"values.start.{name}.ratio"))
+                left.plot(
+                    np.full(len(lacking), depth / width), lacking, MARKERS[index],
+                    color=COLORS[index], markersize=4, alpha=0.4,
+                )  # fmt: skip
+                left.plot(
+                    depth / width, np.median(lacking), MARKERS[index], color=COLORS[index],
+                    markersize=8, label=activation if name == shapes[0][0] else None,
+                )  # fmt: skip
+        left.set(
+            xscale="log", yscale="log", xlabel="depth over width",
+            ylabel=r"$1 - \lambda(G) \, / \, \sum_k \lambda_k$",
+            title="The sum is off by depth over width",
+        )  # fmt: skip
+        left.legend()
+        for index, kind in enumerate(KINDS):
+            found = [look_up(records, f"values.start.kind/{kind}/{d}.ratio")
+                     for d in parameters["depths"]]  # fmt: skip
+            band(right, parameters["depths"], np.array(found).T, index, KIND_NAMES[kind])
+        right.set(
+            xscale="log", ylim=(0, 1.02), xlabel="layers",
+            ylabel=r"$\lambda(G) \, / \, \sum_k \lambda_k$",
+            title="Joined in several ways",
+        )  # fmt: skip
+        right.set_xticks(parameters["depths"], [str(d) for d in parameters["depths"]])
+        right.set_xticks([], minor=True)
+        right.legend(loc="lower left")
+        note_data(figure, records)
+    return figure
+
+
+def courses(records: Sequence[Record]) -> Figure:
+    """Draw how the largest eigenvalues move in training, over what the rate allows."""
+    names = list(records[0].values["trained"])
+    lines = {
+        "hessian": r"$\lambda(H)$",
+        "sum": r"$\sum_k \lambda_k$",
+        "ggn": r"$\lambda(G)$",
+        "largest": r"$\max_k \lambda_k$",
+    }
+    rows = -(-len(names) // 2)
+    with style():
+        figure, axes = subplots(rows, 2, figsize=(8.4, 0.6 + 2.6 * rows), squeeze=False)
+        for ax, name in zip(axes.flat, names, strict=False):
+            record = records[0].values["trained"][name]  # of the first seed: edges differ in time
+            for index, (key, label) in enumerate(lines.items()):
+                over = np.array(record[key]) / record["limit"]
+                ax.plot(np.array(record["steps"]) + 1, over, color=COLORS[index],
+                        linestyle=LINES[index], label=label)  # fmt: skip
+            ax.axhline(1, color="#000000", linewidth=0.8)
+            network, _, rate = name.partition("/")
+            ax.set(xscale="log", yscale="log", ylabel="over the limit",
+                   title=f"{NETWORKS[network]}, {_rate(rate)}")  # fmt: skip
+        for ax in axes.flat[len(names) :]:
+            ax.set_visible(False)
+        for ax in axes[-1]:
+            ax.set_xlabel("step + 1")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=4)
+        note_data(figure, records[:1])
+    return figure
+
+
+def stable(records: Sequence[Record]) -> Figure:
+    """Draw the largest stable rate of each network over what each rule says."""
+    names = list(records[0].values["rates"])
+    with style():
+        figure, ax = subplots(figsize=(6.8, 0.8 + 0.42 * len(names)))
+        for row, name in enumerate(names):
+            for index, rule in enumerate(RULES):
+                over = _over(records, name, rule)
+                y = row + (index - 1.5) * 0.17
+                ax.plot(over, np.full(len(over), y), MARKERS[index], color=COLORS[index],
+                        markersize=3.5, alpha=0.5)  # fmt: skip
+                ax.plot(np.median(over), y, MARKERS[index], color=COLORS[index], markersize=7,
+                        label=RULES[rule] if row == 0 else None)  # fmt: skip
+        ax.axvline(1, color="#000000", linewidth=0.8)
+        ax.set_yticks(range(len(names)), [NETWORKS[name] for name in names])
+        ax.invert_yaxis()
+        ax.set(xscale="log", xlabel="largest stable rate over the rule's (right of 1: safe)")
+        figure.legend(loc="outside upper center", ncols=2)
+        note_data(figure, records)
+    return figure
+
+
+def interactions(records: Sequence[Record]) -> Figure:
+    """Draw the norms of all blocks of two networks, medians over seeds, as maps."""
+    blocks = records[0].values["blocks"]
+    with style():
+        figure, axes = subplots(1, len(blocks), figsize=(8.4, 3.9), squeeze=False)
+        for ax, activation in zip(axes.flat, blocks, strict=True):
+            norms = np.median(look_up(records, f"values.blocks.{activation}.hessian"), axis=0)
+            own = np.sqrt(np.diagonal(norms))
+            image = ax.imshow(norms / own / own[:, None], cmap="viridis", vmin=0, vmax=1.5)
+            ax.set(title=activation, xlabel="layer", ylabel="layer")
+            ax.grid(False)
+        label = r"$\|H_{jk}\| \; / \; (\|H_{jj}\| \|H_{kk}\|)^{1/2}$"
+        figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+        note_data(figure, records)
+    return figure
+
+
+def table(records: Sequence[Record]) -> pd.DataFrame:
+    """Tabulate the largest stable rates, and them over each rule's: median and range."""
+    rows = {}
+    for name in records[0].values["rates"]:
+        found = look_up(records, f"values.rates.{name}.stable")
+        rows[NETWORKS[name]] = {
+            "largest stable rate": f"{median(found):.3g}",
+            **{rule: _span(_over(records, name, key)) for key, rule in RULES.items()},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("network")
+
+
+def summary(records: Sequence[Record]) -> str:
+    """Say on how many networks and seeds the rate from the layers was stable, and how cautious."""
+    names = list(records[0].values["rates"])
+    over = {name: _over(records, name, "sum") for name in names}
+    medians = {name: float(np.median(values)) for name, values in over.items()}
+    runs = sum(len(values) for values in over.values())
+    held = sum(int((values >= 1).sum()) for values in over.values())
+    unsafe = [NETWORKS[name] for name, values in over.items() if (values < 1).any()]
+    low, high = min(medians.values()), max(medians.values())
+    text = (
+        f"Gradient descent at 2 over the sum of the layers' largest eigenvalues was stable in {held} "
+        f"of {runs} runs. The largest stable rate is {low:.2g} to {high:.2g} times that, by network."
+    )
+    return text + (f" Not in all seeds stable: {', '.join(unsafe)}." if unsafe else "")
+
+
+def _over(records: Sequence[Record], name: str, rule: str) -> np.ndarray:
+    rates = look_up(records, f"values.rates.{name}.stable")
+    return np.array(rates) / np.array(look_up(records, f"values.rates.{name}.{rule}"))
+
+
+def _span(values: np.ndarray) -> str:
+    return f"{np.median(values):.2g} [{values.min():.2g}, {values.max():.2g}]"
+
+
+def _rate(name: str) -> str:
+    return f"Adam, {name.removeprefix('adam_')}" if name.startswith("adam_") else f"rate {name}"

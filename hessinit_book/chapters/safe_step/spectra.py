@@ -1,0 +1,146 @@
+r"""Largest eigenvalues of a batch's Hessian and Gauss-Newton matrix, and of the layers' blocks.
+
+Products with vectors, and Lanczos's method as SciPy has it. Preconditioned by a diagonal matrix
+P they are those of $P^{-1/2} H P^{-1/2}$, which rule a step of $P^{-1}$ times the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hessinit_lib.hessians.loss import LossFn
+
+TOLERANCE = 1e-3  # of an eigenvalue
+_ROUNDS = 300
+
+
+class Curvature:
+    """Products with H and G of a batch, at the model's weights as they are now.
+
+    Args:
+        model: twice differentiable.
+        loss_fn: of (outputs, targets).
+        inputs: shape (B, ...).
+        targets: what the loss takes.
+        scale: $P^{-1/2}$ as tensors by name; None for no preconditioning.
+
+    Attributes:
+        names: of the parameters, one a layer's weight or bias, in model order.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFn,
+        inputs: Tensor,
+        targets: Tensor,
+        scale: dict[str, Tensor] | None = None,
+    ) -> None:
+        self._weights = {name: p.detach() for name, p in model.named_parameters()}
+        self.names = list(self._weights)
+        self._sizes = [weight.numel() for weight in self._weights.values()]
+        self._scale = torch.cat([scale[n].flatten() for n in self.names]) if scale else None
+
+        def outputs(weights: dict[str, Tensor]) -> Tensor:
+            return functional_call(model, weights, (inputs,))
+
+        leaves = {name: w.clone().requires_grad_() for name, w in self._weights.items()}
+        self._leaves = list(leaves.values())
+        # The other kinds of attention have no second derivative.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            self._outputs = outputs(leaves)
+            loss = loss_fn(self._outputs, targets)
+            self._gradient = torch.autograd.grad(loss, self._leaves, create_graph=True)
+            self._cotangent = torch.zeros_like(self._outputs, requires_grad=True)
+            self._pulled = torch.autograd.grad(
+                self._outputs, self._leaves, self._cotangent, create_graph=True
+            )
+            z = self._outputs.detach().requires_grad_()
+            self._at_outputs = z, torch.autograd.grad(loss_fn(z, targets), z, create_graph=True)
+
+    def hvp(self, vector: Tensor) -> Tensor:
+        """Multiply the Hessian by a vector of all parameters."""
+        return self._wrapped(self._hvp, vector)
+
+    def ggnvp(self, vector: Tensor) -> Tensor:
+        """Multiply the Gauss-Newton matrix by a vector of all parameters."""
+        return self._wrapped(self._ggnvp, vector)
+
+    def largest(self, kind: str, layer: str | None = None) -> tuple[float, Tensor]:
+        """Find the largest eigenvalue and its vector, of the whole or of a layer's block.
+
+        Args:
+            kind: "hessian" or "ggn".
+            layer: name of a parameter; None for the whole.
+        """
+        product = self.hvp if kind == "hessian" else self.ggnvp
+        chosen = slice(0, sum(self._sizes))
+        if layer is not None:
+            place = self.names.index(layer)
+            start = sum(self._sizes[:place])
+            chosen = slice(start, start + self._sizes[place])
+        whole = torch.zeros(sum(self._sizes))
+
+        def multiply(v: np.ndarray) -> np.ndarray:
+            whole[chosen] = torch.from_numpy(v.reshape(-1)).float()
+            return product(whole)[chosen].numpy().astype(float)
+
+        size = chosen.stop - chosen.start
+        if size == 1:
+            return float(multiply(np.ones(1))[0]), torch.ones(1)
+        return _largest(multiply, size)
+
+    def shares(self, vector: Tensor) -> dict[str, float]:
+        """Say which part of a vector's square each parameter has."""
+        parts = vector.square().split(self._sizes)
+        total = float(vector.square().sum())
+        return {n: float(part.sum()) / total for n, part in zip(self.names, parts, strict=True)}
+
+    def _wrapped(self, product: object, vector: Tensor) -> Tensor:
+        scaled = vector if self._scale is None else self._scale * vector
+        found = product(self._split(scaled))  # type: ignore[operator]
+        return found if self._scale is None else self._scale * found
+
+    def _hvp(self, pieces: Sequence[Tensor]) -> Tensor:
+        return _flat(
+            torch.autograd.grad(
+                self._gradient, self._leaves, pieces, retain_graph=True, materialize_grads=True
+            )
+        )
+
+    def _ggnvp(self, pieces: Sequence[Tensor]) -> Tensor:
+        (jvp,) = torch.autograd.grad(self._pulled, self._cotangent, pieces, retain_graph=True)
+        z, gradient = self._at_outputs
+        (curved,) = torch.autograd.grad(gradient, z, jvp, retain_graph=True)
+        return _flat(torch.autograd.grad(self._outputs, self._leaves, curved, retain_graph=True))
+
+    def _split(self, vector: Tensor) -> list[Tensor]:
+        weights = self._weights.values()
+        return [
+            piece.view_as(w) for piece, w in zip(vector.split(self._sizes), weights, strict=True)
+        ]
+
+
+def _flat(pieces: Sequence[Tensor]) -> Tensor:
+    return torch.cat([piece.flatten() for piece in pieces]).detach()
+
+
+def _largest(multiply: object, size: int) -> tuple[float, Tensor]:
+    operator = LinearOperator((size, size), matvec=multiply, dtype=float)  # type: ignore[call-overload]
+    start = np.random.default_rng(0).standard_normal(size)
+    try:
+        values, vectors = eigsh(
+            operator, 1, which="LA", v0=start, tol=TOLERANCE, maxiter=_ROUNDS, ncv=min(size, 20)
+        )
+    except ArpackNoConvergence as unfinished:
+        values, vectors = unfinished.eigenvalues, unfinished.eigenvectors
+        if not len(values):
+            raise
+    return float(values[-1]), torch.from_numpy(vectors[:, -1].copy())
