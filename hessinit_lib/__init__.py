@@ -11,11 +11,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hessinit_lib import init
     from hessinit_lib.diagnosis import diagnose
-    from hessinit_lib.hessians import HessianTracker, layer_hessians, model_hessian, spectrum
+    from hessinit_lib.hessians import (
+        HessianTracker,
+        cross_layer,
+        layer_hessians,
+        model_hessian,
+        spectrum,
+    )
 
     __version__: str
 
-__all__ = ["HessianTracker", "diagnose", "init", "layer_hessians", "model_hessian", "spectrum"]
+__all__ = [
+    "HessianTracker",
+    "cross_layer",
+    "diagnose",
+    "init",
+    "layer_hessians",
+    "model_hessian",
+    "spectrum",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,8 @@ With `curvature="ggn"` there is one more, for any model whose samples do not mix
   `vectors` at the `outputs`. `uses` finds where weights meet the samples, `gradients` what each
   sample has there, `spectral` bounds of spectral norms.
 
+Blocks off the diagonal, of pairs of layers, are in `cross/`, by each of these ways (`cross_layer`).
+
 In the exact routes `sketched` estimates Frobenius norms where that costs less.
 
 What all routes use: `case` checks model, loss and batch, once. `functional` runs a model so
@@ -32,6 +34,8 @@ its gradient, products with its Hessian, factors of that (`cross_entropy`: of th
 products may be rounded (`precision`), and memory (`workspace`).
 """
 
+from hessinit_lib.hessians.cross.report import CrossReport
+from hessinit_lib.hessians.cross_layer import cross_layer
 from hessinit_lib.hessians.estimate.hessians import model_hessian
 from hessinit_lib.hessians.layers import layer_hessians
 from hessinit_lib.hessians.report import BlockNorms, HessianReport, LayerHessian
@@ -40,10 +44,12 @@ from hessinit_lib.hessians.tracker import HessianTracker, log_schedule
 
 __all__ = [
     "BlockNorms",
+    "CrossReport",
     "HessianReport",
     "HessianTracker",
     "LayerHessian",
     "Spectrum",
+    "cross_layer",
     "layer_hessians",
     "log_schedule",
     "model_hessian",

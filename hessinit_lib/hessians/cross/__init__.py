@@ -1,0 +1,1 @@
+"""Norms of the blocks of the Hessian in pairs of layers."""
