@@ -60,8 +60,7 @@ def ggn_squares(case: Case, options: Options) -> Squares:
     with torch.no_grad():
         passes = Passes(case, options.max_memory)
         if not passes.finite:
-            pairs = combinations_with_replacement(range(len(names)), 2)
-            return dict.fromkeys(pairs, Estimate(math.nan, math.nan, 1.0))
+            return _unknown(len(names))
         generator = cpu_generator(options.generator)
         found: dict[tuple[int, int], list[Sketch]] = {}
         most = max(_FEWEST_PASSES, int(min((options.steps - _ONCE) / _EACH, 1 << 20)))
@@ -146,8 +145,7 @@ def product_squares(case: Case, options: Options) -> tuple[Squares, Squares, Squ
     names = [*case.weights]
     products = block_products(case, {_ALL: names}, options)
     if not products.finite:
-        pairs = combinations_with_replacement(range(len(names)), 2)
-        unknown = dict.fromkeys(pairs, Estimate(math.nan, math.nan, 1.0))
+        unknown = _unknown(len(names))
         return unknown, unknown, unknown
     generator = cpu_generator(options.generator)
     sizes = [weight.numel() for weight in case.weights.values()]
@@ -191,6 +189,11 @@ def _estimates(lengths: Tensor) -> Squares:
         (j, k): Estimate(means[j, k].item(), variances[j, k].item(), len(draws) - 1.0)
         for j, k in combinations_with_replacement(range(lengths.shape[1]), 2)
     }
+
+
+def _unknown(layers: int) -> Squares:
+    pairs = combinations_with_replacement(range(layers), 2)
+    return dict.fromkeys(pairs, Estimate(math.nan, math.nan, 1.0))
 
 
 def _excess(squares: Squares, whole: Squares, tolerance: float) -> float:
