@@ -70,7 +70,7 @@ VALUES: dict[str, tuple[Any, dict[str, str]]] = {
     "inf": (math.inf, {}),
     "-inf": (-math.inf, {}),
     "-1": (-1, {}),
-    "0": (0, {"float": "no subsampling, or no momentum"}),
+    "0": (0, {"float": "no subsampling, or no momentum", "contest.extensions": "none"}),
     "-0.0": (-0.0, {"float": "no subsampling, or no momentum"}),
     "0.5": (0.5, {"float": "a number"}),
     "1": (1, COUNT),

@@ -21,7 +21,7 @@ LEVELS = ({"hessians", "theory"}, {"init"}, {"diagnosis"}, {"adapters"})
 BELOW_ALL = ("errors", "tables")
 NEEDED = {"torch", "numpy", "jaxtyping", "tqdm"}
 OPTIONAL = {"hessinit_lib/adapters/lightning.py": {"lightning"}}
-MOST_FILES, MOST_LINES = 100, 16_490
+MOST_FILES, MOST_LINES = 105, 17_260
 # What a user of the library need not have.
 NOT_NEEDED = [
     "PIL",

@@ -97,13 +97,9 @@ def test_early_losses_are_those_of_the_training_to_come() -> None:
 
 
 def test_precision_is_that_of_the_device() -> None:
-    """Depthwise convolutions are slow in bfloat16 on processors only."""
-    found = [
-        precision_of(network, torch.device(device))
-        for network in ("cnn4", "efficientnet")
-        for device in ("cpu", "cuda")
-    ]
-    assert found == ["bfloat16", "bfloat16", "float32", "bfloat16"]
+    """Not all processors are fast in bfloat16."""
+    assert precision_of(torch.device("cpu")) == "float32"
+    assert precision_of(torch.device("cuda")) == "bfloat16"
 
 
 def test_summary_of_a_divergence() -> None:

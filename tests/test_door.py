@@ -15,13 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hessinit_book.rivals.metainit import metainit_
-from hessinit_lib import HessianTracker, diagnose, init, layer_hessians, model_hessian, spectrum
+from hessinit_lib import (
+    HessianTracker,
+    cross_layer,
+    diagnose,
+    init,
+    layer_hessians,
+    model_hessian,
+    spectrum,
+)
 
 ENTRIES: dict[str, Callable[..., Any]] = {
     "layer_hessians": layer_hessians,
     "estimate": functools.partial(layer_hessians, method="estimate"),
     "model_hessian": model_hessian,
     "spectrum": spectrum,
+    "cross_layer": cross_layer,
     "diagnose": functools.partial(diagnose, curvature="none"),
     "hessian_": functools.partial(init.hessian_, tolerance=0.5),
     "tracker": lambda *case: HessianTracker(*case).step(),
@@ -225,7 +234,7 @@ def test_what_is_not_finite_is_said(case: str) -> None:
         report = layer_hessians(*make(), method=method)
         assert said in repr(report)
         assert all(layer.frobenius != layer.frobenius for layer in report.values())
-    for entry in (model_hessian, spectrum):
+    for entry in (model_hessian, spectrum, cross_layer):
         with pytest.raises(ValueError, match=said):
             entry(*make())
     with pytest.raises(ValueError, match="expected"):

@@ -21,7 +21,6 @@ def test_on_a_pretend_gpu() -> None:
             "-m",
             "pytest",
             "-q",
-            "-x",
             "-p",
             "no:cacheprovider",
             "-n",

@@ -64,7 +64,7 @@ def negative_slope(depth: int, eta: float = ETA) -> float:
     $c + \frac{(1-a)^2}{\pi (1 + a^2)} (\sqrt{1 - c^2} - c \arccos c)$.
 
     Example:
-        >>> 0 < negative_slope(10) < negative_slope(50) < 1
+        >>> negative_slope(10) == 0 < negative_slope(20) < negative_slope(50) < 1
         True
     """
 

@@ -12,8 +12,7 @@ from hessinit_lib.hessians.case import Case, what_is_not_finite
 from hessinit_lib.hessians.chain.hessians import chain_hessians
 from hessinit_lib.hessians.chain.network import Chain
 from hessinit_lib.hessians.cross.chain import chain_squares, training_steps
-from hessinit_lib.hessians.cross.ggn import Squares, ggn_squares
-from hessinit_lib.hessians.cross.products import product_squares
+from hessinit_lib.hessians.cross.estimate import Squares, ggn_squares, product_squares
 from hessinit_lib.hessians.cross.report import CrossReport
 from hessinit_lib.hessians.derivatives import check_derivatives
 from hessinit_lib.hessians.equal_functions import equal_functions
@@ -76,7 +75,7 @@ def cross_layer(
         ValueError: options, shapes, batch sizes or class indices that do not fit; outputs or
             derivatives that are not finite.
 
-    Source: derivation in the book, statement 13.
+    Source: the chain rule, twice; written out in `hessinit_lib.hessians.cross.chain`.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)

@@ -14,7 +14,14 @@ from diagnosis_networks import gpt, loss
 from ggn_networks import Bare, Recurrent, Transformer, images, token_loss
 from torch import Tensor, nn
 
-from hessinit_lib import HessianTracker, diagnose, layer_hessians, model_hessian, spectrum
+from hessinit_lib import (
+    HessianTracker,
+    cross_layer,
+    diagnose,
+    layer_hessians,
+    model_hessian,
+    spectrum,
+)
 from hessinit_lib.hessians import HessianReport
 from hessinit_lib.init import apply, hessian_, looks_linear_, lsuv_, mirrored_
 
@@ -129,6 +136,13 @@ def overall(model: nn.Module, loss_fn: Any, x: Tensor, y: Tensor) -> Values:
     return [found.frobenius, found.spectral, found.trace]
 
 
+def pairs(**options: Any) -> Callable[..., Values]:
+    def run(model: nn.Module, loss_fn: Any, x: Tensor, y: Tensor) -> Values:
+        return cross_layer(model, loss_fn, x, y, **options).frobenius.flatten().tolist()
+
+    return run
+
+
 def density(name: str) -> Callable[..., Values]:
     def run(model: nn.Module, loss_fn: Any, x: Tensor, y: Tensor) -> Values:
         return [spectrum(model, loss_fn, x, y, name=name, steps=8).spectral]
@@ -221,6 +235,12 @@ CASES = {
         norms(curvature="ggn", norms=("spectral",), tolerance=0.2),
     ),
     "whole model": (normalized, CE, lambda: data(16, 6), overall),
+    "pairs of layers": (lambda: chain(nn.Tanh, 6, 8, 8, 4), CE, lambda: data(16, 6), pairs()),
+    "pairs, estimated": (normalized, CE, lambda: data(16, 6), pairs(tolerance=0.5)),
+    "pairs, drawn there": (
+        *(normalized, CE, lambda: data(16, 6)),
+        drawn(cross_layer, curvature="ggn", tolerance=0.5),
+    ),
     "spectrum, exact": (
         *(lambda: convolutions(False), CE, lambda: data(8, 3, 8, 8)),
         density("0.weight"),
@@ -272,7 +292,7 @@ def test_as_on_the_cpu(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["convolutions", "products", "tanh chain", "ggn, LSTM", "tracker", "level"],
+    ["convolutions", "products", "tanh chain", "ggn, LSTM", "tracker", "looks linear"],
 )
 def test_where_new_tensors_lie_on_the_gpu(name: str) -> None:
     compare(name, "cuda")

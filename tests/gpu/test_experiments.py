@@ -46,8 +46,8 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "diagnose": {"networks": ("gpt",), "trained": (), "factors": (100.0,), "batch_size": 2},
     "fashion_depth": {"depths": (2,), "deviations": (0.1,), "steps": 1, "probe_size": 4},
     "init_targets": {
-        **{"starts": ("equal_rows", "most_gain", "level", "layer_rates"), "steps": 10, "width": 8},
-        **{"depths": (3,), "batch_size": 8, "probe_size": 4},
+        **{"starts": ("equal_rows", "most_gain", "mirrored_sized", "layer_rates"), "steps": 10},
+        **{"depths": (3,), "width": 8, "batch_size": 8, "probe_size": 4},
     },
     "layer_structure": {"hidden": (3, 2), "batch_size": 2},
     "linearization_error": {
@@ -111,7 +111,7 @@ SHORTER: dict[str, dict[str, Any]] = {
     "cifar_stability": {"SCHEMES": {"he": None}, "MULTIPLES": (1.0,), "FACTORS": {"balanced": 1.0}},
     "contest": {"_warm_up": lambda device: None, "draw_text": drawn_letters},
     "diagnose": {"DEPTH": 2, "diagnose": diagnosed},
-    "mnist_depth": {"NAMED": ("hessian",), "FACTORS": {"balanced": 1.0}, "REGIME_DEPTH": 2},
+    "mnist_depth": {"NAMED": ("looks_linear",), "FACTORS": {"balanced": 1.0}, "REGIME_DEPTH": 2},
     # A statement's check on two images, in float64 and named so, is left on the CPU; and the
     # library's estimates are tested on a GPU by themselves.
     "modern_linearization": {"checks": lambda seed, images: {}, "measure": unmeasured},

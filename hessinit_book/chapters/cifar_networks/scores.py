@@ -54,10 +54,8 @@ def networks(records: Sequence[Record]) -> pd.DataFrame:
                 row["variance_weights"] = np.abs(finite_log10(found["at_start"]["deviation"])).max()
                 row["variance_last"] = outputs[-1]
                 row["variance_spread"] = np.ptp(outputs)
-                if "early_loss" in found:
-                    row |= _baselines(found)
-                rows.append(row)
-    return pd.DataFrame(rows).dropna(axis=1)  # what earlier records did not measure
+                rows.append(row | _baselines(found))
+    return pd.DataFrame(rows)
 
 
 def _baselines(found: Mapping[str, Any]) -> dict[str, float]:

@@ -87,7 +87,8 @@ def final_losses(records: Sequence[Record]) -> Figure:
                 if len(seen) < len(losses):
                     ax.plot(1.0, y, "x", color="#000000", transform=ax.get_yaxis_transform(),
                             clip_on=False)  # fmt: skip
-            ax.set(title=NETWORKS[network], xlabel="final loss [nat]")
+            ax.set_title(NETWORKS[network], fontsize=10)  # else two run into each other
+            ax.set_xlabel("final loss [nat]")
         for ax in axes.flat[len(networks) :]:
             ax.set_visible(False)
         axes[0, 0].set_yticks(range(len(schemes)), [_label(scheme) for scheme in schemes])

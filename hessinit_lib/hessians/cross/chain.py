@@ -11,7 +11,7 @@ Its linearization has $S_k^\top S_k W^k Q = S_k^\top S_j$ in place of $A_k W^k Q
 place of the last term. No T is formed: inner products of two of them are sums of products of
 Gram matrices.
 
-Source: derivation in the book, statement 13.
+Source: Botev, Ritter and Barber, arXiv 1706.03662, for the blocks.
 """
 
 from __future__ import annotations
@@ -98,11 +98,10 @@ def chain_squares(
     piece = PIECE
     if options.max_memory is not None:
         piece = min(piece, options.max_memory // (8 * logits.element_size()))
-    found = {
+    return {
         (lower, upper): squares.double().cpu() / len(logits) ** 2
         for lower, upper, squares in _all_squares(stages, loss, names, piece)
     }
-    return found
 
 
 def training_steps(chain: Chain, samples: int) -> tuple[float, float]:
@@ -127,7 +126,7 @@ def _all_squares(
     stages: Sequence[Stage], loss: LossCurvature, names: Sequence[str], piece: int
 ) -> Iterator[tuple[str, str, Float[Tensor, " 3"]]]:
     """Yield the names of two layers, j < k, and the squared norms of H, G and R, times B^2."""
-    layers = {place: each for place, each in _layers(stages, loss).items() if each.name in names}
+    layers = _layers(stages, loss, names)
     widest = max(stage.weight.shape[0] for stage in stages if isinstance(stage, LinearStage))
     batch = len(loss.gradient)
     bar = tqdm(layers.items(), desc="cross-layer norms", unit="layer", delay=3, leave=False)
@@ -150,8 +149,9 @@ def _above(
 ) -> Iterator[tuple[int, Float[Tensor, " 2"]]]:
     """Follow some units of a layer up, and give their sums in each layer above."""
     lower = layers[below].of(units)
-    passed = torch.eye(layers[below].factor.shape[2], dtype=lower.kernel.dtype)
-    passed = passed.to(lower.kernel.device)[None, :, units].expand(len(lower.kernel), -1, -1)
+    kernel, width = lower.kernel, layers[below].factor.shape[2]
+    passed = torch.eye(width, dtype=kernel.dtype, device=kernel.device)[None, :, units]
+    passed = passed.expand(len(kernel), -1, -1)
     for place in range(below + 1, len(stages)):
         stage = stages[place]
         if isinstance(stage, LinearStage):
@@ -164,7 +164,9 @@ def _above(
             passed = first[:, :, None] * passed
 
 
-def _layers(stages: Sequence[Stage], loss: LossCurvature) -> dict[int, _Layer]:
+def _layers(
+    stages: Sequence[Stage], loss: LossCurvature, names: Sequence[str]
+) -> dict[int, _Layer]:
     """Go back once, and keep what the pairs take, by the place among the stages."""
     gradients: dict[int, Tensor] = {}
     gradient = loss.gradient
@@ -182,6 +184,8 @@ def _layers(stages: Sequence[Stage], loss: LossCurvature) -> dict[int, _Layer]:
     ]
     found: dict[int, _Layer] = {}
     for place, layer in zip(reversed(linear), backward([*stages], loss), strict=True):
+        if layer.name not in names:
+            continue
         rest, z = layer.residual, layer.inputs
         rest = None if rest is None else rest.clone()  # the next step overwrites it
         found[place] = _Layer(layer.name, gradients[place], layer.factor.clone(), rest, z, z @ z.mT)
