@@ -36,9 +36,7 @@ TINY: dict[str, Any] = {"profile": "smoke", "device": "cpu"}
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     """Records of two seeds."""
     folder = tmp_path_factory.mktemp("found")
-    return safe_step.run(
-        SafeStepParameters.check(**TINY, results_dir=str(folder), seeds=[0, 1])
-    )
+    return safe_step.run(SafeStepParameters.check(**TINY, results_dir=str(folder), seeds=[0, 1]))
 
 
 def network(seed: int, activation: str = "tanh") -> tuple[nn.Sequential, torch.Tensor]:
@@ -115,7 +113,8 @@ def test_rates_of_a_quadratic_loss() -> None:
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
     x, y = torch.randn(32, 3, generator=seeded(0)), torch.randint(2, (32,), generator=seeded(1))
-    rates = stable_rates(model, x, y, 20)
+    rates = stable_rates(model, x, y, 20, 0)["start"]
+    assert rates["frobenius"] <= rates["sum"]
     assert rates["sum"] <= rates["ggn"] * 1.01
     assert rates["ggn"] == pytest.approx(rates["linear"], rel=0.01)  # no residual
     assert rates["stable"] >= rates["sum"]
@@ -164,12 +163,15 @@ def test_figures_and_words(found: list[Record]) -> None:
     for draw in (figures.ratios, figures.courses, figures.stable, figures.interactions):
         draw(found).savefig(io.BytesIO(), format="svg")
     assert not plt.get_fignums()
-    table = figures.table(found)
-    assert list(table.index) == list(figures.NETWORKS.values())
-    text = figures.summary(found)
-    held = sum(
-        record.values["rates"][name]["stable"] >= record.values["rates"][name]["sum"]
-        for record in found
-        for name in figures.NETWORKS
-    )
-    assert f"stable in {held} of {2 * len(figures.NETWORKS)} runs" in text
+    for stage in figures.STAGES:
+        assert list(figures.table(found, stage).index) == [
+            figures.NETWORKS[name] for name in found[0].values["rates"]
+        ]
+        rates = [
+            record.values["rates"][name][stage]
+            for record in found
+            for name in record.values["rates"]
+        ]
+        held = sum(one["stable"] >= one["sum"] for one in rates)
+        text = figures.summary(found, stage)
+        assert f"rate from the layers in {held} of {len(rates)} runs" in text

@@ -22,7 +22,7 @@ _LIMIT_WIDTHS, _LIMIT_DRAWS, _SAMPLES = (64, 128, 256, 512), 8, 4
 
 
 def checks(seed: int) -> dict[str, dict[str, Any]]:
-    """Compare formulas with dense matrices, bounds with what they bound, and a rate with its law."""
+    """Compare formulas with dense matrices, bounds with what they bound, a rate with its law."""
     stream = generator(seed, "checks")
     blocks, norms, pairs, bounds, seconds = [], [], [], [], []
     for activation in ("tanh", "relu"):
@@ -33,7 +33,7 @@ def checks(seed: int) -> dict[str, dict[str, Any]]:
         report = cross_layer(model, F.cross_entropy, x, y, method="exact")
         linear = _linearized(model, x)
         for (j, lower), (k, upper) in itertools.combinations(enumerate(report.names), 2):
-            true = dense[upper][lower].reshape(model.get_parameter(upper).numel(), -1)
+            true = dense[upper][lower].detach().reshape(model.get_parameter(upper).numel(), -1)
             built = _formula(model, x, y, j, k)
             blocks.append(float((built - true).norm() / true.norm()))
             norms.append(abs(float(report.frobenius[k, j] / true.norm()) - 1))
@@ -50,7 +50,12 @@ def checks(seed: int) -> dict[str, dict[str, Any]]:
             ("13_norms", "norms of `cross_layer` against dense blocks", max(norms), 1e-10),
             ("13_pairs", "mean over all signs against dense linearizations", max(pairs), 1e-10),
             ("14", "largest eigenvalue over its bounds", max(bounds), 1 + 1e-5),
-            ("14_second_order", "bound by second order over the ratio", max(seconds + wide_seconds), 1 + 1e-5),
+            (
+                "14_second_order",
+                "bound by second order over the ratio",
+                max(seconds + wide_seconds),
+                1 + 1e-5,
+            ),
             ("14_width", "power of the width in the wide limit, off from -1", off, 0.35),
         )
     }
@@ -85,11 +90,11 @@ def _formula(model: nn.Sequential, x: Tensor, y: Tensor, j: int, k: int) -> Tens
 
 
 def _linearized(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Give $J_b^\\top S_b$ of each layer for two of the samples, shape (2, weights, C)."""
+    r"""Give $J_b^\top S_b$ of each layer for two of the samples, shape (2, weights, C)."""
     weights = {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
     roots = softmax_roots(functional_call(model, weights, (x[:2],)).detach())
     jacobians: Any = jacrev(lambda w: functional_call(model, w, (x[:2],)))(weights)
-    return {name: j.flatten(2).mT @ roots.mT for name, j in jacobians.items()}
+    return {name: j.detach().flatten(2).mT @ roots.mT for name, j in jacobians.items()}
 
 
 def _pair_error(upper: Tensor, lower: Tensor) -> float:

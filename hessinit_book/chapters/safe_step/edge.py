@@ -80,7 +80,7 @@ def follow(
 def _scales(
     made: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], step: int
 ) -> dict[str, Tensor]:
-    r"""Give $P^{-1/2}$ of Adam's next step, $P = (1 - \beta_1^{t+1}) (\sqrt{\hat v} + \epsilon)$."""
+    r"""Give $P^{-1/2}$ of Adam's step, $P = (1 - \beta_1^{t+1}) (\sqrt{\hat v} + \epsilon)$."""
     correction = 1 - BETA2**step
     warmup = 1 - BETA ** (step + 1)
     return {

@@ -34,10 +34,11 @@ KIND_NAMES = {
 }
 RULES = {
     "sum": r"$2 / \sum_k \lambda_k$, from the layers",
-    "ggn": r"$2 / \lambda(G)$, of the whole",
     "linear": r"$2 / \lambda(H)$, of the whole",
     "largest": r"$2 / \max_k \lambda_k$, from the layers",
+    "frobenius": r"$2 / \sum_k \|G_k\|$, from the layers",
 }
+STAGES = {"start": "At the start", "trained": "At a loss of 1"}
 
 
 def ratios(records: Sequence[Record]) -> Figure:
@@ -124,20 +125,22 @@ def stable(records: Sequence[Record]) -> Figure:
     """Draw the largest stable rate of each network over what each rule says."""
     names = list(records[0].values["rates"])
     with style():
-        figure, ax = subplots(figsize=(6.8, 0.8 + 0.42 * len(names)))
-        for row, name in enumerate(names):
-            for index, rule in enumerate(RULES):
-                over = _over(records, name, rule)
-                y = row + (index - 1.5) * 0.17
-                ax.plot(over, np.full(len(over), y), MARKERS[index], color=COLORS[index],
-                        markersize=3.5, alpha=0.5)  # fmt: skip
-                ax.plot(np.median(over), y, MARKERS[index], color=COLORS[index], markersize=7,
-                        label=RULES[rule] if row == 0 else None)  # fmt: skip
-        ax.axvline(1, color="#000000", linewidth=0.8)
-        ax.set_yticks(range(len(names)), [NETWORKS[name] for name in names])
-        ax.invert_yaxis()
-        ax.set(xscale="log", xlabel="largest stable rate over the rule's (right of 1: safe)")
-        figure.legend(loc="outside upper center", ncols=2)
+        figure, axes = subplots(1, 2, figsize=(8.4, 1.2 + 0.42 * len(names)), sharey=True)
+        for ax, (stage, title) in zip(axes, STAGES.items(), strict=True):
+            for row, name in enumerate(names):
+                for index, rule in enumerate(RULES):
+                    over = _over(records, name, stage, rule)
+                    y = row + (index - 1.5) * 0.17
+                    ax.plot(over, np.full(len(over), y), MARKERS[index], color=COLORS[index],
+                            markersize=3, alpha=0.4)  # fmt: skip
+                    ax.plot(np.median(over), y, MARKERS[index], color=COLORS[index], markersize=6,
+                            label=RULES[rule] if row == 0 else None)  # fmt: skip
+            ax.axvline(1, color="#000000", linewidth=0.8)
+            ax.set(xscale="log", title=title, xlabel="stable rate over the rule's")
+        axes[0].set_yticks(range(len(names)), [NETWORKS[name] for name in names])
+        axes[0].invert_yaxis()
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=2)
         note_data(figure, records)
     return figure
 
@@ -159,37 +162,42 @@ def interactions(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def table(records: Sequence[Record]) -> pd.DataFrame:
+def table(records: Sequence[Record], stage: str) -> pd.DataFrame:
     """Tabulate the largest stable rates, and them over each rule's: median and range."""
     rows = {}
     for name in records[0].values["rates"]:
-        found = look_up(records, f"values.rates.{name}.stable")
+        found = look_up(records, f"values.rates.{name}.{stage}.stable")
         rows[NETWORKS[name]] = {
             "largest stable rate": f"{median(found):.3g}",
-            **{rule: _span(_over(records, name, key)) for key, rule in RULES.items()},
+            **{rule: _span(_over(records, name, stage, key)) for key, rule in RULES.items()},
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("network")
 
 
-def summary(records: Sequence[Record]) -> str:
+def summary(records: Sequence[Record], stage: str) -> str:
     """Say on how many networks and seeds the rate from the layers was stable, and how cautious."""
     names = list(records[0].values["rates"])
-    over = {name: _over(records, name, "sum") for name in names}
-    medians = {name: float(np.median(values)) for name, values in over.items()}
-    runs = sum(len(values) for values in over.values())
-    held = sum(int((values >= 1).sum()) for values in over.values())
-    unsafe = [NETWORKS[name] for name, values in over.items() if (values < 1).any()]
-    low, high = min(medians.values()), max(medians.values())
-    text = (
-        f"Gradient descent at 2 over the sum of the layers' largest eigenvalues was stable in {held} "
-        f"of {runs} runs. The largest stable rate is {low:.2g} to {high:.2g} times that, by network."
+    over = {rule: {name: _over(records, name, stage, rule) for name in names} for rule in RULES}
+    runs = sum(len(values) for values in over["sum"].values())
+
+    def stable_at(rule: str, part: float = 1.0) -> int:
+        return sum(int((values >= part).sum()) for values in over[rule].values())
+
+    medians = [float(np.median(values)) for values in over["sum"].values()]
+    return (
+        f"{STAGES[stage]} gradient descent was stable at the rate from the layers in "
+        f"{stable_at('sum')} of {runs} runs, at half of it in {stable_at('sum', 0.5)}; at the rate "
+        f"from the whole Hessian in {stable_at('linear')}, at half of it in "
+        f"{stable_at('linear', 0.5)}; at the rate from the largest layer in "
+        f"{stable_at('largest')}, at half of it in {stable_at('largest', 0.5)}. The largest stable "
+        f"rate is {min(medians):.2g} to {max(medians):.2g} times the rate from the layers, medians "
+        f"of the networks."
     )
-    return text + (f" Not in all seeds stable: {', '.join(unsafe)}." if unsafe else "")
 
 
-def _over(records: Sequence[Record], name: str, rule: str) -> np.ndarray:
-    rates = look_up(records, f"values.rates.{name}.stable")
-    return np.array(rates) / np.array(look_up(records, f"values.rates.{name}.{rule}"))
+def _over(records: Sequence[Record], name: str, stage: str, rule: str) -> np.ndarray:
+    rates = look_up(records, f"values.rates.{name}.{stage}.stable")
+    return np.array(rates) / np.array(look_up(records, f"values.rates.{name}.{stage}.{rule}"))
 
 
 def _span(values: np.ndarray) -> str:

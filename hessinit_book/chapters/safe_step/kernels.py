@@ -42,7 +42,7 @@ def coherence(
     inputs: Float[Tensor, "b i"],
     roots: Float[Tensor, "b r c"] | None = None,
 ) -> Coherence:
-    """Compare the layers' kernels, for the weights without the biases.
+    r"""Compare the layers' kernels, for the weights without the biases.
 
     Args:
         model: all weights are those of linear layers that each read a sample once.
@@ -84,7 +84,7 @@ def _without(u: Tensor, v: Tensor) -> Tensor:
 def _factors(
     model: nn.Module, inputs: Tensor, roots: Tensor | None = None
 ) -> list[tuple[Tensor, Tensor]]:
-    """Give each layer's inputs, shape (B, m), and $S^\\top J$ of its outputs, shape (B, C, n)."""
+    r"""Give each layer's inputs, shape (B, m), and $S^\top J$ of its outputs, shape (B, C, n)."""
     seen: list[tuple[Tensor, Tensor]] = []
     hooks = [
         layer.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))

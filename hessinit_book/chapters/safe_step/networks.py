@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from hessinit_book.networks.dense import critical_network
-from hessinit_book.networks.starts import draw_weights
 from hessinit_lib.theory.activations import activation_function
 from hessinit_lib.theory.critical import critical_variance
 
@@ -49,6 +48,7 @@ class Branched(nn.Module):
         self.factor = 1 / math.sqrt(max(len(hidden), 1)) if shape.kind == "scaled" else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
+        """Give the logits of flat images."""
         z = self.activation(self.first(x))
         for layer in self.hidden:
             z = z + self.factor * self.activation(layer(z))
@@ -93,6 +93,7 @@ class Rows(nn.Module):
         self.head = nn.Linear(width, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Give the logits of flat images."""
         z = self.body(self.read(x.view(-1, SIDE, SIDE)) + self.place)
         z = z[0][:, -1] if isinstance(z, tuple) else z.mean(1)
         return self.head(z)

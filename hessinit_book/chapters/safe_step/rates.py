@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -15,38 +16,72 @@ from hessinit_lib.hessians import layer_hessians
 
 STEP = 2**0.25  # from a rate that is tried to the next
 MARGIN = 1.1  # of the loss over that at the start, that is not called growth
+LOSS = 1.0  # of a network that has begun to learn
 MOST = 64.0  # times the limit of the linear theory
 
 
-def stable_rates(model: nn.Module, inputs: Tensor, labels: Tensor, steps: int) -> dict[str, Any]:
+def stable_rates(
+    model: nn.Module, inputs: Tensor, labels: Tensor, steps: int, warmup: int
+) -> dict[str, dict[str, Any]]:
     r"""Find the largest rate at which gradient descent is stable, and what was to be expected.
+
+    Twice: at the start, and where training by Adam has brought the loss to `LOSS`.
 
     Args:
         model: at its start; is left as it is.
         inputs: the whole training set, shape (B, ...).
         labels: shape (B,).
         steps: of each trial.
+        warmup: the most steps of the training in between.
 
     Returns:
+        For "start" and "trained":
+
         linear: $2 / \lambda_{max}(H)$.
         ggn: $2 / \lambda_{max}(G)$.
         sum, largest: $2 / \sum_k \lambda_{max}(G_k)$ and $2 / \max_k$, by `layer_hessians`.
+        frobenius: $2 / \sum_k \norm{G_k}_F$.
+        loss: there.
         stable: the largest rate that was tried, and all smaller ones, at which the loss never
             grew; 0 if there is none.
     """
+    start = _at(model, inputs, labels, steps)
+    trained = copy.deepcopy(model)
+    optimizer = torch.optim.Adam(trained.parameters())
+    for _ in range(warmup):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(trained(inputs), labels)
+        if loss.item() <= LOSS:
+            break
+        loss.backward()
+        optimizer.step()
+    return {"start": start, "trained": _at(trained, inputs, labels, steps)}
+
+
+def _at(model: nn.Module, inputs: Tensor, labels: Tensor, steps: int) -> dict[str, Any]:
     curvature = Curvature(model, F.cross_entropy, inputs, labels)
     linear = 2 / curvature.largest("hessian")[0]
     ggn = 2 / curvature.largest("ggn")[0]
-    layers = layer_hessians(
-        model, F.cross_entropy, inputs, labels, curvature="ggn", layers="*", budget=None, tolerance=0.05,
-        norms=("spectral",), generator=torch.Generator().manual_seed(0),
+    # Each norm by itself: together they are had from large matrices, which takes longer.
+    spectral, frobenius = (
+        [
+            getattr(layer, norm)
+            for layer in layer_hessians(
+                model, F.cross_entropy, inputs, labels, curvature="ggn", layers="*", budget=None,
+                tolerance=0.05, norms=(norm,), generator=torch.Generator().manual_seed(0),
+            ).values()
+        ]
+        for norm in ("spectral", "frobenius")
     )  # fmt: skip
-    norms = [layer.spectral for layer in layers.values()]
+    with torch.no_grad():
+        loss = F.cross_entropy(model(inputs), labels).item()
     return {
         "linear": rounded(linear),
         "ggn": rounded(ggn),
-        "sum": rounded(2 / sum(norms)),
-        "largest": rounded(2 / max(norms)),
+        "sum": rounded(2 / sum(spectral)),
+        "largest": rounded(2 / max(spectral)),
+        "frobenius": rounded(2 / sum(frobenius)),
+        "loss": rounded(loss),
         "stable": rounded(_stable_rate(model, inputs, labels, linear, steps)),
     }
 

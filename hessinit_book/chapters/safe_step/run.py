@@ -8,7 +8,7 @@ are set against what the layers' norms allow.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,11 @@ ACTIVATIONS = ("relu", "tanh", "gelu")
 TRAINED = ("relu_3", "tanh_10", "scaled_10")
 LOOKS = 16
 
+NetworkName = Literal[
+    "relu_3", "relu_10", "relu_20", "tanh_10", "gelu_10", "residual_10", "scaled_10",
+    "normalized_10", "cnn", "lstm", "transformer",
+]  # fmt: skip
+
 
 class SafeStepParameters(Parameters):
     """Parameters of the experiment, see `Parameters` for the common ones.
@@ -47,6 +52,8 @@ class SafeStepParameters(Parameters):
         train_size: images that are trained on, at full batch.
         steps: of the trainings that are followed.
         trial_steps: of those that try a rate.
+        warmup: the most of the training after which rates are tried once more.
+        networks: whose stable rates are sought.
         rates: of gradient descent, of the trainings that are followed.
         adam_rates: of Adam.
     """
@@ -62,6 +69,8 @@ class SafeStepParameters(Parameters):
             "train_size": 16,
             "steps": 4,
             "trial_steps": 2,
+            "warmup": 2,
+            "networks": ("relu_3", "cnn"),
             "rates": (0.1,),
             "adam_rates": (0.001,),
         },
@@ -73,6 +82,8 @@ class SafeStepParameters(Parameters):
             "train_size": 64,
             "steps": 40,
             "trial_steps": 5,
+            "warmup": 40,
+            "networks": ("relu_3", "relu_10", "tanh_10", "scaled_10", "cnn"),
             "rates": (0.1,),
             "adam_rates": (0.001,),
         },
@@ -84,6 +95,8 @@ class SafeStepParameters(Parameters):
             "train_size": 512,
             "steps": 500,
             "trial_steps": 30,
+            "warmup": 500,
+            "networks": get_args(NetworkName),
             "rates": (0.05, 0.1),
             "adam_rates": (0.0005,),
         },
@@ -95,6 +108,8 @@ class SafeStepParameters(Parameters):
     train_size: Count
     steps: Count
     trial_steps: Count
+    warmup: Count
+    networks: Annotated[tuple[NetworkName, ...], Field(min_length=1)]
     rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
     adam_rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
 
@@ -128,9 +143,9 @@ def run(parameters: SafeStepParameters) -> list[Record]:
             looks_at = log_schedule(parameters.steps, LOOKS)
             trained[name] = follow(model, *few, optimizer, rate, looks_at, bar)
         rates = {}
-        for name, make in networks.items():
-            model = make(generator(seed, name)).to(device)
-            rates[name] = stable_rates(model, *few, parameters.trial_steps)
+        for name in parameters.networks:
+            model = networks[name](generator(seed, name)).to(device)
+            rates[name] = stable_rates(model, *few, parameters.trial_steps, parameters.warmup)
             bar.update()
         blocks = _blocks(parameters, images, labels, generator(seed, "blocks"))
         bar.update()
@@ -142,7 +157,7 @@ def run(parameters: SafeStepParameters) -> list[Record]:
             "blocks": blocks,
         }
 
-    ticks = len(_starts(parameters)) + len(networks) + 1
+    ticks = len(_starts(parameters)) + len(parameters.networks) + 1
     return run_seeds(parameters, data.info, run_one, ticks + len(courses) * (parameters.steps + 1))
 
 
@@ -197,9 +212,7 @@ def _blocks(
     for activation in ACTIVATIONS[:2]:
         shape = Shape(parameters.depths[1], parameters.widths[1], activation)
         model = dense(shape, stream).to(images.device)
-        report = cross_layer(
-            model, F.cross_entropy, images[:size], labels[:size], method="exact"
-        )
+        report = cross_layer(model, F.cross_entropy, images[:size], labels[:size], method="exact")
         found[activation] = {
             "hessian": [all_rounded(row, 4) for row in report.frobenius.tolist()],
             "ggn": [all_rounded(row, 4) for row in report.linearization.tolist()],

@@ -6,7 +6,7 @@ P they are those of $P^{-1/2} H P^{-1/2}$, which rule a step of $P^{-1}$ times t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class Curvature:
         self._weights = {name: p.detach() for name, p in model.named_parameters()}
         self.names = list(self._weights)
         self._sizes = [weight.numel() for weight in self._weights.values()]
-        self._scale = torch.cat([scale[n].flatten() for n in self.names]) if scale else None
+        self._scale = [scale[name] for name in self.names] if scale else None
 
         def outputs(weights: dict[str, Tensor]) -> Tensor:
             return functional_call(model, weights, (inputs,))
@@ -67,11 +67,11 @@ class Curvature:
 
     def hvp(self, vector: Tensor) -> Tensor:
         """Multiply the Hessian by a vector of all parameters."""
-        return self._wrapped(self._hvp, vector)
+        return self._multiplied("hessian", vector, slice(None))
 
     def ggnvp(self, vector: Tensor) -> Tensor:
         """Multiply the Gauss-Newton matrix by a vector of all parameters."""
-        return self._wrapped(self._ggnvp, vector)
+        return self._multiplied("ggn", vector, slice(None))
 
     def largest(self, kind: str, layer: str | None = None) -> tuple[float, Tensor]:
         """Find the largest eigenvalue and its vector, of the whole or of a layer's block.
@@ -80,19 +80,16 @@ class Curvature:
             kind: "hessian" or "ggn".
             layer: name of a parameter; None for the whole.
         """
-        product = self.hvp if kind == "hessian" else self.ggnvp
-        chosen = slice(0, sum(self._sizes))
+        chosen = slice(None)
         if layer is not None:
             place = self.names.index(layer)
-            start = sum(self._sizes[:place])
-            chosen = slice(start, start + self._sizes[place])
-        whole = torch.zeros(sum(self._sizes))
+            chosen = slice(place, place + 1)
 
         def multiply(v: np.ndarray) -> np.ndarray:
-            whole[chosen] = torch.from_numpy(v.reshape(-1)).float()
-            return product(whole)[chosen].numpy().astype(float)
+            vector = torch.from_numpy(v.reshape(-1)).float()
+            return self._multiplied(kind, vector, chosen).numpy().astype(float)
 
-        size = chosen.stop - chosen.start
+        size = sum(self._sizes[chosen])
         if size == 1:
             return float(multiply(np.ones(1))[0]), torch.ones(1)
         return _largest(multiply, size)
@@ -103,38 +100,45 @@ class Curvature:
         total = float(vector.square().sum())
         return {n: float(part.sum()) / total for n, part in zip(self.names, parts, strict=True)}
 
-    def _wrapped(self, product: object, vector: Tensor) -> Tensor:
-        scaled = vector if self._scale is None else self._scale * vector
-        found = product(self._split(scaled))  # type: ignore[operator]
-        return found if self._scale is None else self._scale * found
-
-    def _hvp(self, pieces: Sequence[Tensor]) -> Tensor:
-        return _flat(
-            torch.autograd.grad(
-                self._gradient, self._leaves, pieces, retain_graph=True, materialize_grads=True
+    def _multiplied(self, kind: str, vector: Tensor, chosen: slice) -> Tensor:
+        scale = None if self._scale is None else self._scale[chosen]
+        pieces = [
+            piece.view_as(leaf)
+            for piece, leaf in zip(
+                vector.split(self._sizes[chosen]), self._leaves[chosen], strict=True
             )
+        ]
+        if scale:
+            pieces = [piece * s for piece, s in zip(pieces, scale, strict=True)]
+        product = self._hvp if kind == "hessian" else self._ggnvp
+        found = product(pieces, chosen)
+        if scale:
+            found = [piece * s for piece, s in zip(found, scale, strict=True)]
+        return torch.cat([piece.flatten() for piece in found]).detach()
+
+    def _hvp(self, pieces: Sequence[Tensor], chosen: slice) -> Sequence[Tensor]:
+        return torch.autograd.grad(
+            self._gradient[chosen],
+            self._leaves[chosen],
+            pieces,
+            retain_graph=True,
+            materialize_grads=True,
         )
 
-    def _ggnvp(self, pieces: Sequence[Tensor]) -> Tensor:
-        (jvp,) = torch.autograd.grad(self._pulled, self._cotangent, pieces, retain_graph=True)
+    def _ggnvp(self, pieces: Sequence[Tensor], chosen: slice) -> Sequence[Tensor]:
+        (jvp,) = torch.autograd.grad(
+            self._pulled[chosen], self._cotangent, pieces, retain_graph=True
+        )
         z, gradient = self._at_outputs
         (curved,) = torch.autograd.grad(gradient, z, jvp, retain_graph=True)
-        return _flat(torch.autograd.grad(self._outputs, self._leaves, curved, retain_graph=True))
-
-    def _split(self, vector: Tensor) -> list[Tensor]:
-        weights = self._weights.values()
-        return [
-            piece.view_as(w) for piece, w in zip(vector.split(self._sizes), weights, strict=True)
-        ]
+        return torch.autograd.grad(self._outputs, self._leaves[chosen], curved, retain_graph=True)
 
 
-def _flat(pieces: Sequence[Tensor]) -> Tensor:
-    return torch.cat([piece.flatten() for piece in pieces]).detach()
-
-
-def _largest(multiply: object, size: int) -> tuple[float, Tensor]:
+def _largest(multiply: Callable[[np.ndarray], np.ndarray], size: int) -> tuple[float, Tensor]:
     operator = LinearOperator((size, size), matvec=multiply, dtype=float)  # type: ignore[call-overload]
     start = np.random.default_rng(0).standard_normal(size)
+    if not multiply(start).any():  # a dead layer
+        return 0.0, torch.from_numpy(start / np.linalg.norm(start))
     try:
         values, vectors = eigsh(
             operator, 1, which="LA", v0=start, tol=TOLERANCE, maxiter=_ROUNDS, ncv=min(size, 20)
