@@ -8,6 +8,7 @@ are set against what the layers' norms allow.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
@@ -192,9 +193,10 @@ def _at_start(
     model = dense(shape, stream).to(device)
     found = coherence(model, inputs)
     hessian, _ = Curvature(model, F.cross_entropy, inputs, labels).largest("hessian")
+    total = sum(found.layers) or math.nan  # 0 where all outputs are saturated
     return {
-        "ratio": rounded(found.whole / sum(found.layers), 4),
-        "over_largest": rounded(found.whole / max(found.layers), 4),
+        "ratio": rounded(found.whole / total, 4),
+        "over_largest": rounded(found.whole / (max(found.layers) or math.nan), 4),
         "whole": rounded(found.whole),
         "hessian": rounded(hessian),
         "layers": all_rounded(found.layers),
