@@ -40,6 +40,7 @@ def follow(
         limit: the largest stable eigenvalue, $2 / \eta$, or of Adam $38 / \eta$.
         steps, loss, hessian, ggn: at each look; lambda_max of the whole H and G.
         sum, largest: of the layers' lambda_max of G.
+        ends: these four over the limit, at the last look.
         shares: of the layers in the top eigenvector of G, at the last look.
     """
     adam = optimizer == "adam"
@@ -74,7 +75,14 @@ def follow(
             found["largest"].append(rounded(max(layers)))
         made.step()
         bar.update()
-    return {"limit": rounded(limit / rate), **found, "shares": all_rounded(shares.values(), 4)}
+    looked = ("hessian", "ggn", "sum", "largest")
+    ends = {key: rounded(found[key][-1] * rate / limit, 4) for key in looked if found[key]}
+    return {
+        "limit": rounded(limit / rate),
+        **found,
+        "ends": ends,
+        "shares": all_rounded(shares.values(), 4),
+    }
 
 
 def _scales(

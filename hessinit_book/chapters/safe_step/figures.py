@@ -196,8 +196,7 @@ def summary(records: Sequence[Record], stage: str) -> str:
 
 
 def _over(records: Sequence[Record], name: str, stage: str, rule: str) -> np.ndarray:
-    rates = look_up(records, f"values.rates.{name}.{stage}.stable")
-    return np.array(rates) / np.array(look_up(records, f"values.rates.{name}.{stage}.{rule}"))
+    return np.array(look_up(records, f"values.rates.{name}.{stage}.over.{rule}"))
 
 
 def _span(values: np.ndarray) -> str:

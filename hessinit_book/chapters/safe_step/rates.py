@@ -44,6 +44,7 @@ def stable_rates(
         loss: there.
         stable: the largest rate that was tried, and all smaller ones, at which the loss never
             grew; 0 if there is none.
+        over: that, over each of the five.
     """
     start = _at(model, inputs, labels, steps)
     trained = copy.deepcopy(model)
@@ -75,14 +76,19 @@ def _at(model: nn.Module, inputs: Tensor, labels: Tensor, steps: int) -> dict[st
     )  # fmt: skip
     with torch.no_grad():
         loss = F.cross_entropy(model(inputs), labels).item()
+    stable = _stable_rate(model, inputs, labels, linear, steps)
+    rules = {
+        "linear": linear,
+        "ggn": ggn,
+        "sum": 2 / sum(spectral),
+        "largest": 2 / max(spectral),
+        "frobenius": 2 / sum(frobenius),
+    }
     return {
-        "linear": rounded(linear),
-        "ggn": rounded(ggn),
-        "sum": rounded(2 / sum(spectral)),
-        "largest": rounded(2 / max(spectral)),
-        "frobenius": rounded(2 / sum(frobenius)),
         "loss": rounded(loss),
-        "stable": rounded(_stable_rate(model, inputs, labels, linear, steps)),
+        "stable": rounded(stable),
+        **{rule: rounded(rate) for rule, rate in rules.items()},
+        "over": {rule: rounded(stable / rate, 4) for rule, rate in rules.items()},
     }
 
 
