@@ -70,6 +70,15 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "norm_propagation": {
         **{"widths": (32,), "depths": (2,), "batch_size": 2, "repeats": 1, "draws": 100},
     },
+    "safe_step": {
+        **{
+            "networks": ("relu_3", "cnn"),
+            "depths": (2, 3),
+            "widths": (4, 6),
+            "batch_sizes": (2, 4),
+        },
+        **{"train_size": 8, "steps": 2, "trial_steps": 1, "warmup": 1},
+    },
     "step_gain": {
         **{"rates": (0.1,), "steps": 1, "every": 1, "full_rates": (0.1,), "full_steps": 1},
         **{"full_size": 8, "batch_size": 8},
@@ -112,9 +121,10 @@ SHORTER: dict[str, dict[str, Any]] = {
     "contest": {"_warm_up": lambda device: None, "draw_text": drawn_letters},
     "diagnose": {"DEPTH": 2, "diagnose": diagnosed},
     "mnist_depth": {"NAMED": ("looks_linear",), "FACTORS": {"balanced": 1.0}, "REGIME_DEPTH": 2},
-    # A statement's check on two images, in float64 and named so, is left on the CPU; and the
-    # library's estimates are tested on a GPU by themselves.
+    # Checks of statements, in float64, are left on the CPU; and the library's estimates are
+    # tested on a GPU by themselves.
     "modern_linearization": {"checks": lambda seed, images: {}, "measure": unmeasured},
+    "safe_step": {"checks": lambda seed: {}, "LOOKS": 2, "TRAINED": ("relu_3",)},
     "step_gain": {"MULTIPLES": (1.0,)},
     "width_scaling": {"ITERATIONS": 1, "LEVELS": (1.0,)},
     "word2vec": {"CHECKPOINTS": (0, 5)},

@@ -51,9 +51,9 @@ def coherence(
     """
     layers = _factors(model, inputs, roots)
     products = [_product(z, factor) for z, factor in layers]
-    size = len(inputs) * layers[0][1].shape[1]
-    found = [_top(product, size) for product in products]
-    whole, u = _top(lambda v: torch.stack([product(v) for product in products]).sum(0), size)
+    like = layers[0][1][:, :, 0].flatten()
+    found = [_top(product, like) for product in products]
+    whole, u = _top(lambda v: torch.stack([product(v) for product in products]).sum(0), like)
     return Coherence(
         whole,
         [value for value, _ in found],
@@ -69,7 +69,7 @@ def _least(products: list[Callable[[Tensor], Tensor]], u: Tensor) -> float:
     for product in products:
         image = product(u)
         mean = float(u @ image)
-        rest = _top(lambda v, p=product: _without(u, p(_without(u, v))), len(u))[0]
+        rest = _top(lambda v, p=product: _without(u, p(_without(u, v))), u)[0]
         if rest >= mean:
             return 0.0
         means += mean
@@ -130,13 +130,14 @@ def _product(z: Float[Tensor, "b m"], factor: Float[Tensor, "b c n"]) -> Callabl
     return multiply
 
 
-def _top(product: Callable[[Tensor], Tensor], size: int) -> tuple[float, Tensor]:
+def _top(product: Callable[[Tensor], Tensor], like: Tensor) -> tuple[float, Tensor]:
     def multiply(v: np.ndarray) -> np.ndarray:
-        return product(torch.from_numpy(v.reshape(-1))).numpy()
+        return product(torch.from_numpy(v.reshape(-1)).to(like)).cpu().numpy()
 
+    size = len(like)
     operator = LinearOperator((size, size), matvec=multiply, dtype=float)  # type: ignore[call-overload]
     start = np.random.default_rng(0).standard_normal(size)
     if not multiply(start).any():  # saturated outputs, or a dead layer
-        return 0.0, torch.from_numpy(start / np.linalg.norm(start))
+        return 0.0, torch.from_numpy(start / np.linalg.norm(start)).to(like)
     values, vectors = eigsh(operator, 1, which="LA", v0=start, tol=1e-6, ncv=min(size, 20))
-    return float(values[-1]), torch.from_numpy(vectors[:, -1].copy())
+    return float(values[-1]), torch.from_numpy(vectors[:, -1].copy()).to(like)

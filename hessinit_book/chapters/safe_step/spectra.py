@@ -86,8 +86,8 @@ class Curvature:
             chosen = slice(place, place + 1)
 
         def multiply(v: np.ndarray) -> np.ndarray:
-            vector = torch.from_numpy(v.reshape(-1)).float()
-            return self._multiplied(kind, vector, chosen).numpy().astype(float)
+            vector = torch.from_numpy(v.reshape(-1)).to(self._outputs)
+            return self._multiplied(kind, vector, chosen).double().cpu().numpy()
 
         size = sum(self._sizes[chosen])
         if size == 1:
