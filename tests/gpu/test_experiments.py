@@ -124,7 +124,7 @@ SHORTER: dict[str, dict[str, Any]] = {
     # Checks of statements, in float64, are left on the CPU; and the library's estimates are
     # tested on a GPU by themselves.
     "modern_linearization": {"checks": lambda seed, images: {}, "measure": unmeasured},
-    "safe_step": {"checks": lambda seed: {}, "LOOKS": 2, "TRAINED": ("relu_3",)},
+    "safe_step": {"checks": lambda seed: {}, "LOOKS": 3, "TRAINED": ("relu_3",)},
     "step_gain": {"MULTIPLES": (1.0,)},
     "width_scaling": {"ITERATIONS": 1, "LEVELS": (1.0,)},
     "word2vec": {"CHECKPOINTS": (0, 5)},
