@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from hessinit_book import chapters
 from hessinit_book.chapters import parameters_of
 from hessinit_book.chapters.contest import data as contest_data
+from hessinit_book.chapters.safe_step.networks import Shape
 from hessinit_book.errors import ParameterError
 from hessinit_book.records import records, runs
 from hessinit_book.records.records import DatasetInfo
@@ -124,7 +125,10 @@ SHORTER: dict[str, dict[str, Any]] = {
     # Checks of statements, in float64, are left on the CPU; and the library's estimates are
     # tested on a GPU by themselves.
     "modern_linearization": {"checks": lambda seed, images: {}, "measure": unmeasured},
-    "safe_step": {"checks": lambda seed: {}, "LOOKS": 3, "TRAINED": ("relu_3",)},
+    "safe_step": {
+        **{"checks": lambda seed: {}, "LOOKS": 3, "TRAINED": ("relu_3",), "_blocks": lambda *_: {}},
+        **{"_starts": lambda parameters: {"one": (Shape(2, 4), 2)}},
+    },
     "step_gain": {"MULTIPLES": (1.0,)},
     "width_scaling": {"ITERATIONS": 1, "LEVELS": (1.0,)},
     "word2vec": {"CHECKPOINTS": (0, 5)},
