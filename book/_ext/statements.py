@@ -47,7 +47,7 @@ from sphinx_proof.nodes import proof_node
 from hessinit_book.errors import RecordError
 from hessinit_book.records.records import Record
 
-NUMBERS = range(1, 13)
+NUMBERS = range(1, 15)
 
 _HEADINGS = {
     "statement": 18,

@@ -75,7 +75,7 @@ def cross_layer(
         ValueError: options, shapes, batch sizes or class indices that do not fit; outputs or
             derivatives that are not finite.
 
-    Source: the chain rule, twice; written out in `hessinit_lib.hessians.cross.chain`.
+    Source: the book's statement 13.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)

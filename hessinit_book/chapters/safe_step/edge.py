@@ -40,7 +40,8 @@ def follow(
         limit: the largest stable eigenvalue, $2 / \eta$, or of Adam $38 / \eta$.
         steps, loss, hessian, ggn: at each look; lambda_max of the whole H and G.
         sum, largest: of the layers' lambda_max of G.
-        ends: these four over the limit, at the last look.
+        peaks: the largest of three of these over the limit.
+        ratio: of ggn and sum, the least and the last.
         shares: of the layers in the top eigenvector of G, at the last look.
     """
     adam = optimizer == "adam"
@@ -75,12 +76,13 @@ def follow(
             found["largest"].append(rounded(max(layers)))
         made.step()
         bar.update()
-    looked = ("hessian", "ggn", "sum", "largest")
-    ends = {key: rounded(found[key][-1] * rate / limit, 4) for key in looked if found[key]}
+    peaks = {key: rounded(max(found[key]) * rate / limit, 4) for key in ("hessian", "ggn", "sum")}
+    ratios = [ggn / total for ggn, total in zip(found["ggn"], found["sum"], strict=True)]
     return {
         "limit": rounded(limit / rate),
         **found,
-        "ends": ends,
+        "peaks": peaks,
+        "ratio": {"least": rounded(min(ratios), 4), "last": rounded(ratios[-1], 4)},
         "shares": all_rounded(shares.values(), 4),
     }
 

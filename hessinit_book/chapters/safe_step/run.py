@@ -98,8 +98,8 @@ class SafeStepParameters(Parameters):
             "trial_steps": 30,
             "warmup": 500,
             "networks": get_args(NetworkName),
-            "rates": (0.05, 0.1),
-            "adam_rates": (0.0005,),
+            "rates": (0.1, 0.2),
+            "adam_rates": (0.002,),
         },
     }
 

@@ -11,7 +11,7 @@ Its linearization has $S_k^\top S_k W^k Q = S_k^\top S_j$ in place of $A_k W^k Q
 place of the last term. No T is formed: inner products of two of them are sums of products of
 Gram matrices.
 
-Source: Botev, Ritter and Barber, arXiv 1706.03662, for the blocks.
+Source: Botev, Ritter and Barber, arXiv 1706.03662, for the blocks; the book's statement 13.
 """
 
 from __future__ import annotations

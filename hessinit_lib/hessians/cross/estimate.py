@@ -10,7 +10,7 @@ if samples do not mix. For the whole Hessian, and v of independent normal entrie
 product gives $H_{jk} v$ for all layers j, and $\mathbb{E} |H_{jk} v|^2 = \|H_{jk}\|_F^2$; likewise
 for the linearization and the residual.
 
-Source: Hutchinson (1990) for products; of passes and single blocks, the book's statement 12.
+Source: Hutchinson (1990) for products; of passes, the book's statement 13.
 """
 
 from __future__ import annotations
