@@ -195,6 +195,19 @@ def summary(records: Sequence[Record], stage: str) -> str:
     )
 
 
+def nearness(records: Sequence[Record]) -> str:
+    """Say how near the whole is to the sum of the layers, at the start and in training."""
+    values = records[0].values
+    start = np.array([look_up(records, f"values.start.{name}.ratio") for name in values["start"]])
+    start = start[np.isfinite(start)]
+    course = [look_up(records, f"values.trained.{name}.ratio.least") for name in values["trained"]]
+    return (
+        f"At the start $\\lambda(G)$ is {start.min():.2f} to {start.max():.2f} of the sum, "
+        f"{np.median(start):.2f} in the median of all networks and seeds; in training it is never "
+        f"less than {np.min(course):.2f} of it."
+    )
+
+
 def _over(records: Sequence[Record], name: str, stage: str, rule: str) -> np.ndarray:
     return np.array(look_up(records, f"values.rates.{name}.{stage}.over.{rule}"))
 
@@ -204,4 +217,5 @@ def _span(values: np.ndarray) -> str:
 
 
 def _rate(name: str) -> str:
-    return f"Adam, {name.removeprefix('adam_')}" if name.startswith("adam_") else f"rate {name}"
+    optimizer, _, rate = name.partition("_")
+    return f"{'Adam, ' if optimizer == 'adam' else ''}rate {float(rate):g}"

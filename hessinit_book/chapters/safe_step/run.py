@@ -181,9 +181,9 @@ def _starts(parameters: SafeStepParameters) -> dict[str, tuple[Shape, int]]:
 
 def _courses(parameters: SafeStepParameters) -> dict[str, tuple[str, str, float]]:
     """Name the trainings that are followed: network, optimizer and rate."""
-    found = {f"{name}/{rate:g}": (name, "sgd", rate)
+    found = {f"{name}/sgd_{rate:.0e}": (name, "sgd", rate)
              for name in TRAINED for rate in parameters.rates}  # fmt: skip
-    return found | {f"{name}/adam_{rate:g}": (name, "adam", rate)
+    return found | {f"{name}/adam_{rate:.0e}": (name, "adam", rate)
                     for name in TRAINED[:2] for rate in parameters.adam_rates}  # fmt: skip
 
 
