@@ -148,12 +148,16 @@ def stable(records: Sequence[Record]) -> Figure:
 def interactions(records: Sequence[Record]) -> Figure:
     """Draw the norms of all blocks of two networks, medians over seeds, as maps."""
     blocks = records[0].values["blocks"]
+    scaled = {}
+    for activation in blocks:
+        norms = np.median(look_up(records, f"values.blocks.{activation}.hessian"), axis=0)
+        own = np.sqrt(np.diagonal(norms))
+        scaled[activation] = norms / own / own[:, None]
+    most = max(norms.max() for norms in scaled.values())
     with style():
         figure, axes = subplots(1, len(blocks), figsize=(8.4, 3.9), squeeze=False)
-        for ax, activation in zip(axes.flat, blocks, strict=True):
-            norms = np.median(look_up(records, f"values.blocks.{activation}.hessian"), axis=0)
-            own = np.sqrt(np.diagonal(norms))
-            image = ax.imshow(norms / own / own[:, None], cmap="viridis", vmin=0, vmax=1.5)
+        for ax, (activation, norms) in zip(axes.flat, scaled.items(), strict=True):
+            image = ax.imshow(norms, cmap="viridis", vmin=0, vmax=most)
             ax.set(title=activation, xlabel="layer", ylabel="layer")
             ax.grid(False)
         label = r"$\|H_{jk}\| \; / \; (\|H_{jj}\| \|H_{kk}\|)^{1/2}$"

@@ -215,9 +215,17 @@ def _blocks(
         shape = Shape(parameters.depths[1], parameters.widths[1], activation)
         model = dense(shape, stream).to(images.device)
         report = cross_layer(model, F.cross_entropy, images[:size], labels[:size], method="exact")
+        between = _between(report.frobenius)
         found[activation] = {
+            "between": rounded(between / float(report.frobenius.square().sum()), 4),
+            "residual_between": rounded(_between(report.residual) / between, 4),
             "hessian": [all_rounded(row, 4) for row in report.frobenius.tolist()],
             "ggn": [all_rounded(row, 4) for row in report.linearization.tolist()],
             "residual": [all_rounded(row, 4) for row in report.residual.tolist()],
         }
     return found
+
+
+def _between(norms: Tensor) -> float:
+    """Sum up the squares off the diagonal."""
+    return float(norms.square().sum() - norms.diagonal().square().sum())
