@@ -78,8 +78,7 @@ def of_networks(record: Record, networks: Sequence[str]) -> Record:
     def kept(values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        by_network = set(values) <= set(known)
-        return {k: kept(v) for k, v in values.items() if k in networks or not by_network}
+        return {k: kept(v) for k, v in values.items() if k in networks or k not in known}
 
     parameters = {**record.parameters, "networks": [n for n in known if n in networks]}
     return record.model_copy(update={"parameters": parameters, "values": kept(record.values)})
