@@ -39,9 +39,9 @@ verify: ## the committed records: whole, current, the same again (SAMPLE=n BUDGE
 	@$(READY) 3.10
 	@$(BIN)/python -m hessinit_book.verify $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(BUDGET),--budget $(BUDGET))
 
-confirm: ## records of earlier code hold: EXPERIMENT=name (SEED=n, or SAME_CODE=commit)
+confirm: ## records of earlier code hold: EXPERIMENT=name (SEED=n NETWORKS="a b", or SAME_CODE=commit)
 	@$(READY) 3.10
-	@$(BIN)/python -m hessinit_book.verify --confirm $(EXPERIMENT) $(if $(SEED),--seed $(SEED)) $(if $(SAME_CODE),--same-code $(SAME_CODE))
+	@$(BIN)/python -m hessinit_book.verify --confirm $(EXPERIMENT) $(if $(SEED),--seed $(SEED)) $(if $(NETWORKS),--networks $(NETWORKS)) $(if $(SAME_CODE),--same-code $(SAME_CODE))
 
 lint: ## ruff, pyright, codespell, stripped notebooks
 	@$(READY) 3.10

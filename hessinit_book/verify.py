@@ -1,7 +1,8 @@
 """Verify the committed results: whole, made by this code, and the same when computed again.
 
 usage: python -m hessinit_book.verify [--sample N] [--budget SECONDS] [--root FOLDER]
-       python -m hessinit_book.verify --confirm EXPERIMENT [--seed N | --same-code COMMIT]
+       python -m hessinit_book.verify --confirm EXPERIMENT [--seed N] [--networks NAME ...]
+       python -m hessinit_book.verify --confirm EXPERIMENT --same-code COMMIT
 
 Three checks. The first two take seconds; the third computes.
 
@@ -211,17 +212,26 @@ def _sum_up(found: Found) -> None:
     print(f"  problems: {len(found.problems)}")
 
 
-def confirm(root: Path, experiment: str, seed: int | None, commit: str | None) -> int:
+def confirm(
+    root: Path,
+    experiment: str,
+    seed: int | None,
+    commit: str | None,
+    networks: Sequence[str] = (),
+) -> int:
     """Confirm the records of an experiment (`confirm.py`), tell, and count the problems."""
     try:
         if commit is not None:
             confirm_by_code(root / "results", experiment, commit)
             print(f"{experiment}: confirmed; the code computes as it did at {commit}")
             return 0
-        record, comparison = confirm_by_computing(root / "results", experiment, seed)
+        results = root / "results"
+        record, comparison = confirm_by_computing(results, experiment, seed, networks)
     except UserError as error:
         print(f"not confirmed: {error}")
         return 1
+    if networks:
+        print(f"of its networks only {', '.join(record.parameters['networks'])}")
     tell(record, comparison)
     print(f"{experiment}: {'not confirmed' if comparison.differences else 'confirmed'}")
     return len(comparison.differences)
@@ -289,10 +299,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--root", type=_folder, default=project_root(), help="the project's folder")
     parser.add_argument("--confirm", metavar="EXPERIMENT", help="confirm records of earlier code")
     parser.add_argument("--seed", type=int, help="which record to compute again; default: shortest")
+    parser.add_argument("--networks", nargs="+", default=(), help="of it; default: all")
     parser.add_argument("--same-code", metavar="COMMIT", help="its code made them, and is the same")
     given = parser.parse_args(arguments)
     if given.confirm:
-        sys.exit(1 if confirm(given.root, given.confirm, given.seed, given.same_code) else 0)
+        how = (given.seed, given.same_code, given.networks)
+        sys.exit(1 if confirm(given.root, given.confirm, *how) else 0)
     sample = secrets.randbelow(10**9) if given.sample is None else given.sample
     print(f"verify: sample {sample} (once more by SAMPLE={sample}), {given.budget:g} s")
     sys.exit(1 if verify(given.root, sample, given.budget) else 0)

@@ -105,6 +105,19 @@ def test_timings_are_not_compared() -> None:
     assert found.counts == {"timing": 1}
 
 
+@pytest.mark.usefixtures("rules")
+def test_texts_that_follow_training_are_compared_on_the_same_processor() -> None:
+    then = record({"loss": {"nearest": "prince"}})
+    found = compare(then, record({"loss": {"nearest": "duke"}}, "cpu: another"), [then])
+    assert (found.differences, found.counts) == ([], {"text": 1})
+    here = compare(then, record({"loss": {"nearest": "duke"}}), [then])
+    assert [str(d) for d in here.differences] == [
+        "values.loss.nearest: 'prince' in the record, 'duke' now"
+    ]
+    other = compare(then, record({"loss": {"nearest": 3}}, "cpu: another"), [then])
+    assert len(other.differences) == 1
+
+
 def trained(now: list[float], seeds: list[list[float]], **changes: Any) -> Comparison:
     given = [record({"loss": {"a": row}}, seed=k) for k, row in enumerate(seeds)]
     return compare(given[0], record({"loss": {"a": now}}, **changes), given)

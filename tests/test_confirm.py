@@ -20,6 +20,7 @@ from verify_project import (
 
 from hessinit_book import verify
 from hessinit_book.records import confirm, confirmations, freshness, records, stamps
+from hessinit_book.records.records import Record
 
 EARLIER = "0" * 64
 HESSIAN = "hessinit_book/word2vec/skip_gram_hessian.py"
@@ -133,6 +134,31 @@ def test_the_shortest_record_is_computed_again(
     )
 
 
+def test_some_of_its_networks_confirm_a_record(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"vgg": {"final": 1.0}, "gpt": {"final": 2.0}, "all": {"seen": {"vgg": 3, "gpt": 4}}}
+    path = record_file(project)
+    rewrite(path, parameters={"networks": ["vgg", "gpt"]}, values=values)
+    asked = []
+
+    def run_again(record: Record) -> Record:
+        asked.append(record.parameters)
+        found = {"gpt": {"final": 2.0}, "all": {"seen": {"gpt": 4}}}
+        return record.model_copy(update={"code": stamps.code_stamp(NAME), "values": found})
+
+    monkeypatch.setattr(confirm, "run_again", run_again)
+    assert verify.confirm(project, NAME, None, None, ["resnet"]) == 1
+    assert "got resnet, expected some of vgg, gpt" in capsys.readouterr().out
+    assert verify.confirm(project, NAME, None, None, ["gpt"]) == 0
+    assert asked == [{"networks": ["gpt"]}]
+    found = confirmations.read(path.parent)
+    assert found is not None
+    assert found.repetition is not None
+    assert (found.repetition.networks, found.repetition.compared) == (["gpt"], {"exact": 2})
+    assert verify.confirm(project, NAME, None, None, ["vgg"]) > 0  # what came out is another's
+
+
 def test_other_values_confirm_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = json.loads(json.dumps(records.read(record_file(project)).values))
     values["saddle"]["frequency_cosine"] *= 1.02
@@ -198,6 +224,8 @@ def test_what_cannot_be_confirmed(project: Path, capsys: pytest.CaptureFixture[s
 
     assert "no record of seed 7" in refusal(NAME, seed=7)
     assert "no records in" in refusal("mnist_tracking")
+    refused = verify.confirm(project, NAME, None, None, ["gpt"])
+    assert (refused, "not of several networks" in capsys.readouterr().out) == (1, True)
     assert "no commit nowhere of these sources" in refusal(NAME, commit="nowhere")
     rewrite(record_file(project), code=stamps.code_stamp(NAME))
     assert "all records were made by the present code" in refusal(NAME)

@@ -206,8 +206,9 @@ def _confirmed(
     said = "Made by earlier code"
     if again is not None:
         by = "the present code" if confirmation.source is None else "later code"
+        part = f" ({', '.join(again.networks)} alone)" if again.networks else ""
         said += (
-            f". Seed {again.seed} computed again by {by} on {day} "
+            f". Seed {again.seed}{part} computed again by {by} on {day} "
             f"({again.device}): the same, {in_words(again.compared, again.tolerance)}"
         )
         if again.where is not None:

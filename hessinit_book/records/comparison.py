@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from hessinit_book.records.records import Record
-from hessinit_book.records.repeatability import EXACT, OUTSIDE, TOLERANCE, WIDEN, Rule, rule_for
+from hessinit_book.records.repeatability import (
+    EXACT,
+    OUTSIDE,
+    TEXT,
+    TOLERANCE,
+    WIDEN,
+    Rule,
+    rule_for,
+)
 
 # Numbers below this part of the largest one in their list count as equal.
 FLOOR = 1e-5
@@ -58,6 +66,7 @@ def in_words(counts: Mapping[str, int], tolerance: float = TOLERANCE) -> str:
         "exact": f"values within {tolerance:.0%}",
         "rounding": "rounding errors below their bounds",
         "trained": f"numbers of training within {tolerance:.0%} or about the range of the seeds",
+        "text": "texts that follow from them not compared",
         "timing": "timings not compared",
     }
     return ", ".join(
@@ -80,10 +89,13 @@ def compare(then: Record, now: Record, seeds: Sequence[Record] = ()) -> Comparis
     found = Comparison()
     trained: dict[Rule, list[Difference]] = {}
     for key, a, b, floor in _leaves(then.values, now.values, ""):
-        rule = rule_for(then.experiment, key) if _is_number(a) and _is_number(b) else EXACT
+        rule = rule_for(then.experiment, key)
+        if not (_is_number(a) and _is_number(b)):
+            texts = rule.kind == "trained" and isinstance(a, str) and isinstance(b, str)
+            rule = TEXT if texts and not same else EXACT
         pair = Difference(f"values.{key}", a, b)
-        if rule.kind == "timing":
-            found.counts["timing"] += 1
+        if rule.kind in ("timing", "text"):
+            found.counts[rule.kind] += 1
         elif rule.kind == "trained" and not same:
             trained.setdefault(rule, []).append(pair)
         elif rule.kind == "rounding" and abs(a) <= rule.below:

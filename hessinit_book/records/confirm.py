@@ -5,6 +5,9 @@ code and, if all its numbers come out the same by the rules of `repeatability.py
 confirmation (`confirmations.py`). With `--same-code COMMIT` nothing is computed: the records are
 of the sources at that commit (which say so by their own rule), and these differ from the
 present ones in nothing that computes (`stamps.py`).
+
+Where an experiment takes hours because it has many networks, `--networks` repeats some of them; the
+confirmation says which.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from hessinit_book.chapters import parameters_of
 from hessinit_book.errors import RecordError
@@ -55,8 +59,33 @@ def run_again(record: Record) -> Record:
     return again
 
 
+def of_networks(record: Record, networks: Sequence[str]) -> Record:
+    """Give a record as it would be, had it been run for some of its networks only.
+
+    Args:
+        record: of an experiment with a parameter `networks`, whose values for each are its own.
+        networks: which to keep.
+
+    Raises:
+        RecordError: the record has no such parameter, or one of them is not among its networks.
+    """
+    known = record.parameters.get("networks")
+    if not isinstance(known, list | tuple):
+        raise RecordError(f"{record.experiment}: its records are not of several networks")
+    if unknown := sorted(set(networks) - set(known)):
+        raise RecordError(f"networks: got {unknown[0]}, expected some of {', '.join(known)}")
+
+    def kept(values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {k: kept(v) for k, v in values.items() if k in networks or k not in known}
+
+    parameters = {**record.parameters, "networks": [n for n in known if n in networks]}
+    return record.model_copy(update={"parameters": parameters, "values": kept(record.values)})
+
+
 def confirm_by_computing(
-    results: Path, experiment: str, seed: int | None = None
+    results: Path, experiment: str, seed: int | None = None, networks: Sequence[str] = ()
 ) -> tuple[Record, Comparison]:
     """Compute a record again; if it comes out the same, confirm all of its experiment's records.
 
@@ -64,14 +93,15 @@ def confirm_by_computing(
         results: folder of the records.
         experiment: name of the experiment.
         seed: which record; by default the one that states the shortest duration.
+        networks: which of the record's networks; all of them if none is named.
 
     Returns:
-        The record, and how the numbers compare. The confirmation is written only if there are
-        no differences.
+        The record, or the part that was repeated, and how the numbers compare. The confirmation
+        is written only if there are no differences.
 
     Raises:
-        RecordError: there are no records, none of that seed, or all of them are of the
-            present code; or the devices that made them are not here.
+        RecordError: there are no records, none of that seed or of such networks, or all of them
+            are of the present code; or the devices that made them are not here.
         DataError: the data set is not at hand.
     """
     found = _read_every(results, experiment)
@@ -84,8 +114,10 @@ def confirm_by_computing(
     if not chosen:
         raise RecordError(f"{experiment}: no device here as in its records: {', '.join(devices)}")
     record = min(chosen, key=lambda r: (r.duration_s, r.seed))
-    again = run_again(record)
     seeds = [other for other in found if source_of(other) == source_of(record)]
+    if networks:
+        record, *seeds = (of_networks(one, networks) for one in (record, *seeds))
+    again = run_again(record)
     comparison = compare(record, again, seeds)
     if not comparison.differences:
         path = record_path(results, "paper", experiment, record.seed, kind_of(record))
@@ -99,6 +131,7 @@ def confirm_by_computing(
             tolerance=TOLERANCE,
             largest=rounded(comparison.largest, 2),
             where=comparison.where,
+            networks=record.parameters["networks"] if networks else None,
         )
         _write(path.parent, codes, again.code, repetition=repetition)
     return record, comparison

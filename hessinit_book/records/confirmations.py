@@ -38,6 +38,7 @@ class Repetition(Strict):
         tolerance: the largest relative difference allowed to numbers compared as "exact".
         largest: the largest one found among these.
         where: the key of that number; None if all came out the very same.
+        networks: which of the record's networks were repeated; None for all of them.
     """
 
     seed: int
@@ -49,6 +50,7 @@ class Repetition(Strict):
     tolerance: float
     largest: float
     where: str | None
+    networks: list[str] | None = None
 
 
 class Confirmation(Strict):
