@@ -18,7 +18,7 @@ from hessinit_book.statistics.rounding import rounded
 from hessinit_lib.hessians import cross_layer
 
 WIDTHS = [5, 6, 4, 3]
-_LIMIT_WIDTHS, _LIMIT_DRAWS, _SAMPLES = (64, 128, 256, 512), 8, 4
+_LIMIT_WIDTHS, _LIMIT_DRAWS, _SAMPLES = (64, 128, 256, 512), 32, 4
 
 
 def checks(seed: int) -> dict[str, dict[str, Any]]:
