@@ -90,9 +90,11 @@ def test_notebooks_show_records_in_no_other_way() -> None:
     assert sorted(code) == [
         ').style.hide(axis="index")',  # the rules of `diagnose`, no records
         'display(Markdown(f"Shown: profile **{shown[0].profile}**, {len(shown)} seed(s)."))',
+        "display(Markdown(figures.nearness(full_scale)))",  # numbers alone
         "display(Markdown(figures.reading(full_scale)))",
         "display(Markdown(figures.reading(full_scale, held)))",  # of two notebooks
         "display(Markdown(figures.reading(full_scale, held)))",
+        "display(Markdown(figures.summary(full_scale, stage)))",  # numbers alone
         "display(Markdown(figures.summary(records)))",
         "display(Markdown(figures.summary(shown)))",
         "display(Markdown(verdict(full_scale)))",

@@ -44,47 +44,32 @@ STAGES = {"start": "At the start", "trained": "At a loss of 1"}
 def ratios(records: Sequence[Record]) -> Figure:
     r"""Draw $\lambda(G)$ over the sum of the layers' largest eigenvalues, at the start.
 
-    On the left how far it is below one, against depth over width; on the right against depth,
-    for networks whose layers are joined in several ways.
+    On the left against the width of plain networks, on the right against depth, for networks
+    whose layers are joined in several ways.
     """
-    parameters = records[0].parameters
+    widths, depths = (records[0].parameters[name] for name in ("widths", "depths"))
+
+    def found(names: Sequence[str]) -> np.ndarray:
+        return np.array([look_up(records, f"values.start.{name}.ratio") for name in names]).T
+
     with style():
-        figure, (left, right) = subplots(1, 2, figsize=(8.4, 3.9))
+        figure, (left, right) = subplots(1, 2, figsize=(8.4, 3.9), sharey=True)
         for index, activation in enumerate(ACTIVATIONS[:2]):
-            shapes = [
-                *((f"depth/{activation}/{d}", d, parameters["widths"][1])
-                  for d in parameters["depths"]),
-                *((f"width/{activation}/{w}", parameters["depths"][1], w)
-                  for w in parameters["widths"]),
-            ]  # fmt: skip
-            for name, depth, width in shapes:
-                lacking = 1 - np.array(look_up(records, f"values.start.{name}.ratio"))
-                left.plot(
-                    np.full(len(lacking), depth / width), lacking, MARKERS[index],
-                    color=COLORS[index], markersize=4, alpha=0.4,
-                )  # fmt: skip
-                left.plot(
-                    depth / width, np.median(lacking), MARKERS[index], color=COLORS[index],
-                    markersize=8, label=activation if name == shapes[0][0] else None,
-                )  # fmt: skip
-        left.set(
-            xscale="log", yscale="log", xlabel="depth over width",
-            ylabel=r"$1 - \lambda(G) \, / \, \sum_k \lambda_k$",
-            title="The sum is off by depth over width",
-        )  # fmt: skip
-        left.legend()
+            names = [f"width/{activation}/{width}" for width in widths]
+            band(left, widths, found(names), index, activation)
         for index, kind in enumerate(KINDS):
-            found = [look_up(records, f"values.start.kind/{kind}/{d}.ratio")
-                     for d in parameters["depths"]]  # fmt: skip
-            band(right, parameters["depths"], np.array(found).T, index, KIND_NAMES[kind])
-        right.set(
-            xscale="log", ylim=(0, 1.02), xlabel="layers",
+            names = [f"kind/{kind}/{depth}" for depth in depths]
+            band(right, depths, found(names), index, KIND_NAMES[kind])
+        left.set(
+            ylim=(0, 1.02), xlabel="units of a hidden layer", title="Width",
             ylabel=r"$\lambda(G) \, / \, \sum_k \lambda_k$",
-            title="Joined in several ways",
         )  # fmt: skip
-        right.set_xticks(parameters["depths"], [str(d) for d in parameters["depths"]])
-        right.set_xticks([], minor=True)
-        right.legend(loc="lower left")
+        right.set(xlabel="layers", title="Depth, and how layers are joined")
+        for ax, ticks in ((left, widths), (right, depths)):
+            ax.set_xscale("log")
+            ax.set_xticks(ticks, [str(tick) for tick in ticks])
+            ax.set_xticks([], minor=True)
+            ax.legend(loc="lower left")
         note_data(figure, records)
     return figure
 
