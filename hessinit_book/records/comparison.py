@@ -89,10 +89,7 @@ def compare(then: Record, now: Record, seeds: Sequence[Record] = ()) -> Comparis
     found = Comparison()
     trained: dict[Rule, list[Difference]] = {}
     for key, a, b, floor in _leaves(then.values, now.values, ""):
-        rule = rule_for(then.experiment, key)
-        if not (_is_number(a) and _is_number(b)):
-            texts = rule.kind == "trained" and isinstance(a, str) and isinstance(b, str)
-            rule = TEXT if texts and not same else EXACT
+        rule = _rule(then.experiment, key, a, b, same)
         pair = Difference(f"values.{key}", a, b)
         if rule.kind in ("timing", "text"):
             found.counts[rule.kind] += 1
@@ -112,6 +109,15 @@ def compare(then: Record, now: Record, seeds: Sequence[Record] = ()) -> Comparis
         found.counts["trained"] += len(pairs) - (0 if few else len(outside))
         found.differences += [] if few else outside
     return found
+
+
+def _rule(experiment: str, key: str, then: Any, now: Any, same: bool) -> Rule:
+    """Choose the rule for two values, by the same code on the same processor or not."""
+    rule = rule_for(experiment, key)
+    if _is_number(then) and _is_number(now):
+        return rule
+    texts = isinstance(then, str) and isinstance(now, str)
+    return TEXT if texts and rule.kind == "trained" and not same else EXACT
 
 
 def agree(then: Any, now: Any, floor: float = 0.0) -> bool:
