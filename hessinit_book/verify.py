@@ -299,7 +299,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--root", type=_folder, default=project_root(), help="the project's folder")
     parser.add_argument("--confirm", metavar="EXPERIMENT", help="confirm records of earlier code")
     parser.add_argument("--seed", type=int, help="which record to compute again; default: shortest")
-    parser.add_argument("--networks", nargs="+", default=(), help="of it; default: all")
+    parser.add_argument("--networks", nargs="+", default=(), help="some of its networks alone")
     parser.add_argument("--same-code", metavar="COMMIT", help="its code made them, and is the same")
     given = parser.parse_args(arguments)
     if given.confirm:

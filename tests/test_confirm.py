@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -218,14 +219,18 @@ def test_confirmation_of_another_experiment(confirmed: Path) -> None:
 
 
 def test_what_cannot_be_confirmed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def refusal(experiment: str, seed: int | None = None, commit: str | None = None) -> str:
-        assert verify.confirm(project, experiment, seed, commit) == 1
+    def refusal(
+        experiment: str,
+        seed: int | None = None,
+        commit: str | None = None,
+        networks: Sequence[str] = (),
+    ) -> str:
+        assert verify.confirm(project, experiment, seed, commit, networks) == 1
         return capsys.readouterr().out
 
     assert "no record of seed 7" in refusal(NAME, seed=7)
     assert "no records in" in refusal("mnist_tracking")
-    refused = verify.confirm(project, NAME, None, None, ["gpt"])
-    assert (refused, "not of several networks" in capsys.readouterr().out) == (1, True)
+    assert "not of several networks" in refusal(NAME, networks=["gpt"])
     assert "no commit nowhere of these sources" in refusal(NAME, commit="nowhere")
     rewrite(record_file(project), code=stamps.code_stamp(NAME))
     assert "all records were made by the present code" in refusal(NAME)
