@@ -178,7 +178,8 @@ def summary(records: Sequence[Record], stage: str) -> str:
         f"{stable_at('sum')} of {runs} runs, at half of it in {stable_at('sum', 0.5)}; at the rate "
         f"from the whole Hessian in {stable_at('linear')}, at half of it in "
         f"{stable_at('linear', 0.5)}; at the rate from the largest layer in "
-        f"{stable_at('largest')}, at half of it in {stable_at('largest', 0.5)}. The largest stable "
+        f"{stable_at('largest')}, at half of it in {stable_at('largest', 0.5)}; at the rate from "
+        f"Frobenius norms in {stable_at('frobenius')}. The largest stable "
         f"rate is {min(medians):.2g} to {max(medians):.2g} times the rate from the layers, medians "
         f"of the networks."
     )
