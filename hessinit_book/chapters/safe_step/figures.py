@@ -38,6 +38,13 @@ RULES = {
     "largest": r"$2 / \max_k \lambda_k$, from the layers",
     "frobenius": r"$2 / \sum_k \|G_k\|$, from the layers",
 }
+COLUMNS = {
+    "sum": "2 / Σ λₖ",
+    "linear": "2 / λ(H)",
+    "largest": "2 / max λₖ",
+    "frobenius": "2 / Σ ‖Gₖ‖",
+}
+"""The same in tables, which set no formulas."""
 STAGES = {"start": "At the start", "trained": "At a loss of 1"}
 
 
@@ -158,7 +165,7 @@ def table(records: Sequence[Record], stage: str) -> pd.DataFrame:
         found = look_up(records, f"values.rates.{name}.{stage}.stable")
         rows[NETWORKS[name]] = {
             "largest stable rate": f"{median(found):.3g}",
-            **{rule: _span(_over(records, name, stage, key)) for key, rule in RULES.items()},
+            **{title: _span(_over(records, name, stage, key)) for key, title in COLUMNS.items()},
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("network")
 
