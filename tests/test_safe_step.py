@@ -125,7 +125,7 @@ def test_rates_of_a_quadratic_loss() -> None:
 def test_courses_end_where_they_are_told(found: list[Record]) -> None:
     model, x = network(0)
     bar = type("Bar", (), {"update": lambda self: None})()
-    course = follow(model, x, labels(7), "adam", 1e-3, [0, 1, 5], bar)
+    course = follow(model, x, labels(7), "adam", 1e-3, [0, 1, 5], bar)  # pyright: ignore[reportArgumentType]
     assert course["steps"] == [1, 5]  # no second moments before the first step
     assert course["limit"] == pytest.approx(38000)
     for record in found:
@@ -140,7 +140,8 @@ def test_networks_are_what_their_shapes_say() -> None:
     scaled = dense(Shape(10, 8, kind="scaled"), seeded(0))
     assert isinstance(scaled, Branched)
     assert scaled.factor == pytest.approx(8**-0.5)
-    kinds = [type(m).__name__ for m in dense(Shape(3, 8, kind="normalized"), seeded(0))]
+    normalized = dense(Shape(3, 8, kind="normalized"), seeded(0))
+    kinds = [type(m).__name__ for m in normalized.children()]
     assert kinds == ["Linear", "LayerNorm", "ReLU", "Linear", "LayerNorm", "ReLU", "Linear"]
     before = torch.get_rng_state()
     for name, make in judged(8).items():

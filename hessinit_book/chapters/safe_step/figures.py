@@ -148,11 +148,13 @@ def interactions(records: Sequence[Record]) -> Figure:
     most = max(norms.max() for norms in scaled.values())
     with style():
         figure, axes = subplots(1, len(blocks), figsize=(8.4, 3.9), squeeze=False)
+        image = None
         for ax, (activation, norms) in zip(axes.flat, scaled.items(), strict=True):
             image = ax.imshow(norms, cmap="viridis", vmin=0, vmax=most)
             ax.set(title=activation, xlabel="layer", ylabel="layer")
             ax.grid(False)
         label = r"$\|H_{jk}\| \; / \; (\|H_{jj}\| \|H_{kk}\|)^{1/2}$"
+        assert image is not None
         figure.colorbar(image, ax=axes, label=label, shrink=0.8)
         note_data(figure, records)
     return figure
@@ -162,7 +164,7 @@ def table(records: Sequence[Record], stage: str) -> pd.DataFrame:
     """Tabulate the largest stable rates, and them over each rule's: median and range."""
     rows = {}
     for name in records[0].values["rates"]:
-        found = look_up(records, f"values.rates.{name}.{stage}.stable")
+        found = np.array(look_up(records, f"values.rates.{name}.{stage}.stable"))
         rows[NETWORKS[name]] = {
             "largest stable rate": f"{median(found):.3g}",
             **{title: _span(_over(records, name, stage, key)) for key, title in COLUMNS.items()},

@@ -8,7 +8,7 @@ has the nonzero eigenvalues of the matrix $K_k$ of all $\frac1B (M_b^k)^\top M_c
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ def _factors(
     model: nn.Module, inputs: Tensor, roots: Tensor | None = None
 ) -> list[tuple[Tensor, Tensor]]:
     r"""Give each layer's inputs, shape (B, m), and $S^\top J$ of its outputs, shape (B, C, n)."""
-    seen: list[tuple[Tensor, Tensor]] = []
+    seen: list[Any] = []
     hooks = [
         layer.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
         for layer in linear_layers(model)
@@ -139,5 +139,12 @@ def _top(product: Callable[[Tensor], Tensor], like: Tensor) -> tuple[float, Tens
     start = np.random.default_rng(0).standard_normal(size)
     if not multiply(start).any():  # saturated outputs, or a dead layer
         return 0.0, torch.from_numpy(start / np.linalg.norm(start)).to(like)
-    values, vectors = eigsh(operator, 1, which="LA", v0=start, tol=1e-6, ncv=min(size, 20))
+    values, vectors = eigsh(
+        operator,
+        1,
+        which="LA",
+        v0=start,
+        tol=1e-6,  # pyright: ignore[reportArgumentType]
+        ncv=min(size, 20),
+    )
     return float(values[-1]), torch.from_numpy(vectors[:, -1].copy()).to(like)

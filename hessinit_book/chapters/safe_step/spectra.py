@@ -7,6 +7,7 @@ P they are those of $P^{-1/2} H P^{-1/2}$, which rule a step of $P^{-1}$ times t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessinit_lib.hessians.loss import LossFn
 
-TOLERANCE = 1e-3  # of an eigenvalue
+TOLERANCE: Any = 1e-3  # of an eigenvalue
 _ROUNDS = 300
 
 
