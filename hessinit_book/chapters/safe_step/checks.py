@@ -86,14 +86,7 @@ def _formula(model: nn.Sequential, x: Tensor, y: Tensor, j: int, k: int) -> Tens
         moved = curved @ model[high].weight @ q
         t = moved[:, None] * z[None, :, None] + d[:, None, None] * q
         total = total + t[:, :, :, None] * below
-    return (
-        (total / len(x))
-        .reshape(
-            model[high].weight.numel(),  # pyright: ignore[reportCallIssue]
-            -1,
-        )
-        .detach()
-    )
+    return (total / len(x)).reshape(model[high].weight.numel(), -1).detach()  # pyright: ignore[reportCallIssue]
 
 
 def _linearized(model: nn.Module, x: Tensor) -> dict[str, Tensor]:

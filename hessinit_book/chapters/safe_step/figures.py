@@ -148,14 +148,12 @@ def interactions(records: Sequence[Record]) -> Figure:
     most = max(norms.max() for norms in scaled.values())
     with style():
         figure, axes = subplots(1, len(blocks), figsize=(8.4, 3.9), squeeze=False)
-        image = None
         for ax, (activation, norms) in zip(axes.flat, scaled.items(), strict=True):
-            image = ax.imshow(norms, cmap="viridis", vmin=0, vmax=most)
+            ax.imshow(norms, cmap="viridis", vmin=0, vmax=most)
             ax.set(title=activation, xlabel="layer", ylabel="layer")
             ax.grid(False)
         label = r"$\|H_{jk}\| \; / \; (\|H_{jj}\| \|H_{kk}\|)^{1/2}$"
-        assert image is not None
-        figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+        figure.colorbar(axes[0, 0].images[0], ax=axes, label=label, shrink=0.8)
         note_data(figure, records)
     return figure
 
